@@ -1,0 +1,1 @@
+"""Claims about segmint, each measured by `python -m benchmarks.NAME`."""
