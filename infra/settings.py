@@ -1,0 +1,238 @@
+"""What a run may be told: one frozen model, read from flags, the environment and a file, in that order of precedence.
+
+`Settings(_file=…, _flags=…, **values)` merges, strongest first: keyword values, flags (`plan.images=200`), environment
+(`SEGMINT_PLAN__IMAGES=200`), a TOML or YAML file, defaults. Whatever is unknown or wrong raises `SettingsError` with
+the field, where it came from and the remedy. Credentials are taken from the environment alone and leave this model as
+attributes only: never in a dump, in `repr` or in an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from infra.credentials import public, refuse_written
+from infra.sources import SettingsError, explain, merge, read_layers
+from infra.vocabulary import Vocabulary, load_vocabulary
+
+__all__ = ["Settings", "SettingsError", "check_same_run"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+
+def _booleans(value: Any) -> Any:
+    """Flags and environment are text, and fsspec would take "false" for true."""
+    if isinstance(value, Mapping):
+        return {name: _booleans(inner) for name, inner in value.items()}
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
+class StoreSettings(_Section):
+    """Root of the dataset store: a folder or any fsspec URL, with options for its filesystem."""
+
+    url: str = Field(default="out/store", min_length=1)
+    options: Annotated[dict[str, Any], BeforeValidator(_booleans)] = {}
+
+    @field_serializer("url", "options")
+    def _serialise(self, value: Any) -> Any:
+        return public(value)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.model_dump().items()
+
+
+class PlanSettings(_Section):
+    """How many images, of what kind, in shards of how many rows."""
+
+    images: Count = 2000
+    multi: Share = 0.3  # share of prompts that name two or three classes
+    negatives: Share = 0.05  # share of prompts with a background only
+    shard_size: Count = 64  # rows of one task: minutes of work, one Zarr shard
+    budget: dict[str, Annotated[float, Field(ge=0)]] | None = None  # weight a class; None: the champion's, else equal
+
+    @model_validator(mode="after")
+    def _leave_room_for_single_objects(self) -> PlanSettings:
+        if self.multi + self.negatives > 1:
+            raise ValueError(f"multi {self.multi} + negatives {self.negatives} is more than 1; lower one of them")
+        return self
+
+
+class GeneratorSettings(_Section):
+    """The text-to-image pipeline: `embedded`, or a diffusers directory."""
+
+    path: str = Field(default="embedded", min_length=1)
+    num_inference_steps: Count = 25
+    guidance_scale: float = Field(default=3.0, ge=1)
+    batch_size: Count = 16
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    height: int | None = Field(default=None, ge=64, multiple_of=8)  # None: the pipeline's own
+    width: int | None = Field(default=None, ge=64, multiple_of=8)
+
+
+class RefineSettings(_Section):
+    """Attention to label."""
+
+    affinity_power: Count = 4  # exponent of the self-attention; 4 is Dataset-Diffusion's, and the trial's best
+    pamr_iterations: int = Field(default=10, ge=0)  # 10 as in PAMR's paper (Araslanov & Roth 2020)
+    ignore_band: Share = 0.1  # half width, in units of the map's range, of the band around the threshold that is 255
+
+
+class ComposeSettings(_Section):
+    """Scenes made of objects that were generated one by one."""
+
+    images: int = Field(default=0, ge=0)  # composed rows, beside plan.images
+
+
+class SelectSettings(_Section):
+    """What may be published."""
+
+    min_area: Share = 0.01  # of the image, for every class that the prompt names
+    max_area: Share = 0.94  # DiffuMask keeps objects up to 94 % of the image
+    min_confidence: Share = 0.5
+    max_components: Count = 4
+    min_consistency: Share = 0.5  # IoU with a held-out prediction
+
+
+class TrainSettings(_Section):
+    """The segmenter."""
+
+    model: str = "segformer"
+    steps: Count = 2000
+    batch_size: Count = 16
+    learning_rate: float = Field(default=6e-4, gt=0)
+    workers: int = Field(default=0, ge=0)  # processes that read the dataset
+
+
+class EvaluateSettings(_Section):
+    """What the segmenter is measured on: held-out drawn scenes, or a folder in VOC layout."""
+
+    images: Count = 500
+    batch_size: Count = 16
+    voc: str | None = None  # None: the drawn world
+
+
+class ComputeSettings(_Section):
+    """Where tasks run."""
+
+    runner: str = Field(
+        default="threads",
+        pattern=r"^(threads|dask-local|dask://.+)$",
+        description="threads, dask-local or dask://HOST:PORT of a scheduler",
+    )
+    workers: Count = 1
+
+
+def _names(value: Any) -> Any:
+    """`car,tree` or a JSON list, as flags and the environment write it."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else [name.strip() for name in value.split(",")]
+
+
+class Settings(BaseSettings):
+    """Everything a run is told. Frozen; equal `identity` means equal samples."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: str = Field(
+        default="nightly",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="letters, digits, '.', '_' and '-', with a letter or digit first",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    vocabulary: str = Field(default="world", min_length=1)
+    classes: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_names)] = None  # None: all of the vocabulary
+    store: StoreSettings = StoreSettings()
+    plan: PlanSettings = PlanSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    refine: RefineSettings = RefineSettings()
+    compose: ComposeSettings = ComposeSettings()
+    select: SelectSettings = SelectSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    def __init__(self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any) -> None:
+        layers = read_layers(type(self), _file, _flags, values)
+        refuse_written(layers)
+        try:
+            super().__init__(**merge(layers))
+        except ValidationError as error:
+            raise SettingsError(explain(error, layers, type(self))) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `__init__` merged: pydantic-settings would forget which source a value came from."""
+        return (init_settings,)
+
+    def load_vocabulary(self) -> Vocabulary:
+        """The vocabulary, narrowed to `classes`. Raises `VocabularyError`."""
+        return load_vocabulary(self.vocabulary).choose(self.classes)
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as JSON values, without credentials."""
+        return self.model_dump(mode="json")
+
+    def sample_settings(self) -> dict[str, Any]:
+        """The part that can change a sample, with the vocabulary's content for its name.
+
+        Left out: name, store, compute, train, evaluate, batch size, device, and the shard size, which orders work only.
+        """
+        chosen = {"seed", "plan", "generator", "refine", "compose", "select"}
+        unimportant = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
+        dumped = self.model_dump(mode="json", include=chosen, exclude=unimportant)
+        return dumped | {"vocabulary": self.load_vocabulary().model_dump(mode="json")}
+
+    def record(self) -> dict[str, Any]:
+        """What a run leaves in the store: `identity`, `settings` (resolved) and `sample_settings`."""
+        return {
+            "identity": self.identity,
+            "settings": self.resolved(),
+            "sample_settings": self.sample_settings(),
+        }
+
+    @property
+    def identity(self) -> str:
+        """Sha256 (64 hex digits) of the canonical JSON of `sample_settings()`."""
+        canonical = json.dumps(self.sample_settings(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_same_run(stored: Mapping[str, Any], settings: Settings) -> None:
+    """Raise `SettingsError` if the run whose `record()` is `stored` would make other samples; list what differs."""
+    differing = list(_differences(stored["sample_settings"], settings.sample_settings()))
+    if differing:
+        raise SettingsError(
+            f"run {settings.name!r} is in the store with other settings: {'; '.join(differing)}. "
+            f"Give this run another name, or the same settings to resume it"
+        )
+
+
+def _differences(stored: Any, ours: Any, path: str = "") -> Iterator[str]:
+    if isinstance(stored, Mapping) and isinstance(ours, Mapping) and path != "vocabulary":
+        for name in sorted(stored.keys() | ours.keys()):
+            yield from _differences(stored.get(name), ours.get(name), f"{path}.{name}".lstrip("."))
+    elif stored != ours:
+        yield f"{path} was {stored!r}, is {ours!r}" if path != "vocabulary" else "vocabulary has other content"

@@ -1,0 +1,169 @@
+"""Where settings come from: flags, the environment and a file, kept apart so that an error can name its origin."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic_settings
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+__all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_layers"]
+
+PREFIX = "SEGMINT_"
+DELIMITER = "__"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, wrong or in conflict; the message is complete and holds no credential."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The nested values of one source; `spelling` is how this source writes the field {path} or {variable}."""
+
+    spelling: str
+    values: dict[str, Any]
+    secret: bool = False  # may hold credentials
+
+    def holds(self, path: Sequence[str]) -> bool:
+        """Whether this source gives the value at `path`, or one above it that is no table."""
+        values: Any = self.values
+        for part in path:
+            if not isinstance(values, Mapping):
+                return True
+            if part not in values:
+                return False
+            values = values[part]
+        return True
+
+    def origin(self, path: Sequence[str]) -> str:
+        """The name by which a user finds field `path` in this source."""
+        return self.spelling.format(path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper())
+
+
+class _Texts(EnvSettingsSource):
+    """Values written as text, decoded by pydantic-settings' rules for the environment; unknown names are kept."""
+
+    def __init__(self, model: type[BaseSettings], texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        super().__init__(
+            model, case_sensitive=True, env_prefix="", env_nested_delimiter=DELIMITER, env_parse_none_str="null"
+        )
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name: None if text == "null" else text for name, text in self._texts.items()}
+
+    def __call__(self) -> dict[str, Any]:
+        names = {name.split(DELIMITER)[0]: text for name, text in self._texts.items()}
+        return super().__call__() | {n: text for n, text in names.items() if n not in self.settings_cls.model_fields}
+
+
+def read_layers(
+    model: type[BaseSettings], file: Path | None, flags: Sequence[str], values: Mapping[str, Any]
+) -> list[Layer]:
+    """All sources, the strongest first. Raises `SettingsError` if one cannot be read."""
+    variables = {name[len(PREFIX) :].lower(): text for name, text in os.environ.items() if name.startswith(PREFIX)}
+    return [
+        Layer("given as {path}", dict(values)),
+        Layer("from --set {path}", _read_texts(model, dict(map(_split_flag, flags)), "--set")),
+        Layer("from {variable} in the environment", _read_texts(model, variables, "environment"), secret=True),
+        Layer(f"from {file}, {{path}}", _read_file(model, file) if file else {}),
+    ]
+
+
+def _split_flag(flag: str) -> tuple[str, str]:
+    path, equals, text = flag.partition("=")
+    if not equals or not path.strip():
+        raise SettingsError(f"--set {path!r} is not FIELD=VALUE; write for instance --set plan.images=200")
+    return path.strip().replace(".", DELIMITER), text.strip()
+
+
+def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str) -> dict[str, Any]:
+    try:
+        return _Texts(model, texts)()
+    except pydantic_settings.SettingsError as error:  # its cause quotes the text, which may be a credential
+        problem = str(error).partition(" from source")[0]
+        raise SettingsError(f"{origin}: {problem}; a table or list is written as JSON") from None
+
+
+def _read_file(model: type[BaseSettings], file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise SettingsError(f"there is no configuration file {file}; give a .toml or .yaml file")
+    if file.suffix not in _READERS:
+        raise SettingsError(f"configuration file {file} ends in {file.suffix!r}; it has to end in .toml or .yaml")
+    try:
+        values: dict[str, Any] = _READERS[file.suffix](model, file)()
+    except Exception as error:  # two parsers, each with errors of its own
+        kind = "TOML" if file.suffix == ".toml" else "YAML"
+        raise SettingsError(f"configuration file {file} is not a table of settings in {kind}: {error}") from None
+    return values
+
+
+_READERS: dict[str, Any] = {
+    ".toml": pydantic_settings.TomlConfigSettingsSource,
+    ".yaml": pydantic_settings.YamlConfigSettingsSource,
+    ".yml": pydantic_settings.YamlConfigSettingsSource,
+}
+
+
+def merge(layers: Sequence[Layer]) -> dict[str, Any]:
+    """One nested dictionary: tables are merged field by field, anything else is the strongest layer's."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _fill(merged, layer.values)
+    return merged
+
+
+def _fill(strong: dict[str, Any], weak: Mapping[str, Any]) -> None:
+    for name, value in weak.items():
+        if name not in strong:
+            strong[name] = copy.deepcopy(value)
+        elif isinstance(strong[name], dict) and isinstance(value, Mapping):
+            _fill(strong[name], value)
+
+
+def explain(error: ValidationError, layers: Sequence[Layer], model: type[BaseModel]) -> str:
+    """Every error on a line of its own: field, value (but not the store's), origin and remedy."""
+    return "\n".join(_explain_one(line, layers, model) for line in error.errors(include_url=False))
+
+
+def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseModel]) -> str:
+    path = list(map(str, line["loc"]))
+    field = ".".join(path)
+    origin = next((layer.origin(path) for layer in layers if layer.holds(path)), "the default")
+    fields = dict(_fields(model))
+    if line["type"] == "extra_forbidden":
+        siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
+        return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
+    hidden = path[0] == "store" or isinstance(line["input"], Mapping)  # may be a credential; too long to help
+    value = "" if hidden else f" = {line['input']!r}"
+    remedy = line["msg"].removeprefix("Value error, ")
+    if line["type"] == "string_pattern_mismatch":
+        remedy = f"it should be {fields[field].description}"
+    return f"setting {field}{value} ({origin}): {remedy}"
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        yield prefix + name, field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+
+
+def nearest(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
+    """A remedy for the unknown `name`: the closest of `valid`, else of `elsewhere` by last part, else all `valid`."""
+    valid = list(valid)
+    for choices in (valid, list(elsewhere)):
+        last = {choice.rpartition(".")[2].lower(): choice for choice in reversed(choices)}
+        if close := difflib.get_close_matches(name.rpartition(".")[2].lower(), last, n=1):
+            return f"did you mean {last[close[0]]!r}?"
+    return f"valid names are {', '.join(valid)}"

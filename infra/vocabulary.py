@@ -1,0 +1,187 @@
+"""The vocabulary: which classes there are, by which words prompts call them, and how prompts are worded.
+
+A JSON file, read once and frozen. What would spoil labels is refused here: a word that two classes share, or a class
+word inside another text of the vocabulary, where its attention could not be told from the object's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from infra.sources import nearest
+
+__all__ = ["Background", "ClassEntry", "Vocabulary", "VocabularyError", "has_word", "load_vocabulary"]
+
+# Shipped vocabularies; data beside the code that draws the world, read by path because infra imports no models.
+_SHIPPED = {"world": Path(__file__).parents[1] / "models" / "embedded" / "data" / "world.json"}
+# A word or phrase of a prompt: no braces, commas or line breaks, no space at either end.
+Words = Annotated[str, Field(pattern=r"^[^\s,{}]+( [^\s,{}]+)*$")]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class VocabularyError(ValueError):
+    """The vocabulary cannot be used; the message names the file, the entry and the remedy."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassEntry(_Entry):
+    """One class: `id` is its value in label maps, `synonyms` the words for one of it, `plurals` those for several."""
+
+    id: int = Field(ge=1, le=254)  # 0 is background, 255 is ignored
+    name: Words
+    synonyms: tuple[Words, ...] = Field(default=(), validate_default=True)  # none: the name
+    plurals: tuple[Words, ...] = ()  # none: prompts never ask for several
+    adjectives: tuple[Words, ...] = Field(default=(), validation_alias=AliasChoices("adjectives", "colours"))
+    palette: tuple[Byte, Byte, Byte] | None = None
+
+    @field_validator("synonyms")
+    @classmethod
+    def _called_by_its_name(cls, synonyms: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        return synonyms or (info.data.get("name", ""),)
+
+    @model_validator(mode="after")
+    def _a_plural_each(self) -> ClassEntry:
+        if self.plurals and len(self.plurals) != len(self.synonyms):
+            raise ValueError(f"{len(self.plurals)} plurals for {len(self.synonyms)} synonyms; give one each or none")
+        return self
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every word or phrase that stands for the class in a prompt."""
+        return tuple(dict.fromkeys((*self.synonyms, *self.plurals)))
+
+
+class Background(_Entry):
+    """A background, and the phrases that follow `on` in a prompt."""
+
+    name: Words
+    synonyms: tuple[Words, ...] = Field(default=(), validate_default=True)
+
+    @field_validator("synonyms")
+    @classmethod
+    def _called_by_its_name(cls, synonyms: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        return synonyms or (info.data.get("name", ""),)
+
+
+class Vocabulary(_Entry):
+    """Classes, backgrounds and the wording of prompts; `counts` are "a" (one) and number words for several."""
+
+    name: str = Field(min_length=1)
+    classes: tuple[ClassEntry, ...] = Field(min_length=1)
+    backgrounds: tuple[Background, ...] = Field(min_length=1)
+    sizes: tuple[Words, ...] = ()
+    counts: tuple[Words, ...] = Field(default=("a",), min_length=1)
+    templates: tuple[str, ...] = Field(default=("a photo of {objects} on {background}",), min_length=1)
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_have_both_places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if sorted(re.findall(r"{.*?}", template)) != ["{background}", "{objects}"]:
+                raise ValueError(f"template {template!r} needs {{objects}} and {{background}} once each, nothing else")
+        return templates
+
+    @model_validator(mode="after")
+    def _nothing_is_ambiguous(self) -> Vocabulary:
+        problems = [*self._duplicates(), *self._hidden_words()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _duplicates(self) -> Iterator[str]:
+        for what, values in (
+            ("class id", [str(c.id) for c in self.classes]),
+            ("class name", [c.name.lower() for c in self.classes]),
+            ("background name", [b.name.lower() for b in self.backgrounds]),
+            ("class word", [w for c in self.classes for w in {word.lower() for word in (c.name, *c.words)}]),
+        ):
+            for value, times in Counter(values).items():
+                if times > 1:
+                    yield f"{what} {value!r} is used {times} times; keep one"
+
+    def _hidden_words(self) -> Iterator[str]:
+        """Class words inside other texts: their attention would be read as the object's."""
+        common = [*self.sizes, *self.counts, *self.templates, *(s for b in self.backgrounds for s in b.synonyms)]
+        for entry in self.classes:
+            others = [word for other in self.classes if other is not entry for word in other.words]
+            adjectives = [word for other in self.classes for word in other.adjectives]
+            for text in dict.fromkeys((*common, *others, *adjectives)):
+                yield from (f"class word {w!r} stands in {text!r}; reword it" for w in entry.words if has_word(text, w))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in the vocabulary's order."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Label value of each class name."""
+        return {entry.name: entry.id for entry in self.classes}
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the content, whatever its file's name and layout."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def choose(self, names: Sequence[str] | None) -> Vocabulary:
+        """Only these classes, ids and order kept; None keeps all. Raises `VocabularyError` for an unknown name."""
+        if names is None:
+            return self
+        if not names:
+            raise VocabularyError(f"classes is empty; leave it out, or choose from {', '.join(self.names)}")
+        for name in names:
+            if name not in self.names:
+                raise VocabularyError(f"unknown class {name!r} in classes: {self._suggest(name)}")
+        return self.model_copy(update={"classes": tuple(c for c in self.classes if c.name in names)})
+
+    def _suggest(self, name: str) -> str:
+        called = {word.lower(): entry.name for entry in self.classes for word in entry.words}
+        return f"did you mean {called[name.lower()]!r}?" if name.lower() in called else nearest(name, self.names)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether `word` (or phrase) stands in `text` as whole words, whatever their case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def load_vocabulary(name_or_path: str) -> Vocabulary:
+    """The shipped vocabulary of that name, or the one in that JSON file. Raises `VocabularyError`."""
+    path = _SHIPPED.get(name_or_path, Path(name_or_path))
+    try:
+        return Vocabulary.model_validate(json.loads(path.read_bytes().decode("utf-8")))
+    except OSError as error:
+        known = ", ".join(_SHIPPED)
+        raise VocabularyError(
+            f"cannot read vocabulary {name_or_path!r} ({error.strerror}); give a JSON file or one of: {known}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"vocabulary {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise VocabularyError(f"vocabulary {path} is not JSON: {error}") from None
+    except ValidationError as error:
+        raise VocabularyError("\n".join(_explain(error, path))) from None
+
+
+def _explain(error: ValidationError, path: Path) -> Iterable[str]:
+    for line in error.errors(include_url=False):
+        *parents, last = line["loc"] or ("",)
+        field = ".".join(map(str, line["loc"]))
+        if line["type"] == "extra_forbidden":
+            entries: dict[str, type[BaseModel]] = {"classes": ClassEntry, "backgrounds": Background}
+            model = entries.get(str(next(iter(parents), "")), Vocabulary)
+            yield f"vocabulary {path}: unknown field {field!r}; {nearest(str(last), model.model_fields)}"
+        else:
+            value = "" if isinstance(line["input"], (dict, list)) or not field else f" = {line['input']!r}"
+            yield f"vocabulary {path}: {field}{value}: {line['msg'].removeprefix('Value error, ')}".replace(": :", ":")
