@@ -137,10 +137,8 @@ class ComputeSettings(_Section):
 
 
 def _names(value: Any) -> Any:
-    """`car,tree` or a JSON list, as flags and the environment write it."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.startswith("[") else [name.strip() for name in value.split(",")]
+    """`car,tree`, as flags and the environment write a list."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,23 @@ def _split_flag(flag: str) -> tuple[str, str]:
 
 def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str) -> dict[str, Any]:
     try:
-        return _Texts(model, texts)()
+        values: dict[str, Any] = _decode(_Texts(model, texts)(), origin)
     except pydantic_settings.SettingsError as error:  # its cause quotes the text, which may be a credential
         problem = str(error).partition(" from source")[0]
         raise SettingsError(f"{origin}: {problem}; a table or list is written as JSON") from None
+    return values
+
+
+def _decode(value: Any, place: str) -> Any:
+    """Read the tables and lists that pydantic-settings left as text, because their field may hold anything."""
+    if isinstance(value, dict):
+        return {name: _decode(inner, f"{place} {name}") for name, inner in value.items()}
+    if not isinstance(value, str) or not value.startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:  # the error would quote the text
+        raise SettingsError(f"{place}: a value that begins with {value[0]!r} has to be JSON") from None
 
 
 def _read_file(model: type[BaseSettings], file: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,15 +136,15 @@ class Vocabulary(_Entry):
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def choose(self, names: Sequence[str] | None) -> Vocabulary:
+    def choose(self, names: Sequence[str] | None, *, field: str = "classes") -> Vocabulary:
         """Only these classes, ids and order kept; None keeps all. Raises `VocabularyError` for an unknown name."""
         if names is None:
             return self
         if not names:
-            raise VocabularyError(f"classes is empty; leave it out, or choose from {', '.join(self.names)}")
+            raise VocabularyError(f"{field} is empty; leave it out, or choose from {', '.join(self.names)}")
         for name in names:
             if name not in self.names:
-                raise VocabularyError(f"unknown class {name!r} in classes: {self._suggest(name)}")
+                raise VocabularyError(f"unknown class {name!r} in {field}: {self._suggest(name)}")
         return self.model_copy(update={"classes": tuple(c for c in self.classes if c.name in names)})
 
     def _suggest(self, name: str) -> str:
@@ -153,7 +154,12 @@ class Vocabulary(_Entry):
 
 def has_word(text: str, word: str) -> bool:
     """Whether `word` (or phrase) stands in `text` as whole words, whatever their case."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+    return _whole(word).search(text) is not None
+
+
+@cache
+def _whole(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def load_vocabulary(name_or_path: str) -> Vocabulary:

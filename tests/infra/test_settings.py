@@ -1,0 +1,217 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from infra.settings import Settings, SettingsError, check_same_run
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("SEGMINT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    file = tmp_path / "segmint.toml"
+    file.write_text('name = "from-file"\nseed = 1\n[plan]\nimages = 10\nmulti = 0.1\n[plan.budget]\ncar = 2\n')
+    return file
+
+
+def test_flags_win_over_environment_over_file_over_defaults(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMINT_PLAN__IMAGES", "20")
+    monkeypatch.setenv("SEGMINT_PLAN__MULTI", "0.2")
+    settings = Settings(_file=toml, _flags=["plan.images=30"])
+    assert (settings.plan.images, settings.plan.multi, settings.seed) == (30, 0.2, 1)
+    assert settings.plan.shard_size == Settings().plan.shard_size
+
+
+def test_values_given_in_code_win_over_flags() -> None:
+    assert Settings(_flags=["seed=1"], seed=2).seed == 2
+
+
+def test_yaml_reads_as_toml_does(toml: Path, tmp_path: Path) -> None:
+    yaml = tmp_path / "segmint.yaml"
+    yaml.write_text("name: from-file\nseed: 1\nplan:\n  images: 10\n  multi: 0.1\n  budget:\n    car: 2\n")
+    assert Settings(_file=yaml) == Settings(_file=toml)
+
+
+def test_tables_merge_across_sources_field_by_field(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMINT_PLAN__BUDGET__TREE", "3")
+    assert Settings(_file=toml, _flags=["plan.budget.bus=4"]).plan.budget == {"car": 2, "tree": 3, "bus": 4}
+
+
+def test_text_is_read_as_what_the_field_holds() -> None:
+    flags = ["name=1.10", "plan.budget=null", "classes=car, tree", "store.options.anon=false"]
+    settings = Settings(_flags=flags, plan={})
+    assert (settings.name, settings.plan.budget, settings.classes) == ("1.10", None, ("car", "tree"))
+    assert settings.store.options == {"anon": False}
+
+
+def test_an_unknown_flag_names_the_nearest_setting() -> None:
+    with pytest.raises(SettingsError, match=r"'plan.imges' \(from --set plan.imges\): did you mean 'plan.images'"):
+        Settings(_flags=["plan.imges=3"])
+
+
+def test_a_setting_given_without_its_table_is_found_in_it() -> None:
+    with pytest.raises(SettingsError, match=r"'shard_size'.*did you mean 'plan.shard_size'"):
+        Settings(_flags=["shard_size=3"])
+
+
+def test_an_unknown_name_far_from_all_lists_what_there_is() -> None:
+    with pytest.raises(SettingsError, match=r"'qqq'.*valid names are name, seed, .*compute"):
+        Settings(_flags=["qqq=3"])
+
+
+@pytest.mark.parametrize("variable", ["SEGMINT_PLN__IMAGES", "SEGMINT_PLAN__IMGES"])
+def test_an_unknown_environment_variable_is_an_error(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "3")
+    with pytest.raises(SettingsError, match=r"from SEGMINT_PL.* in the environment\): did you mean 'plan"):
+        Settings()
+
+
+def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "night.toml"
+    file.write_text("[generator]\nguidance = 3\n")
+    with pytest.raises(
+        SettingsError, match=r"night.toml, generator.guidance\): did you mean 'generator.guidance_scale'"
+    ):
+        Settings(_file=file)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "plan.images=-3",
+            r"plan.images = '-3' \(from --set plan.images\): Input should be greater than or equal to 1",
+        ),
+        ("plan.images=many", r"plan.images = 'many' .* valid integer"),
+        ("plan.budget.car=-1", r"plan.budget.car = '-1' .* greater than or equal to 0"),
+        ("plan.budget.car=nan", r"plan.budget.car = 'nan' .* finite number"),
+        ("generator.device=gpu", r"generator.device = 'gpu' .* auto, cpu, mps, cuda or cuda:N"),
+        ("compute.runner=ray", r"compute.runner = 'ray' .* threads, dask-local or dask://HOST:PORT"),
+        ("name=a/b", r"name = 'a/b' .* letters, digits"),
+        ("plan.multi=0.99", r"multi 0.99 \+ negatives 0.05 is more than 1; lower one"),
+        ("plan={3", r'"plan"; a table or list is written as JSON'),
+        ("plan.images", r"'plan.images' is not FIELD=VALUE; write"),
+    ],
+)
+def test_a_wrong_value_gets_field_value_and_remedy(flag: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Settings(_flags=[flag])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", "seed = = 3", "a.toml is not a table of settings in TOML: .*line 1"),
+        ("a.yaml", "seed: [3", "a.yaml is not a table of settings in YAML"),
+        ("a.json", "{}", "ends in '.json'; it has to end in .toml or .yaml"),
+        ("a.toml", "name = 'caf\udce9'", "a.toml is not a table of settings in TOML: 'utf-8'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SettingsError, match=message):
+        Settings(_file=tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no configuration file .*none.toml"):
+        Settings(_file=tmp_path / "none.toml")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().plan.images = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "name=x", "store.url=elsewhere", "store.options.anon=true", "compute.workers=4", "compute.runner=dask-local",
+        "plan.shard_size=7", "generator.batch_size=3", "generator.device=cuda", "train.steps=3", "evaluate.images=3",
+    ],
+)  # fmt: skip
+def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
+    assert Settings(_flags=[flag]).identity == Settings().identity
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "seed=1", "classes=car,tree", "plan.images=7", "plan.multi=0.2", "plan.budget.car=2", "generator.path=sd",
+        "generator.guidance_scale=4", "generator.dtype=float16", "refine.pamr_iterations=3", "select.min_area=0.1",
+        "compose.images=3",
+    ],
+)  # fmt: skip
+def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:
+    assert Settings(_flags=[flag]).identity != Settings().identity
+
+
+def test_the_identity_is_of_the_vocabulary_s_content_not_its_path(tmp_path: Path) -> None:
+    vocabulary = Settings().load_vocabulary()
+    copy = tmp_path / "copy.json"
+    copy.write_text(vocabulary.model_dump_json())
+    settings = Settings(vocabulary=str(copy))
+    assert settings.identity == Settings().identity
+    copy.write_text(vocabulary.model_copy(update={"sizes": ("tiny",)}).model_dump_json())
+    assert settings.identity != Settings().identity
+
+
+def test_resolved_settings_read_back_as_the_same() -> None:
+    settings = Settings(seed=3, classes=("car",), plan={"budget": {"car": 2}})
+    assert Settings(**json.loads(json.dumps(settings.resolved()))) == settings
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert Settings.model_validate(settings.resolved()).identity == settings.identity
+
+
+def test_credentials_of_the_environment_reach_the_store_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMINT_STORE__OPTIONS__SECRET", SECRET)
+    monkeypatch.setenv(
+        "SEGMINT_STORE__OPTIONS__CLIENT_KWARGS", json.dumps({"aws_secret_access_key": SECRET, "verify": 1})
+    )
+    monkeypatch.setenv("SEGMINT_STORE__URL", f"s3://me:{SECRET}@bucket/night")
+    settings = Settings()
+    assert settings.store.options["secret"] == SECRET
+    assert settings.resolved()["store"] == {"url": "s3://bucket/night", "options": {"client_kwargs": {"verify": 1}}}
+    for shown in (repr(settings), str(settings.store), settings.model_dump_json(), json.dumps(settings.record())):
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize("value", ["not json {", '{"secret": 1', "[]"])
+def test_no_error_shows_a_credential(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGMINT_STORE__OPTIONS", value + SECRET)
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("setting", [{"options": {"secret": SECRET}}, {"url": f"s3://me:{SECRET}@bucket"}])
+def test_a_credential_in_a_file_or_a_flag_is_refused(setting: dict[str, object], tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(json.dumps({"store": setting}))
+    for given in ({"_file": file}, {"_flags": [f"store={json.dumps(setting)}"]}, {"store": setting}):
+        with pytest.raises(SettingsError, match="set it in the environment") as caught:
+            Settings(**given)
+        assert SECRET not in str(caught.value)
+
+
+def test_the_same_run_goes_on_and_another_of_its_name_is_told_what_differs() -> None:
+    record = json.loads(json.dumps(Settings(seed=1, plan={"images": 10}).record()))
+    check_same_run(record, Settings(seed=1, plan={"images": 10, "shard_size": 3}, compute={"workers": 5}))
+    with pytest.raises(
+        SettingsError, match=r"run 'nightly' .* plan.images was 10, is 20; seed was 1, is 0.*another name"
+    ):
+        check_same_run(record, Settings(plan={"images": 20}))
+    with pytest.raises(SettingsError, match=r"other settings: vocabulary has other content"):
+        check_same_run(record, Settings(seed=1, plan={"images": 10}, classes=("car", "bus")))

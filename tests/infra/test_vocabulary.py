@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.vocabulary import Vocabulary, VocabularyError, has_word, load_vocabulary
+
+
+def content() -> dict[str, Any]:
+    return {
+        "name": "pets",
+        "classes": [
+            {
+                "id": 1,
+                "name": "cat",
+                "synonyms": ["cat", "kitten"],
+                "plurals": ["cats", "kittens"],
+                "adjectives": ["grey"],
+            },
+            {"id": 7, "name": "potted plant"},
+        ],
+        "backgrounds": [{"name": "lawn", "synonyms": ["a lawn", "grass"]}, {"name": "carpet"}],
+    }
+
+
+def load(folder: Path, value: Any) -> Vocabulary:
+    file = folder / "pets.json"
+    file.write_text(json.dumps(value), "utf-8")
+    return load_vocabulary(str(file))
+
+
+def test_the_shipped_vocabulary_loads_by_name() -> None:
+    world = load_vocabulary("world")
+    assert len(world.classes) >= 10
+    assert len(world.backgrounds) >= 6
+    assert world.ids["car"] == 1
+
+
+def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
+    pets = load(tmp_path, content())
+    assert pets.classes[1].words == ("potted plant",)
+    assert pets.backgrounds[1].synonyms == ("carpet",)
+    assert pets.ids == {"cat": 1, "potted plant": 7}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["classes"], [], "classes: Tuple should have at least 1 item"),
+        (["backgrounds"], [], "backgrounds: Tuple should have at least 1 item"),
+        (["classes", 0, "id"], 0, r"classes.0.id = 0: .*greater than or equal to 1"),
+        (["classes", 0, "id"], 255, r"classes.0.id = 255: .*less than or equal to 254"),
+        (["classes", 0, "id"], 7, "class id '7' is used 2 times"),
+        (["classes", 0, "name"], "Potted plant", "class name 'potted plant' is used 2 times"),
+        (["classes", 1, "synonyms"], ["Kitten"], "class word 'kitten' is used 2 times"),
+        (["classes", 1, "synonyms"], ["cat basket"], "class word 'cat' stands in 'cat basket'; reword it"),
+        (["classes", 0, "plurals"], ["cats"], "1 plurals for 2 synonyms"),
+        (["classes", 0, "name"], "", r"classes.0.name = ''"),
+        (["classes", 0, "palette"], [0, 0, 256], r"palette.2 = 256"),
+        (["classes", 0, "synonims"], [], "unknown field 'classes.0.synonims'; did you mean 'synonyms'"),
+        (["backgrounds", 0, "nam"], "x", "unknown field 'backgrounds.0.nam'; did you mean 'name'"),
+        (["clases"], [], "unknown field 'clases'; did you mean 'classes'"),
+        (["backgrounds", 0, "synonyms"], ["a lawn with a cat"], "class word 'cat' stands in 'a lawn with a cat'"),
+        (["templates"], ["a photo of {objects}"], "needs {objects} and {background} once each"),
+        (["templates"], ["{objects} on {background} in {colour}"], "needs {objects} and {background} once each"),
+        (["templates"], ["{objects} beside a cat on {background}"], "class word 'cat' stands in"),
+    ],
+)
+def test_what_would_spoil_labels_is_refused(tmp_path: Path, place: list[Any], value: Any, message: str) -> None:
+    vocabulary = content()
+    entry: Any = vocabulary
+    for part in place[:-1]:
+        entry = entry[part]
+    entry[place[-1]] = value
+    with pytest.raises(VocabularyError, match=message.replace("{", r"\{")):
+        load(tmp_path, vocabulary)
+
+
+def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"cannot read vocabulary 'wrld' \(No such file.*one of: world"):
+        load_vocabulary("wrld")
+    file = tmp_path / "pets.json"
+    file.write_bytes('{"name": "Café"}'.encode("latin-1"))
+    with pytest.raises(VocabularyError, match=r"is not UTF-8 \(byte 13\); save it as UTF-8"):
+        load_vocabulary(str(file))
+    file.write_text("{'name'")
+    with pytest.raises(VocabularyError, match="is not JSON: .*line 1"):
+        load_vocabulary(str(file))
+    file.write_text("[]")
+    with pytest.raises(VocabularyError, match="pets.json: Input should be"):
+        load_vocabulary(str(file))
+
+
+def test_a_choice_of_classes_keeps_ids_and_order(tmp_path: Path) -> None:
+    pets = load(tmp_path, content())
+    assert pets.choose(["potted plant"]).ids == {"potted plant": 7}
+    assert pets.choose(["potted plant", "cat"]) == pets == pets.choose(None)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["cta"], "'cta' in classes: did you mean 'cat'"), (["Kitten"], "did you mean 'cat'"), ([], "classes is empty")],
+)
+def test_an_unknown_class_names_the_nearest(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        load(tmp_path, content()).choose(names)
+
+
+def test_a_word_is_found_only_whole() -> None:
+    assert has_word("A Potted Plant, on grass", "potted plant")
+    assert not has_word("two cats on grass", "cat")
+    assert has_word("a café-au-lait mug", "café-au-lait")
