@@ -1,0 +1,59 @@
+"""One large night run that the benchmarks share: generator, masks and transfer all measure the samples of this run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmarks.claims import CACHE, Size
+from flows.nightly import nightly
+from infra.settings import Settings
+from infra.store import Store, read_shard
+from segmint.console import progress_bars
+
+__all__ = ["Night", "night"]
+
+_IMAGES = {"quick": 60, "default": 3600, "full": 12000}
+
+
+@dataclass(frozen=True)
+class Night:
+    """A finished run: its settings, its plan joined with refine's and select's columns, and readers of its arrays."""
+
+    settings: Settings
+    store: Store
+    version: str
+    table: pd.DataFrame
+
+    def read(self, stage: str, field: str, rows: pd.DataFrame) -> NDArray[Any]:
+        """A field of `rows` (of `table`, any order), shard by shard."""
+        parts = {}
+        for shard, group in rows.groupby("shard", sort=False):
+            arrays, columns = read_shard(self.store, f"runs/{self.settings.name}/{stage}/{shard:05d}", [field])
+            where = pd.Index(columns["row"]).get_indexer(group["row"])
+            parts.update(zip(group["row"], arrays[field][where], strict=True))
+        return np.stack([parts[row] for row in rows["row"]])
+
+
+def night(size: Size) -> Night:
+    """The run of that size, made now or resumed from where it stands."""
+    settings = Settings(
+        name=f"bench-{size}", seed=2026, store={"url": str(CACHE / "store")},
+        plan={"images": _IMAGES[size], "multi": 0.25, "negatives": 0.02, "shard_size": 30 if size == "quick" else 100},
+    )  # fmt: skip
+    with progress_bars():
+        manifest = nightly(settings)
+    store = Store.open(settings.store.url)
+    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
+    tables = {
+        stage: pd.concat(
+            read_shard(store, f"runs/{settings.name}/{stage}/{s:05d}", [])[1].drop(columns="id") for s in plan["shard"].unique()
+        )
+        for stage in ("refine", "select")
+    }
+    table = plan.merge(tables["refine"], on="row").merge(tables["select"], on="row", suffixes=("", "_select"))
+    return Night(settings, store, manifest.version, table)

@@ -1,0 +1,123 @@
+"""The oracle: a small segmenter trained on unlimited exact truth of the drawn world, used only to measure.
+
+It names every pixel: one of the world's classes, or one of its grounds. So it tells both whether a generated picture
+shows what its prompt says, and how good a label is where no exact truth exists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.embedded import world
+from models.embedded.corpus import Corpus
+from models.embedded.loop import Schedule, fit
+from models.embedded.training import to_unit
+
+__all__ = ["Oracle", "Seen", "load_oracle", "train_oracle"]
+
+_WEIGHTS = Path(__file__).parent / "oracle.safetensors"
+_CLASSES = len(world.vocabulary()["classes"])
+_GROUNDS = [b["name"] for b in world.vocabulary()["backgrounds"]]
+_WIDTHS = (24, 48, 96, 128)
+
+
+class Seen(NamedTuple):
+    """Class ids (B, H, W) uint8 with 0 = ground, and the name of the ground that covers most of each picture."""
+
+    labels: NDArray[np.uint8]
+    grounds: list[str]
+
+
+def _convolve(inputs: int, outputs: int) -> nn.Sequential:
+    layers = [
+        part
+        for channels in (inputs, outputs)
+        for part in (nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    ]
+    return nn.Sequential(*layers)
+
+
+class Oracle(nn.Module):
+    """A U-Net (Ronneberger et al. 2015) of widths 24 to 128: (B, 3, H, W) in [-1, 1] → (B, 1 + classes + grounds, H, W).
+
+    Channel 0 is never right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(_convolve(a, b) for a, b in zip((3, *_WIDTHS), _WIDTHS, strict=False))
+        pairs = list(zip(_WIDTHS[::-1], _WIDTHS[-2::-1], strict=False))
+        self.up = nn.ModuleList(_convolve(a + b, b) for a, b in pairs)
+        self.head = nn.Conv2d(_WIDTHS[0], 1 + _CLASSES + len(_GROUNDS), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits at full size."""
+        x, skips = images, []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        for block, skip in zip(self.up, skips[-2::-1], strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), skip], 1))
+        return torch.as_tensor(self.head(x))
+
+    @torch.inference_mode()
+    def see(self, images: NDArray[np.uint8], batch: int = 64) -> Seen:
+        """Label pictures (B, H, W, 3) uint8."""
+        device = next(self.parameters()).device
+        every = [self(to_unit(images[i : i + batch], device)).argmax(1).byte().cpu() for i in range(0, len(images), batch)]
+        ids = np.asarray(torch.cat(every))
+        counts = np.stack([(ids == 1 + _CLASSES + g).sum((1, 2)) for g in range(len(_GROUNDS))], 1)
+        return Seen(np.where(ids > _CLASSES, 0, ids).astype(np.uint8), [_GROUNDS[i] for i in counts.argmax(1)])
+
+
+def load_oracle(path: Path = _WEIGHTS) -> Oracle:
+    """The oracle that ships with the project, in eval mode."""
+    oracle = Oracle()
+    oracle.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return oracle.eval()
+
+
+def save_oracle(oracle: nn.Module, path: Path = _WEIGHTS) -> None:
+    """Write its weights in fp16."""
+    state = oracle.state_dict().items()
+    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state}, path)
+
+
+def train_oracle(corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu") -> Oracle:
+    """Cross-entropy on exact labels; pictures flipped, blurred and shifted in tone, so it also reads generated ones."""
+
+    def loss(modules: nn.ModuleDict, step: int) -> Tensor:
+        rng = np.random.default_rng([step, 17])
+        rows = np.sort(rng.integers(0, len(corpus.images), batch))
+        images = _disturb(to_unit(corpus.images[rows], device), rng)
+        labels = torch.from_numpy(corpus.labels[rows].astype(np.int64))
+        grounds = torch.from_numpy(corpus.grounds[rows].astype(np.int64))[:, None, None] + 1 + _CLASSES
+        target = torch.where(labels == 0, grounds, labels).to(device)
+        if step % 2:
+            images, target = images.flip(-1), target.flip(-1)
+        return F.cross_entropy(modules["oracle"](images).float(), target)
+
+    torch.manual_seed(0)
+    modules = nn.ModuleDict({"oracle": Oracle()}).to(device, memory_format=torch.channels_last)
+    oracle = fit(modules, loss, schedule, folder)["oracle"]
+    assert isinstance(oracle, Oracle)
+    return oracle
+
+
+def _disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Half of the pictures lose detail (down and up again by 1.3 to 2.5) and all vary in contrast, tint and noise."""
+    half, size = len(images) // 2, images.shape[-1]
+    small = F.interpolate(images[:half], size=int(size / rng.uniform(1.3, 2.5)), mode="bilinear", antialias=True)
+    images = torch.cat([F.interpolate(small, size=size, mode="bicubic"), images[half:]])
+    gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(images), 1, 1, 1)).astype(np.float32))
+    tint = torch.from_numpy(rng.normal(0, 0.04, (len(images), 3, 1, 1)).astype(np.float32))
+    noise = torch.from_numpy(rng.normal(0, 0.03, images.shape).astype(np.float32))
+    return images * gain.to(images.device) + (tint + noise).to(images.device)

@@ -1,0 +1,36 @@
+"""Cross-attention spread along self-attention (Dataset-Diffusion, Nguyen et al. 2023, section 3.3).
+
+A word's cross-attention lights up the telling parts of its object, such as a mushroom's cap. Self-attention knows which
+places belong together, so a few steps of a random walk along it fill the object out to its border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["merge_resolutions", "propagate"]
+
+
+def merge_resolutions(cross: Mapping[int, Tensor], size: int) -> Tensor:
+    """Mean over resolutions of maps (B, W, r, r), each resized to `size` and divided by its maximum (DiffuMask 1.1).
+
+    Returns (B, W, size, size) float32 in [0, 1].
+    """
+    resized = [F.interpolate(m.float(), size=(size, size), mode="bilinear", align_corners=False) for m in cross.values()]
+    return torch.stack([m / m.amax((-1, -2), keepdim=True).clamp_min(1e-12) for m in resized]).mean(0)
+
+
+def propagate(maps: Tensor, affinity: Tensor, power: int) -> Tensor:
+    """`power` steps of the walk `affinity` (B, r², r²), rows summing to one, from `maps` (B, W, r, r); same shape.
+
+    Each step replaces a place's value by the mean over the places that it attends to, so the range never widens.
+    """
+    flat = maps.flatten(2).transpose(1, 2)
+    walk = affinity / affinity.sum(-1, keepdim=True)
+    for _ in range(power):
+        flat = walk @ flat
+    return flat.transpose(1, 2).reshape(maps.shape)

@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.embedded import world
+from models.embedded.shapes import LOOKS
+from models.embedded.textures import GROUNDS
+
+
+def test_a_picture_depends_on_its_seed_alone():
+    first = [world.draw(seed) for seed in range(5)]
+    again = [world.draw(seed) for seed in reversed(range(5))][::-1]
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.image, b.image)
+        assert np.array_equal(a.label, b.label)
+    assert not np.array_equal(first[0].image, first[1].image)
+
+
+def test_label_and_instance_map_agree_with_the_scene():
+    ids = {c["name"]: c["id"] for c in world.vocabulary()["classes"]}
+    for seed in range(40):
+        drawing = world.draw(seed)
+        for number, thing in enumerate(drawing.scene.objects, 1):
+            values = np.unique(drawing.label[drawing.instance == number])
+            assert set(values) <= {ids[thing.name]}
+        assert ((drawing.label == 0) == (drawing.instance == 0)).all()
+
+
+def test_later_objects_hide_earlier_ones_but_not_wholly():
+    hidden = 0
+    for seed in range(200):
+        drawing = world.draw(seed)
+        for number, thing in enumerate(drawing.scene.objects, 1):
+            alone = world.draw_scene(
+                world.Scene(drawing.scene.ground, (thing,), drawing.scene.light, 1.0, drawing.scene.seed)
+            )
+            visible = (drawing.instance == number).sum() / max((alone.instance == 1).sum(), 1)
+            hidden += visible < 0.999
+            assert visible > 0.02
+    assert hidden > 10, "the world has to hold occlusion"
+
+
+def test_every_class_and_ground_is_drawn_and_named():
+    assert set(LOOKS) == {c["name"] for c in world.vocabulary()["classes"]}
+    assert set(GROUNDS) == {b["name"] for b in world.vocabulary()["backgrounds"]}
+    assert len(LOOKS) >= 10
+    assert len(GROUNDS) >= 6
+    assert all(len(looks) >= 2 for looks in LOOKS.values())
+
+
+@pytest.mark.parametrize("name", sorted(LOOKS))
+def test_a_single_object_covers_at_least_two_percent(name):
+    for seed in range(30):
+        drawing = world.draw_scene(world.sample_scene(np.random.default_rng(seed), [name]))
+        assert (drawing.label > 0).mean() > 0.02
+
+
+def test_a_prompt_names_every_object_and_the_ground():
+    classes = {c["name"]: c["synonyms"] + c["plurals"] for c in world.vocabulary()["classes"]}
+    grounds = {b["name"]: b["synonyms"] for b in world.vocabulary()["backgrounds"]}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        scene = world.sample_scene(rng)
+        prompt = world.describe(scene, rng)
+        assert all(any(word in prompt for word in classes[o.name]) for o in scene.objects)
+        assert any(prompt.endswith(ground) for ground in grounds[scene.ground])
+
+
+def test_a_scene_can_be_asked_for():
+    drawing = world.draw_scene(world.sample_scene(np.random.default_rng(3), ["car", "tree"], "snow"))
+    assert [o.name for o in drawing.scene.objects] == ["car", "tree"]
+    assert drawing.scene.ground == "snow"
+    empty = world.draw_scene(world.sample_scene(np.random.default_rng(3), [], "snow"))
+    assert not empty.label.any()
+    assert world.describe(empty.scene, np.random.default_rng(0)) == "snow"
+
+
+def test_the_vocabulary_is_data():
+    path = Path(world.__file__).parent / "data" / "world.json"
+    assert json.loads(path.read_text("utf-8")) == world.vocabulary()
