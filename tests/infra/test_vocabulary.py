@@ -85,10 +85,10 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"is not UTF-8 \(byte 13\); save it as UTF-8"):
         load_vocabulary(str(file))
     file.write_text("{'name'")
-    with pytest.raises(VocabularyError, match="is not JSON: .*line 1"):
+    with pytest.raises(VocabularyError, match=r"is not JSON: .*line 1"):
         load_vocabulary(str(file))
     file.write_text("[]")
-    with pytest.raises(VocabularyError, match="pets.json: Input should be"):
+    with pytest.raises(VocabularyError, match=r"pets.json: Input should be"):
         load_vocabulary(str(file))
 
 

@@ -1,0 +1,232 @@
+"""Plan: which images a run will make, row by row, before anything expensive starts.
+
+One row is one sample: `row` int64 (0..n-1), `id` str, `kind` ("single", "multi", "negative", "composed"), `prompt` str,
+`classes` list[str] and `words` list[str] (what the prompt calls them), `background` str, `seed` int64, `shard` int64,
+`sources` list[int64] (composed rows: the negative row that is the ground, then one single row an object; else empty).
+Composed rows come last and have shards of their own. The same settings give the same plan on any machine; the shard
+size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import task
+
+from infra.settings import Settings, check_same_run
+from infra.store import Store
+from infra.vocabulary import Vocabulary, has_word
+from tasks.prompts import (
+    Ints,
+    PlanError,
+    Row,
+    choose_classes,
+    distinct_classes,
+    pick,
+    random_numbers,
+    word_composed,
+    word_row,
+)
+
+__all__ = [
+    "Cost",
+    "PlanError",
+    "Shards",
+    "estimate",
+    "load_tokenizer",
+    "make_plan",
+    "plan_run",
+    "resolve_budget",
+    "start_run",
+]
+
+TokenCounter = Callable[[list[str]], Sequence[int]]
+
+CLIP_TOKENS = 77  # positions of Stable Diffusion's text encoder
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of a plan, by the stage that makes their images, and how many images are generated and composed."""
+
+    generated: tuple[int, ...]
+    composed: tuple[int, ...]
+    generated_images: int
+    composed_images: int
+
+    @classmethod
+    def of(cls, plan: pd.DataFrame) -> Shards:
+        """The shards of a plan table."""
+        composed = plan["kind"] == "composed"
+        first, second = (tuple(plan.loc[rows, "shard"].drop_duplicates().tolist()) for rows in (~composed, composed))
+        return cls(first, second, int((~composed).sum()), int(composed.sum()))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan will take: seconds of one worker (None: unknown) and bytes in the store."""
+
+    seconds: float | None
+    bytes: int
+
+
+def make_plan(
+    settings: Settings,
+    vocabulary: Vocabulary,
+    *,
+    count_tokens: TokenCounter | None = None,
+    max_tokens: int = CLIP_TOKENS,
+) -> pd.DataFrame:
+    """The plan table of these settings.
+
+    `count_tokens` gives the length of each prompt with its begin and end tokens; prompts over `max_tokens` raise
+    `PlanError`, as do an unknown class in the budget and a class word that its prompt lacks.
+    """
+    rng = np.random.default_rng(settings.seed)
+    weights = _weights(settings.plan.budget, vocabulary)
+    chosen = choose_classes(rng, settings.plan, weights)
+    rows = [word_row(vocabulary, classes, draws) for classes, draws in random_numbers(rng, chosen)]
+    rows += _compose(rng, settings.compose.images, chosen, rows, vocabulary)
+    plan = pd.DataFrame(rows, columns=Row._fields)
+    plan.insert(0, "row", np.arange(len(plan), dtype=np.int64))
+    plan.insert(1, "id", [f"{row:08d}" for row in range(len(plan))])
+    plan["seed"] = np.array([_seed(settings.seed, row) for row in range(len(plan))], np.int64)
+    plan["shard"] = _shards(len(chosen), len(plan), settings.plan.shard_size)
+    _check_words(plan)
+    if count_tokens is not None:
+        _check_lengths(plan, count_tokens, max_tokens)
+    return plan
+
+
+def _weights(budget: dict[str, float] | None, vocabulary: Vocabulary) -> NDArray[np.float64]:
+    """Weight of each class; one that the budget does not name has 1."""
+    vocabulary.choose(list(budget) if budget else None, field="plan.budget")  # raises for an unknown class
+    weights = np.array([(budget or {}).get(name, 1.0) for name in vocabulary.names])
+    if not weights.any():
+        raise PlanError("plan.budget gives every class weight 0; give one of them more")
+    return weights
+
+
+def _compose(
+    rng: np.random.Generator, count: int, chosen: Ints, rows: Sequence[Row], vocabulary: Vocabulary
+) -> list[Row]:
+    """Scenes of two or three single rows' objects on a negative row's image."""
+    grounds = np.flatnonzero((chosen < 0).all(1)).tolist()
+    if count and not grounds:
+        raise PlanError("compose.images needs rows with a background only; raise plan.negatives or set it to 0")
+    single = chosen[:, 1] < 0
+    objects = [np.flatnonzero(single & (chosen[:, 0] == index)).tolist() for index in range(len(vocabulary.classes))]
+    available = np.array([float(bool(rows_of_class)) for rows_of_class in objects])
+    composed = []
+    for classes, draws in random_numbers(rng, distinct_classes(rng, count, available)):
+        sources = [pick(grounds, draws), *(pick(objects[index], draws) for index in classes)]
+        entries = [vocabulary.classes[index] for index in classes]
+        composed.append(word_composed(vocabulary, entries, rows[sources[0]], sources))
+    return composed
+
+
+def _seed(run_seed: int, row: int) -> int:
+    """63 bits that no other row of the run shares, whatever else the plan holds."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed}:{row}".encode()).digest()[:8], "big") >> 1
+
+
+def _shards(generated: int, total: int, size: int) -> Ints:
+    rows = np.arange(total, dtype=np.int64)
+    composed = -(-generated // size) + (rows - generated) // size
+    return np.where(rows < generated, rows // size, composed)
+
+
+def _check_words(plan: pd.DataFrame) -> None:
+    for identifier, prompt, words in zip(plan["id"], plan["prompt"], plan["words"], strict=True):
+        for word in words:
+            if not has_word(prompt, word):
+                raise PlanError(
+                    f"row {identifier}: class word {word!r} is not in its prompt {prompt!r}; mend the vocabulary"
+                )
+
+
+def _check_lengths(plan: pd.DataFrame, count_tokens: TokenCounter, max_tokens: int) -> None:
+    prompts = list(plan.loc[plan["kind"] != "composed", "prompt"].unique())
+    longest, prompt = max(zip(count_tokens(prompts), prompts, strict=True))
+    if longest > max_tokens:
+        raise PlanError(
+            f"prompt {prompt!r} takes {longest} tokens, the generator's tokenizer {max_tokens}; shorten the "
+            f"vocabulary's templates and phrases"
+        )
+
+
+def estimate(plan: pd.DataFrame, seconds_per_image: float | None, bytes_per_image: int) -> Cost:
+    """Cost of a plan, from seconds a generated image and bytes a sample."""
+    generated = int((plan["kind"] != "composed").sum())
+    seconds = None if seconds_per_image is None else generated * seconds_per_image
+    return Cost(seconds, len(plan) * bytes_per_image)
+
+
+def start_run(
+    store: Store, settings: Settings, *, count_tokens: TokenCounter | None = None, max_tokens: int = CLIP_TOKENS
+) -> tuple[Settings, pd.DataFrame]:
+    """Write the run's settings and plan, or find them written; return the settings, budget resolved, and the plan.
+
+    A stored run goes on with its own budget and plan, whatever champion or shard size there is now. Raises
+    `SettingsError` if the run was started with other settings, and what `make_plan` raises, before writing anything.
+    """
+    record, table = (f"runs/{settings.name}/{file}" for file in ("settings.json", "plan.parquet"))
+    stored = store.read_json(record) if store.exists(record) else None
+    settings = resolve_budget(store, settings, stored)
+    if stored:
+        check_same_run(stored, settings)
+        if store.exists(table):
+            return settings, store.read_table(table)
+    plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
+    if not stored:
+        store.write_json(record, settings.record())
+    check_same_run(store.read_json(record), settings)  # another run of this name may have started meanwhile
+    store.write_table(table, plan)
+    return settings, plan
+
+
+def resolve_budget(store: Store, settings: Settings, record: dict[str, Any] | None = None) -> Settings:
+    """Settings with their own budget; else that of the run's stored `record`; else what the champion's evaluation left.
+
+    Only this run's classes are taken from the champion; without one, and without a budget, all weights are equal.
+    """
+    if settings.plan.budget is not None:
+        return settings
+    if record is not None:
+        budget = record["settings"]["plan"]["budget"]
+    else:
+        champion = store.read_json("champion.json") if store.exists("champion.json") else {}
+        names = settings.load_vocabulary().names
+        budget = {name: weight for name, weight in (champion.get("budget") or {}).items() if name in names} or None
+    return settings.model_copy(update={"plan": settings.plan.model_copy(update={"budget": budget})})
+
+
+def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
+    """Counter of tokens for the generator at `path`, and how many of them its text encoder takes."""
+    from transformers import CLIPTokenizer
+
+    from models.generators.loading import EMBEDDED  # torch, diffusers and transformers: seconds
+
+    folder = (EMBEDDED if path == "embedded" else Path(path)) / "tokenizer"
+    if not folder.is_dir():
+        raise PlanError(
+            f"{folder} is missing; generator.path needs a whole diffusers pipeline directory, or 'embedded'"
+        )
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return lambda prompts: [len(ids) for ids in tokenizer(prompts)["input_ids"]], tokenizer.model_max_length
+
+
+@task(name="plan")
+def plan_run(settings: Settings) -> tuple[Settings, Shards]:
+    """Start the run of these settings, or take it up again: `start_run` in their store, with their tokenizer."""
+    count_tokens, max_tokens = load_tokenizer(settings.generator.path)
+    store = Store.open(settings.store.url, settings.store.options)
+    settings, plan = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
+    return settings, Shards.of(plan)

@@ -1,0 +1,144 @@
+"""Prompts: which classes each row names, and its wording, such as "a small red car and two trees on the beach".
+
+The drawn world describes its scenes in the same way, with the same frequencies: the embedded model was trained on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.settings import PlanSettings
+from infra.vocabulary import ClassEntry, Vocabulary
+
+__all__ = [
+    "Ints",
+    "PlanError",
+    "Row",
+    "choose_classes",
+    "distinct_classes",
+    "pick",
+    "random_numbers",
+    "word_composed",
+    "word_row",
+]
+
+Ints = NDArray[np.int64]
+T = TypeVar("T")
+
+MOST_CLASSES = 3  # that one prompt names
+MOST_DRAWS = 3 + 7 * MOST_CLASSES  # random numbers that wording one row can take
+THREE = 0.3  # share of prompts with several objects that name three classes
+# How often a prompt says more than the noun: the drawn world's own frequencies for sizes and colours.
+SIZE, ADJECTIVE, SEVERAL = 0.25, 0.6, 0.1
+
+
+class PlanError(ValueError):
+    """These settings and this vocabulary make no sound plan; the message names the remedy."""
+
+
+class Row(NamedTuple):
+    """What the plan says of one sample, beside its number, seed and shard."""
+
+    kind: str
+    prompt: str
+    classes: list[str]
+    words: list[str]
+    background: str
+    sources: list[int]
+
+
+def choose_classes(rng: np.random.Generator, plan: PlanSettings, weights: NDArray[np.float64]) -> Ints:
+    """Class indices (n, 3) of every generated row, -1 where there is none, in their final, shuffled order."""
+    negatives = round(plan.images * plan.negatives)
+    multi = min(round(plan.images * plan.multi), plan.images - negatives)
+    singles = plan.images - negatives - multi
+    chosen = np.full((plan.images, MOST_CLASSES), -1, np.int64)
+    chosen[:singles, 0] = np.repeat(np.arange(len(weights)), _apportion(singles, weights))
+    chosen[singles : singles + multi] = distinct_classes(rng, multi, weights)
+    return rng.permutation(chosen)
+
+
+def _apportion(total: int, weights: NDArray[np.float64]) -> Ints:
+    """Whole numbers in proportion to `weights` that add up to `total` (largest remainders)."""
+    exact = weights * (total / math.fsum(weights))
+    counts = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
+def distinct_classes(rng: np.random.Generator, rows: int, weights: NDArray[np.float64]) -> Ints:
+    """Two or three different classes a row (rows, 3), drawn by weight one after another, -1 where there is none."""
+    possible = int(np.count_nonzero(weights))
+    if rows and possible < 2:
+        raise PlanError(
+            "prompts of several objects need two classes of weight above 0; set plan.multi and compose.images to 0"
+        )
+    sizes = np.where(rng.random(rows) < THREE, min(3, possible), 2)
+    chosen = np.full((rows, MOST_CLASSES), -1, np.int64)
+    for start in range(0, rows, 65536):  # keeps (rows, classes) small
+        block = chosen[start : start + 65536]
+        left = np.tile(weights, (len(block), 1))
+        for slot in range(MOST_CLASSES):
+            reach = left.cumsum(1)
+            block[:, slot] = (reach > rng.random((len(block), 1)) * reach[:, -1:]).argmax(1)
+            left[np.arange(len(block)), block[:, slot]] = 0
+    chosen[np.arange(MOST_CLASSES) >= sizes[:, None]] = -1
+    return chosen
+
+
+def random_numbers(rng: np.random.Generator, chosen: Ints) -> Iterator[tuple[list[int], Iterator[float]]]:
+    """Each row's class indices, and its MOST_DRAWS random numbers in [0, 1)."""
+    for start in range(0, len(chosen), 65536):
+        block = chosen[start : start + 65536]
+        uniform = rng.random((len(block), MOST_DRAWS))
+        for classes, numbers in zip(block.tolist(), uniform.tolist(), strict=True):
+            yield [index for index in classes if index >= 0], iter(numbers)
+
+
+def word_row(vocabulary: Vocabulary, classes: list[int], draws: Iterator[float]) -> Row:
+    """The row of these classes (indices into the vocabulary), worded by `draws`, MOST_DRAWS numbers in [0, 1)."""
+    entries = [vocabulary.classes[index] for index in classes]
+    background = pick(vocabulary.backgrounds, draws)
+    place = pick(background.synonyms, draws)
+    if not entries:
+        return Row("negative", place, [], [], background.name, [])
+    template = pick(vocabulary.templates, draws)
+    phrases, words = zip(*(_phrase(vocabulary, entry, len(entries) > 1, draws) for entry in entries), strict=True)
+    prompt = template.format(objects=_enumerated(phrases), background=place)
+    kind = "single" if len(entries) == 1 else "multi"
+    return Row(kind, prompt, [entry.name for entry in entries], list(words), background.name, [])
+
+
+def _phrase(vocabulary: Vocabulary, entry: ClassEntry, crowd: bool, draws: Iterator[float]) -> tuple[str, str]:
+    """What a prompt says of one class, such as "two small red cars", and the word in it that means the class."""
+    several = crowd and entry.plurals and len(vocabulary.counts) > 1 and next(draws) < SEVERAL
+    words = [pick(vocabulary.sizes, draws)] if vocabulary.sizes and next(draws) < SIZE else []
+    words += [pick(entry.adjectives, draws)] if entry.adjectives and next(draws) < ADJECTIVE else []
+    words.append(pick(entry.plurals if several else entry.synonyms, draws))
+    return " ".join([pick(vocabulary.counts[1:], draws) if several else _article(words[0]), *words]), words[-1]
+
+
+def _article(word: str) -> str:
+    return "an" if word[0].lower() in "aeiou" else "a"
+
+
+def _enumerated(phrases: Sequence[str]) -> str:
+    return f"{', '.join(phrases[:-1])} and {phrases[-1]}" if len(phrases) > 1 else phrases[0]
+
+
+def pick(options: Sequence[T], draws: Iterator[float]) -> T:
+    """The option that the next number of `draws` falls on."""
+    return options[int(next(draws) * len(options))]
+
+
+def word_composed(vocabulary: Vocabulary, entries: Sequence[ClassEntry], ground: Row, sources: list[int]) -> Row:
+    """The row of a scene of these classes' objects, cut from `sources`, on the image of the row `ground`."""
+    words = [entry.synonyms[0] for entry in entries]
+    objects = _enumerated([f"{_article(word)} {word}" for word in words])
+    prompt = vocabulary.templates[0].format(objects=objects, background=ground.prompt)
+    return Row("composed", prompt, [entry.name for entry in entries], words, ground.background, sources)
