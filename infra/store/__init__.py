@@ -1,0 +1,46 @@
+"""The dataset store: runs, immutable versions and checkpoints below one root, a folder or a bucket.
+
+`SegmentationDataset` is loaded on first use, since it needs torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from infra.store.errors import CorruptShardError, MissingError, StoreError
+from infra.store.reader import ShardReader, read_shard
+from infra.store.shards import Marker, read_marker, write_shard
+from infra.store.store import Store
+from infra.store.verify import Problem, verify_run, verify_version
+from infra.store.versions import Manifest, list_versions, publish_version, read_version
+
+if TYPE_CHECKING:
+    from infra.store.dataset import SegmentationDataset
+
+__all__ = [
+    "CorruptShardError",
+    "Manifest",
+    "Marker",
+    "MissingError",
+    "Problem",
+    "SegmentationDataset",
+    "ShardReader",
+    "Store",
+    "StoreError",
+    "list_versions",
+    "publish_version",
+    "read_marker",
+    "read_shard",
+    "read_version",
+    "verify_run",
+    "verify_version",
+    "write_shard",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SegmentationDataset":
+        from infra.store.dataset import SegmentationDataset
+
+        return SegmentationDataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,172 @@
+"""A bucket (or any other remote file system that fsspec knows) as the place where a dataset lies.
+
+One PUT an object, so objects appear whole or not at all. Whatever may pass, such as an endpoint that is down, is tried
+again with growing pauses for `retry_seconds`; what cannot pass, such as wrong keys, is an error at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import fsspec
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError  # type: ignore[import-untyped]
+
+from infra.store.errors import CorruptShardError, MissingError, StoreError
+
+__all__ = ["RETRY_SECONDS", "Bucket"]
+
+RETRY_SECONDS = 60.0  # how long an endpoint may stay away before a run gives up, unless the options say otherwise
+LONGEST_PAUSE = 5.0  # seconds between two attempts
+_KEYS = (
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and delete in this bucket"
+)
+_FORBIDDEN = (PermissionError, NoCredentialsError, PartialCredentialsError)
+_WRONG = (ValueError, TypeError, NotImplementedError, ImportError)
+_WRONG_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE, errno.ENAMETOOLONG}  # s3fs: the request itself is refused
+_SECRETS = ("key", "secret", "token", "password")
+_T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+
+
+class Bucket:
+    """Objects below `url`, such as `s3://bucket/prefix`; `options` go to the fsspec file system.
+
+    `options["retry_seconds"]` (default 60) is ours. Credentials may stand in `options` or in the environment and never
+    appear in a message.
+    """
+
+    writers = 8
+    readers = 8
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        rest = dict(options)
+        self.patience = float(rest.pop("retry_seconds", RETRY_SECONDS))
+        self.url = url
+        self._secrets = _secrets(options)
+        protocol = url.partition("://")[0]
+        if protocol in ("s3", "s3a"):
+            rest = _s3_options(rest)
+        self._files = self._call("", fsspec.filesystem, protocol, **rest)
+        self._root: str = self._files._strip_protocol(url)
+
+    def get(self, path: str) -> bytes:
+        """Return the whole object."""
+        data: bytes = self._call(path, self._files.cat_file, self._key(path))
+        return data
+
+    def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:
+        """Fill each buffer of `(path, start, buffer)` from that byte on, all asked for at once.
+
+        Raises `CorruptShardError` where an object ends before.
+        """
+        if not pieces:
+            return
+        found = self._call(pieces[0][0], self._ranges, pieces)
+        for (path, start, buffer), data in zip(pieces, found, strict=True):
+            if len(data) != len(buffer):
+                raise CorruptShardError(
+                    f"{self.url}/{path} ends before byte {start + len(buffer)}; run the stage again"
+                )
+            buffer[:] = data
+
+    def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None:
+        """Write the parts, one after another, as one object."""
+        try:
+            self._call(path, self._files.pipe_file, self._key(path), b"".join(parts))
+        except MissingError as error:
+            raise StoreError(f"{self.url}: there is no such bucket; create it or correct the store url") from error
+
+    def exists(self, path: str) -> bool:
+        """Whether an object lies there or below."""
+        return bool(self._call(path, self._files.exists, self._key(path)))
+
+    def delete(self, path: str) -> None:
+        """Remove an object and all below it; nothing there is fine."""
+        try:
+            self._call(path, self._files.rm, self._key(path), recursive=True)
+        except MissingError:
+            return
+
+    def list(self, path: str) -> list[str]:
+        """Return the names directly below, in no order; none if nothing is there."""
+        try:
+            keys = self._call(path, self._files.ls, self._key(path), detail=False)
+        except MissingError:
+            return []
+        return [key.rstrip("/").rpartition("/")[2] for key in keys if key.strip("/") != self._key(path).strip("/")]
+
+    def _key(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _ranges(self, pieces: Sequence[tuple[str, int, memoryview]]) -> Sequence[bytes]:
+        keys = [self._key(path) for path, _, _ in pieces]
+        starts = [start for _, start, _ in pieces]
+        stops = [start + len(buffer) for _, start, buffer in pieces]
+        found: Sequence[bytes] = self._files.cat_ranges(keys, starts, stops, on_error="return")
+        return [_bytes_or_raise(data) for data in found]
+
+    def _call(self, path: str, method: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
+        """Call until it succeeds, until it cannot, or until the patience is over."""
+        deadline = time.monotonic() + self.patience
+        for attempt in itertools.count():
+            try:
+                return method(*arguments, **named)
+            except Exception as error:
+                pause = min(LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
+                if fatal := self._fatal(path, error):
+                    raise fatal from None  # the cause's text may quote a credential
+                if time.monotonic() + pause > deadline:
+                    raise self._given_up(path, error) from None
+                if attempt == 0:
+                    _logger.warning("%s: %s; trying for %g s", self.url, self._text(error), self.patience)
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _fatal(self, path: str, error: Exception) -> StoreError | None:
+        where = f"{self.url}/{path}".rstrip("/")
+        if isinstance(error, FileNotFoundError):
+            return MissingError(f"{where} is not there")
+        if isinstance(error, _FORBIDDEN):
+            return StoreError(f"{where}: refused ({self._text(error)}): {_KEYS}")
+        if isinstance(error, _WRONG) or (isinstance(error, OSError) and error.errno in _WRONG_ERRNO):
+            return StoreError(f"{where}: {self._text(error)}: check the store's url and options")
+        return None
+
+    def _given_up(self, path: str, error: Exception) -> StoreError:
+        remedy = "everything finished is kept; bring the endpoint back and run again, or correct AWS_ENDPOINT_URL"
+        return StoreError(f"{self.url}/{path}: no answer for {self.patience:g} s ({self._text(error)}): {remedy}")
+
+    def _text(self, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error}"
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _bytes_or_raise(data: Any) -> bytes:
+    if isinstance(data, OSError) and data.errno == errno.EINVAL:
+        return b""  # 416: the object ends before the range
+    if isinstance(data, BaseException):
+        raise data
+    return bytes(data)
+
+
+def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what a store needs of s3fs: no stale listings, one layer of retries, path-style keys on own endpoints."""
+    config = {"retries": {"total_max_attempts": 1}, **options.get("config_kwargs", {})}
+    if options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
+        config.setdefault("s3", {"addressing_style": "path"})
+    return {"use_listings_cache": False, **options, "config_kwargs": config}
+
+
+def _secrets(options: Mapping[str, Any]) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    named = {**environment, **options, **options.get("client_kwargs", {})}.items()
+    return [text for name, text in named if isinstance(text, str) and text and any(s in name.lower() for s in _SECRETS)]

@@ -1,0 +1,17 @@
+"""What can go wrong with a store, each with a message that names the place and the remedy."""
+
+from __future__ import annotations
+
+__all__ = ["CorruptShardError", "MissingError", "StoreError"]
+
+
+class StoreError(Exception):
+    """The store could not do what was asked; the message says why and what helps."""
+
+
+class MissingError(StoreError):
+    """Nothing lies at that path."""
+
+
+class CorruptShardError(StoreError):
+    """Bytes of a finished shard are gone or are not the ones that were written."""

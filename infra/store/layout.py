@@ -1,0 +1,190 @@
+"""The layout of one array in Zarr v3: chunk = sample, all chunks and then their index in one shard object.
+
+Encoded by hand, because zarr's sharding codec takes 3 to 5 times as long as writing the same bytes (64 images of
+512x512: 0.19 s against 0.06 s) and milliseconds for each chunk read. Plain zarr opens the result.
+Source: Zarr core specification v3 with its codecs `sharding_indexed` 1.0, `bytes`, `zstd` and `crc32c`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infra.store.seal import FileSum
+
+__all__ = ["DTYPES", "GROUP", "Encoded", "Layout", "check", "decompress", "encode", "parse_index"]
+
+Array = NDArray[Any]
+_Parts = list[bytes | memoryview]
+_NUMBERS = [
+    f"{kind}{bits}" for kind in ("uint", "int", "float") for bits in (8, 16, 32, 64) if kind + str(bits) != "float8"
+]
+DTYPES = ("bool", *_NUMBERS)
+CHECK_BYTES = 4
+# Labels shrink 18 times, noisy photographs 1.1 times at a tenth of the speed: what does not halve is stored as it is.
+WORTHWHILE = 0.5
+TRIAL = 4  # samples of which a part is compressed to find that out
+TRIAL_BYTES = 1 << 14  # from the middle of each; all of them would take as long as a tenth of the writing
+_ZSTD_LEVEL = 3
+_ZSTD = pa.Codec("zstd", _ZSTD_LEVEL)
+_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+_ZSTD_CODEC = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
+GROUP = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}, indent=1).encode()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape `(n, ...)`, numpy dtype name and codec of an array of n samples."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    codec: Literal["raw", "zstd"]
+
+    @classmethod
+    def of(cls, array: Array) -> Layout:
+        """Return the layout that suits the array; the same array always gets the same one."""
+        return cls(array.shape, array.dtype.name, "zstd" if _shrinks(array) else "raw")
+
+    @property
+    def key(self) -> str:
+        """Path of the shard object below the array."""
+        return "/".join(["c"] + ["0"] * len(self.shape))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to store: no samples, or samples without elements."""
+        return math.prod(self.shape) == 0
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one decoded sample."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of the shard object."""
+        return 16 * self.shape[0] + CHECK_BYTES
+
+    def metadata(self) -> bytes:
+        """Return the array's `zarr.json`. What was never written reads as 255 (ignore) or NaN, not as background."""
+        shard = [max(1, size) for size in self.shape]
+        little = _LITTLE if np.dtype(self.dtype).itemsize > 1 else {"name": "bytes"}
+        sharding = {
+            "chunk_shape": [1, *shard[1:]],
+            "codecs": [little, _ZSTD_CODEC] if self.codec == "zstd" else [little],
+            "index_codecs": [_LITTLE, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        metadata = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": self.shape,
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": _fill_value(self.dtype),
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {},
+        }
+        return json.dumps(metadata, indent=1).encode()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A shard object: `parts`, to be written in order, and in them `chunks`, a sample each, and `index` at the end."""
+
+    parts: _Parts
+    chunks: _Parts
+    index: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return sum(map(len, self.parts))
+
+    def checks(self) -> bytes:
+        """Return the checksum of each chunk, 4 bytes each."""
+        return b"".join(map(check, self.chunks))
+
+    @classmethod
+    def parse(cls, data: bytes, layout: Layout) -> Encoded:
+        """Take a stored object apart again; ValueError if its index is damaged."""
+        index, view = data[-layout.index_bytes :], memoryview(data)
+        chunks = [view[start : start + length] for start, length in parse_index(index, layout).tolist()]
+        return cls([data], list(chunks), index)
+
+    def sum(self, checks: bytes) -> FileSum:
+        """Return size and digest: SHA-256 over the chunks' checksums and the index.
+
+        Two levels, since SHA-256 of every byte takes as long as writing it to a disk (three times as long without SHA
+        instructions) and CRC32C a fifth of that.
+        """
+        return FileSum(self.size, hashlib.sha256(checks + self.index).hexdigest())
+
+
+def encode(array: Array, layout: Layout) -> Encoded:
+    """Return the shard object of an array that is not empty; uncompressed samples are not copied."""
+    rows = _rows(array)
+    chunks: _Parts = [_compress(row) for row in rows] if layout.codec == "zstd" else [row.data for row in rows]
+    lengths = np.array([len(chunk) for chunk in chunks], dtype="<u8")
+    index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
+    index += check(index)
+    body = chunks if layout.codec == "zstd" else [rows.reshape(-1).data]
+    return Encoded([*body, index], chunks, index)
+
+
+def parse_index(data: bytes | bytearray, layout: Layout) -> NDArray[np.int64]:
+    """Return offset and length of each chunk, (n, 2), from the last bytes of a shard object; ValueError if damaged."""
+    body = bytes(data[:-CHECK_BYTES])
+    if len(data) != layout.index_bytes or check(body) != data[-CHECK_BYTES:]:
+        raise ValueError("the index of its chunks is cut off or damaged")
+    return np.frombuffer(body, dtype="<u8").reshape(-1, 2).astype(np.int64)
+
+
+def decompress(chunks: memoryview, out: Array) -> None:
+    """Decode one or several adjoining zstd chunks into `out`, contiguous; ValueError if they are damaged.
+
+    One call for many chunks, since a call costs as much as decoding 80 kB.
+    """
+    try:
+        decoded = _ZSTD.decompress(chunks, out.nbytes)
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    out[...] = np.frombuffer(decoded, out.dtype).reshape(out.shape)
+
+
+def check(chunk: bytes | bytearray | memoryview) -> bytes:
+    """Return the CRC32C, 4 bytes little-endian."""
+    # google_crc32c takes arrays and bytes, but no memoryview
+    return int(google_crc32c.value(np.frombuffer(chunk, np.uint8))).to_bytes(CHECK_BYTES, "little")
+
+
+def _compress(row: NDArray[np.uint8]) -> bytes:
+    compressed: bytes = _ZSTD.compress(row, asbytes=True)
+    return compressed
+
+
+def _rows(array: Array) -> NDArray[np.uint8]:
+    contiguous = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return contiguous.reshape(len(array), -1).view(np.uint8)
+
+
+def _shrinks(array: Array) -> bool:
+    if not array.size:
+        return False
+    rows = _rows(array[:: max(1, len(array) // TRIAL)][:TRIAL])
+    middle = (rows.shape[1] - min(rows.shape[1], TRIAL_BYTES)) // 2
+    trial = np.ascontiguousarray(rows[:, middle : middle + TRIAL_BYTES])
+    return sum(len(_compress(row)) for row in trial) < WORTHWHILE * trial.nbytes
+
+
+def _fill_value(dtype: str) -> Any:
+    return {"f": "NaN", "b": False}.get(np.dtype(dtype).kind, 255 if dtype == "uint8" else 0)

@@ -1,0 +1,169 @@
+"""Shards: the arrays and columns of one task's samples, written by one writer, with the marker last.
+
+<path>.zarr/     Zarr v3 group, one array a field, chunk = sample
+<path>.parquet   columns of the same samples
+<path>.json      marker; a shard without a valid one was never written
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from infra.store.errors import MissingError, StoreError
+from infra.store.layout import DTYPES, GROUP, Encoded, Layout, encode
+from infra.store.seal import FileSum, seal, unseal
+from infra.store.store import Store, parquet
+
+__all__ = ["Marker", "read_marker", "write_shard"]
+
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_Payload = Callable[[], bytes | Encoded]
+_Put = Callable[[str, list[bytes | memoryview]], None]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a finished shard holds: sample ids in order, fields, checksums, statistics, seconds taken.
+
+    Keys of `files` are suffixes to the shard's path, such as `.zarr/label/zarr.json`. `checks` holds for each field the
+    CRC32C of every stored sample, 8 hexadecimal digits each, so that a single read is tested and damage is named.
+    """
+
+    ids: tuple[str, ...]
+    fields: Mapping[str, Layout]
+    files: Mapping[str, FileSum]
+    checks: Mapping[str, str]
+    stats: Mapping[str, Any]
+    seconds: float
+
+    def to_bytes(self) -> bytes:
+        """Return the marker as it is stored."""
+        return seal(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Marker:
+        """Return the marker that was stored; ValueError if it is not one."""
+        value = unseal(data)
+        del value["digest"]
+        try:
+            value["ids"] = tuple(value["ids"])
+            value["fields"] = {k: Layout(tuple(v["shape"]), v["dtype"], v["codec"]) for k, v in value["fields"].items()}
+            value["files"] = {suffix: FileSum(**file) for suffix, file in value["files"].items()}
+            return cls(**value)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a marker: {error!r}") from error
+
+    def suffix(self, field: str) -> str:
+        """Return the key in `files` of the field's shard object; an empty field has none."""
+        return f".zarr/{field}/{self.fields[field].key}"
+
+
+def read_marker(store: Store, path: str) -> Marker | None:
+    """Return the marker of the shard at `path` (no suffix); None if it was never finished."""
+    try:
+        return Marker.from_bytes(store.read_bytes(f"{path}.json"))
+    except (MissingError, ValueError):
+        return None
+
+
+def write_shard(
+    store: Store,
+    path: str,
+    arrays: Mapping[str, NDArray[Any]],
+    table: pd.DataFrame,
+    stats: Mapping[str, Any] | None = None,
+    seconds: float = 0.0,
+) -> Marker:
+    """Write one shard, its marker last, and return the marker.
+
+    `arrays` maps fields to arrays of shape (n, ...), n = the rows of `table`, whose column `id` names the samples. The
+    same content gives the same bytes, and a shard that holds it already is left alone. Raises `StoreError` for content
+    that breaks these rules and for other content in a published version.
+    """
+    _check(path, arrays, table)
+    layouts = {name: Layout.of(array) for name, array in sorted(arrays.items())}
+    payloads = _payloads(arrays, layouts, table)
+    marker = Marker(tuple(table["id"]), layouts, {}, {}, dict(stats or {}), seconds)
+    finished = _finished(store, path, marker, payloads)
+    if finished:
+        return finished
+    marker = _save(payloads, marker, lambda suffix, parts: store.place.put(path + suffix, parts), store.place.writers)
+    store.place.put(f"{path}.json", [marker.to_bytes()])
+    return marker
+
+
+def _check(path: str, arrays: Mapping[str, NDArray[Any]], table: pd.DataFrame) -> None:
+    if "id" not in table.columns:
+        raise StoreError(f"{path}: the table has no column 'id', only {list(table.columns)}; add the samples' ids")
+    ids = table["id"]
+    if not ids.is_unique or not all(isinstance(name, str) for name in ids):
+        twice = sorted({str(name) for name in ids[ids.duplicated()]})
+        raise StoreError(f"{path}: ids must be unique strings; given twice: {twice[:5]}")
+    for name, array in arrays.items():
+        if not _FIELD.fullmatch(name):
+            raise StoreError(f"{path}: field {name!r} must be a plain word: letters, digits and underscores")
+        if array.ndim == 0 or len(array) != len(table):
+            raise StoreError(f"{path}: field {name!r} has shape {array.shape}, but the table has {len(table)} rows")
+        if array.dtype.name not in DTYPES:
+            raise StoreError(
+                f"{path}: field {name!r} has dtype {array.dtype}; convert it to one of {', '.join(DTYPES)}"
+            )
+
+
+def _payloads(
+    arrays: Mapping[str, NDArray[Any]], layouts: Mapping[str, Layout], table: pd.DataFrame
+) -> dict[str, _Payload]:
+    """Return how to make each file, by suffix; an empty array has no shard object."""
+    payloads: dict[str, _Payload] = {
+        f".zarr/{name}/{layout.key}": partial(encode, arrays[name], layout)
+        for name, layout in sorted(layouts.items(), key=lambda item: -arrays[item[0]].nbytes)
+        if not layout.is_empty
+    }  # the largest first, so that the rest is made while it is on its way
+    payloads |= {f".zarr/{name}/zarr.json": layout.metadata for name, layout in layouts.items()}
+    return payloads | {".zarr/zarr.json": lambda: GROUP, ".parquet": partial(parquet, table)}
+
+
+def _finished(store: Store, path: str, marker: Marker, payloads: Mapping[str, _Payload]) -> Marker | None:
+    """Return the marker that is there if the content is the same; clear the way if it differs and may be replaced."""
+    previous = read_marker(store, path)
+    if previous:
+        same = _save(payloads, replace(marker, seconds=previous.seconds), lambda suffix, parts: None)
+        if same.to_bytes() == previous.to_bytes():
+            return previous
+    if store.is_published(path):
+        raise StoreError(f"{store.url}/{path}: this version is published and stays as it is; take another name")
+    if previous:
+        store.delete(f"{path}.json")  # first, so that a kill in between leaves an unfinished shard
+        store.delete(f"{path}.zarr")
+    return None
+
+
+def _save(payloads: Mapping[str, _Payload], marker: Marker, put: _Put, writers: int = 1) -> Marker:
+    """Make and put all files, checksums and compression on the way; return the marker with them."""
+    with ThreadPoolExecutor(len(payloads)) as makers, ThreadPoolExecutor(writers) as putters:
+        made = {suffix: makers.submit(make) for suffix, make in payloads.items()}
+
+        def save(suffix: str) -> tuple[FileSum, bytes]:
+            content = made[suffix].result()
+            summing = makers.submit(_sum, content)
+            put(suffix, content.parts if isinstance(content, Encoded) else [content])
+            return summing.result()
+
+        saved = dict(zip(payloads, putters.map(save, payloads), strict=True))
+    checks = {name: saved[marker.suffix(name)][1].hex() for name in marker.fields if marker.suffix(name) in saved}
+    return replace(marker, files={suffix: file for suffix, (file, _) in saved.items()}, checks=checks)
+
+
+def _sum(content: bytes | Encoded) -> tuple[FileSum, bytes]:
+    if isinstance(content, bytes):
+        return FileSum.of(content), b""
+    checks = content.checks()
+    return content.sum(checks), checks

@@ -1,0 +1,136 @@
+"""Is every byte still the one that was written? Reads everything and names what is gone, cut off or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
+
+from infra.store.errors import MissingError, StoreError
+from infra.store.layout import CHECK_BYTES, Encoded
+from infra.store.seal import FileSum
+from infra.store.shards import Marker, read_marker
+from infra.store.store import Store
+from infra.store.versions import Manifest, ShardSum, read_version
+
+__all__ = ["Problem", "verify_run", "verify_version"]
+
+_T = TypeVar("_T")
+_SUFFIXES = (".json", ".parquet", ".zarr")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written: where (path in the store) and what."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+def verify_version(store: Store, version: str) -> list[Problem]:
+    """Return all that is wrong with a published version; empty if every byte is as published.
+
+    `MissingError` if there is no such version.
+    """
+    folder = f"versions/{version}"
+    try:
+        manifest = read_version(store, version)
+    except MissingError:
+        raise
+    except StoreError as error:
+        return [Problem(f"{folder}/manifest.json", str(error))]
+    loose = _each(store, lambda name: _check_file(store, f"{folder}/{name}", manifest.files[name]), manifest.files)
+    shards = _each(store, lambda name: _check_published(store, manifest, name), manifest.shards)
+    unlisted = sorted(_shard_names(store, f"{folder}/data") - set(manifest.shards))
+    return [*loose, *shards, *(Problem(f"{folder}/data/{name}", "is not in the manifest") for name in unlisted)]
+
+
+def verify_run(store: Store, run: str) -> list[Problem]:
+    """Return all that is wrong with the stages of a run that have begun: damage, and shards not finished.
+
+    Each of them should hold every shard of the plan. `MissingError` if there is no such run.
+    """
+    folder = f"runs/{run}"
+    stages = [name for name in store.list(folder) if "." not in name]
+    if not store.exists(folder):
+        raise MissingError(f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}")
+    try:
+        planned = {f"{int(shard):05d}" for shard in store.read_table(f"{folder}/plan.parquet")["shard"].unique()}
+    except StoreError as error:
+        return [Problem(f"{folder}/plan.parquet", str(error))]
+    paths = [f"{folder}/{s}/{name}" for s in stages for name in sorted(planned | _shard_names(store, f"{folder}/{s}"))]
+    return _each(store, lambda path: _check_shard(store, path), paths)
+
+
+def _each(store: Store, check: Callable[[_T], Iterable[Problem]], items: Iterable[_T]) -> list[Problem]:
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        return list(chain.from_iterable(pool.map(lambda item: list(check(item)), items)))
+
+
+def _shard_names(store: Store, folder: str) -> set[str]:
+    return {name.rpartition(".")[0] for name in store.list(folder) if name.endswith(_SUFFIXES)}
+
+
+def _check_published(store: Store, manifest: Manifest, name: str) -> Iterator[Problem]:
+    path = f"versions/{manifest.version}/data/{name}"
+    marker = read_marker(store, path)
+    if marker and ShardSum.of(marker) != manifest.shards[name]:
+        yield Problem(f"{path}.json", "is not the marker that was published")
+    yield from _check_shard(store, path)
+
+
+def _check_shard(store: Store, path: str) -> Iterator[Problem]:
+    marker = read_marker(store, path)
+    if marker is None:
+        yield Problem(f"{path}.json", "the shard is missing: it has no valid marker")
+        return
+    fields = {marker.suffix(field): field for field in marker.fields}
+    for suffix, expected in marker.files.items():
+        if suffix in fields:
+            yield from _check_object(store, path, marker, fields[suffix])
+        else:
+            yield from _check_file(store, path + suffix, expected)
+
+
+def _check_file(store: Store, path: str, expected: FileSum) -> Iterator[Problem]:
+    try:
+        found = FileSum.of(store.read_bytes(path))
+    except MissingError:
+        yield Problem(path, "is missing")
+        return
+    if found.size != expected.size:
+        yield Problem(path, f"has {found.size} bytes instead of {expected.size}")
+    elif found != expected:
+        yield Problem(path, "has changed: its checksum differs")
+
+
+def _check_object(store: Store, path: str, marker: Marker, field: str) -> Iterator[Problem]:
+    suffix = marker.suffix(field)
+    expected = marker.files[suffix]
+    try:
+        data = store.read_bytes(path + suffix)
+        encoded = Encoded.parse(data, marker.fields[field])
+    except MissingError:
+        yield Problem(path + suffix, "is missing")
+    except ValueError as error:
+        yield Problem(path + suffix, f"{error}; it has {len(data)} bytes, {expected.size} were written")
+    else:
+        checks = encoded.checks()
+        damaged = [
+            name
+            for at, name in enumerate(marker.ids)
+            if _at(checks, at) != _at(bytes.fromhex(marker.checks[field]), at)
+        ]
+        if damaged:
+            yield Problem(path + suffix, f"has changed: damaged samples: {', '.join(damaged)}")
+        elif encoded.sum(checks) != expected:
+            yield Problem(path + suffix, f"has changed: it has {len(data)} bytes, {expected.size} were written")
+
+
+def _at(checks: bytes, number: int) -> bytes:
+    return checks[CHECK_BYTES * number : CHECK_BYTES * (number + 1)]

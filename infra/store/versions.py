@@ -1,0 +1,159 @@
+"""Dataset versions: immutable, checksummed, there whole or not at all: the manifest is written last and makes it one.
+
+versions/<version>/data/<shard>.{zarr,parquet,json}
+versions/<version>/{card.md,report.html,vocabulary.json}
+versions/<version>/manifest.json
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from infra.store.errors import MissingError, StoreError
+from infra.store.seal import FileSum, seal, unseal
+from infra.store.shards import Marker, read_marker
+from infra.store.store import Store
+
+__all__ = ["Manifest", "ShardSum", "list_versions", "publish_version", "read_version"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShardSum:
+    """Number of samples of a shard, and the SHA-256 of its marker (without the seconds), which holds all checksums."""
+
+    samples: int
+    sha256: str
+
+    @classmethod
+    def of(cls, marker: Marker) -> ShardSum:
+        """Sum up a shard."""
+        return cls(len(marker.ids), FileSum.of(replace(marker, seconds=0.0).to_bytes()).sha256)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a version holds: shards by name, loose files by name, and what the publisher tells of it in `meta`.
+
+    `created` is in UTC, ISO 8601; `digest` is the SHA-256 of all the rest and so stands for every byte of the version.
+    """
+
+    version: str
+    created: str
+    shards: Mapping[str, ShardSum]
+    files: Mapping[str, FileSum]
+    meta: Mapping[str, Any]
+    digest: str = ""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all shards."""
+        return sum(shard.samples for shard in self.shards.values())
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the shards, in order."""
+        return [f"versions/{self.version}/data/{name}" for name in self.shards]
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as it is stored."""
+        value = asdict(self)
+        del value["digest"]
+        return seal(value)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Return the manifest that was stored; ValueError if it is not one."""
+        value = unseal(data)
+        try:
+            value["shards"] = {name: ShardSum(**shard) for name, shard in value["shards"].items()}
+            value["files"] = {name: FileSum(**file) for name, file in value["files"].items()}
+            return cls(**value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a manifest: {error!r}") from error
+
+
+def publish_version(store: Store, version: str, *, shards: Sequence[str], meta: Mapping[str, Any]) -> Manifest:
+    """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and return its manifest.
+
+    Loose files beside `data`, such as the card, belong to it as they are now. Publishing the same content again changes
+    nothing; other content under a published name is a `StoreError`, as is a shard that is not finished.
+    """
+    manifest = _compose(store, version, shards, meta)
+    try:
+        published = read_version(store, version)
+    except MissingError:
+        store.write_bytes(_path(version), manifest.to_bytes())
+        published = read_version(store, version)  # another run may have come first
+    if _content(published) != _content(manifest):
+        raise StoreError(
+            f"version {version!r} is published with other content; versions never change: take another name"
+        )
+    return published
+
+
+def list_versions(store: Store) -> list[Manifest]:
+    """Return all published versions, oldest first. One whose manifest is damaged is left out and logged."""
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        found = list(pool.map(lambda version: _readable(store, version), store.list("versions")))
+    return sorted(
+        (manifest for manifest in found if manifest), key=lambda manifest: (manifest.created, manifest.version)
+    )
+
+
+def read_version(store: Store, version: str) -> Manifest:
+    """Return the manifest of a version; `MissingError` if it is not published, `StoreError` if that is damaged."""
+    try:
+        return Manifest.from_bytes(store.read_bytes(_path(version)))
+    except MissingError:
+        there = ", ".join(store.list("versions")) or "none"
+        raise MissingError(f"no version {version!r} is published in {store.url}; there are: {there}") from None
+    except ValueError as error:
+        raise StoreError(f"{store.url}/{_path(version)}: {error}; restore it from a copy or publish anew") from error
+
+
+def _path(version: str) -> str:
+    return f"versions/{version}/manifest.json"
+
+
+def _compose(store: Store, version: str, shards: Sequence[str], meta: Mapping[str, Any]) -> Manifest:
+    folder = f"versions/{version}"
+    names = [path.removeprefix(f"{folder}/data/") for path in sorted(shards)]
+    if not names or any("/" in name for name in names) or len(set(names)) < len(names):
+        raise StoreError(
+            f"version {version!r} needs shards {folder}/data/<name>, each once, but was given {list(shards)}"
+        )
+    loose = [name for name in store.list(folder) if name not in ("data", "manifest.json")]
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        sums = list(pool.map(lambda name: _shard_sum(store, f"{folder}/data/{name}"), names))
+        files = list(pool.map(lambda name: FileSum.of(store.read_bytes(f"{folder}/{name}")), loose))
+    created = datetime.now(UTC).isoformat(timespec="microseconds")
+    shard_sums, file_sums = dict(zip(names, sums, strict=True)), dict(zip(loose, files, strict=True))
+    return Manifest.from_bytes(Manifest(version, created, shard_sums, file_sums, meta).to_bytes())
+
+
+def _shard_sum(store: Store, path: str) -> ShardSum:
+    marker = read_marker(store, path)
+    if marker is None:
+        raise StoreError(f"{store.url}/{path} is not finished; write the shard before the version is published")
+    return ShardSum.of(marker)
+
+
+def _content(manifest: Manifest) -> bytes:
+    return replace(manifest, created="").to_bytes()
+
+
+def _readable(store: Store, version: str) -> Manifest | None:
+    try:
+        return read_version(store, version)
+    except MissingError:
+        return None  # not published yet, or never
+    except StoreError as error:
+        _logger.warning("%s", error)
+        return None
