@@ -1,0 +1,13 @@
+"""The recorder: where in the picture each word of a prompt was looked at, read while an unchanged pipeline samples.
+
+    with AttentionRecorder(pipeline, prompts, phrases, self_attention=True) as recorder:
+        images = pipeline(prompt=prompts, generator=generators).images
+    recorder.cross[16]  # (images, phrases, 16, 16), mean over steps, layers and heads
+
+Attention processors are exchanged through diffusers' own `set_attn_processor`; the pictures stay bit-identical.
+"""
+
+from models.attention.recorder import AttentionRecorder, UnsupportedPipelineError
+from models.attention.spans import Spans, locate_phrases
+
+__all__ = ["AttentionRecorder", "Spans", "UnsupportedPipelineError", "locate_phrases"]

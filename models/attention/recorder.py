@@ -1,0 +1,144 @@
+"""The context manager around a pipeline call: checks first, watches the call, puts everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from models.attention.processor import Means, RecordingProcessor
+from models.attention.spans import locate_phrases
+
+__all__ = ["AttentionRecorder", "UnsupportedPipelineError"]
+
+_SUPPORTED = (
+    "the recorder supports pipelines with a fast tokenizer and a UNet2DConditionModel of plain Attention layers with "
+    "diffusers' default processors, AttnProcessor2_0 or AttnProcessor (Stable Diffusion 1 and 2)"
+)
+_EXTRAS = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
+
+
+class UnsupportedPipelineError(TypeError):
+    """The pipeline's architecture, or the way its attention is computed, is not one the recorder can read."""
+
+
+class AttentionRecorder:
+    """Records one call of `pipeline` with `prompts`, any number of images each, for `phrases[i]` of `prompts[i]`.
+
+    Results, on the pipeline's device, once the block is left; B images in the order the pipeline returns them, W the
+    most phrases of any prompt:
+
+    - `cross`: grid size r → (B, W, r, r) float32 in [0, 1], the mean over steps, layers and heads of that resolution
+      and over the phrase's tokens (DAAM, Tang et al. 2023; DiffuMask §3.2). Zero where a prompt has fewer phrases.
+    - `valid`: (B, W) bool, false at that padding.
+    - `self_attention`: r → (B, r², r²) float32 with rows summing to 1, the mean over steps, layers and heads, for
+      r ≤ `max_resolution`; empty unless asked for.
+
+    If the picture is not square, r is its grid's longer side and the maps are (B, W, h, w) and (B, h·w, h·w).
+    Of a guided batch only the conditional half is read. Whether a call is guided is what the pipeline says of it; for a
+    sampling loop written by hand around `pipeline.unet`, say it with `guidance`.
+
+    Raises before anything is sampled: `UnsupportedPipelineError`; `ValueError` if a prompt is too long, lacks one of
+    its phrases, or is not what the pipeline was called with. A recorder may be used again, and then starts afresh.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: Sequence[str],
+        phrases: Sequence[Sequence[str]],
+        *,
+        self_attention: bool = False,
+        max_resolution: int = 32,  # 64² of Stable Diffusion 1.5 would be 537 MB a layer and image
+        guidance: bool | None = None,
+    ) -> None:
+        self._unet = _supported_unet(pipeline)
+        self._pipeline: Any
+        self._pipeline = pipeline
+        self._guidance = guidance
+        self._largest = max_resolution**2 if self_attention else 0
+        self._spans = locate_phrases(self._pipeline.tokenizer, prompts, phrases)
+        self.cross: dict[int, Tensor] = {}
+        self.self_attention: dict[int, Tensor] = {}
+        self.valid = self._spans.valid
+
+    def __enter__(self) -> AttentionRecorder:
+        self._images: int | None = None
+        self._means = Means(self._largest)
+        self._originals = dict(self._unet.attn_processors)
+        covers: dict[str, Any] = {name: RecordingProcessor(each, self._means) for name, each in self._originals.items()}
+        self._unet.set_attn_processor(covers)
+        self._hooks: list[RemovableHandle] = [
+            self._unet.register_forward_pre_hook(self._on_unet, with_kwargs=True),
+            self._pipeline.text_encoder.register_forward_pre_hook(self._on_text, with_kwargs=True),
+        ]
+        self._encoded = False
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._unet.set_attn_processor(dict(self._originals))
+        cross, own = self._means.mean("cross"), self._means.mean("self")
+        self.cross = {r: mean.transpose(1, 2).reshape(*mean.shape[::2], *size) for r, (mean, size) in cross.items()}
+        self.self_attention = {r: mean for r, (mean, _) in own.items()}
+        del self._means
+
+    def _on_text(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pipeline encodes its prompts first, then negative ones: they have to be the prompts recorded."""
+        ids = args[0] if args else kwargs["input_ids"]
+        if self._images is not None:
+            raise ValueError("a second pipeline call would be averaged into the first: one recorder block a call")
+        if not self._encoded and not torch.equal(ids.cpu(), self._spans.ids):
+            raise ValueError("the pipeline was called with other prompts than the recorder was given")
+        self._encoded = True
+
+    def _on_unet(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        guided = self._guided()
+        images, left = divmod(sample.shape[0], 2 if guided else 1)
+        each, over = divmod(images, len(self._spans.ids))
+        if left or over or images != (self._images or images):
+            raise ValueError(
+                f"{len(self._spans.ids)} prompts were given to the recorder, but the U-Net got a batch of "
+                f"{sample.shape[0]} {'with' if guided else 'without'} guidance"
+            )
+        if self._images is None:
+            self._images = images
+            self.valid = self._spans.valid.repeat_interleave(each, 0).to(sample.device)
+            weights = self._spans.weights.transpose(1, 2).repeat_interleave(each, 0)
+            self._means.weights = weights.to(sample.device)
+        self._means.size = tuple(sample.shape[-2:])
+        self._means.conditional = slice(images, None) if guided else slice(None)
+
+    def _guided(self) -> bool:
+        guided = self._guidance
+        if guided is None:
+            guided = getattr(self._pipeline, "do_classifier_free_guidance", None)
+        if guided is None:
+            raise ValueError("the pipeline does not say whether it guides: pass guidance=True or False")
+        return bool(guided)
+
+
+def _supported_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
+    unet: Any = getattr(pipeline, "unet", None)
+    if not isinstance(unet, UNet2DConditionModel):
+        held = getattr(pipeline, "transformer", unet)
+        raise UnsupportedPipelineError(f"{type(pipeline).__name__} samples with {type(held).__name__}; {_SUPPORTED}")
+    for name, processor in unet.attn_processors.items():
+        layer = unet.get_submodule(name.removesuffix(".processor"))
+        extras = [extra for extra in _EXTRAS if getattr(layer, extra, None) is not None]
+        if type(layer) is not Attention or type(processor) not in (AttnProcessor, AttnProcessor2_0) or extras:
+            found = ", ".join([type(layer).__name__, type(processor).__name__, *extras])
+            raise UnsupportedPipelineError(f"{name.removesuffix('.processor')} is {found}; {_SUPPORTED}")
+    supported: UNet2DConditionModel = unet
+    return supported

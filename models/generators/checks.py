@@ -1,0 +1,109 @@
+"""What a pipeline directory has to hold before anything of it is loaded: whole, of a known kind, and no pickles.
+
+Only names, JSON files and safetensors headers are read, so a check takes milliseconds for a model of any size.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+__all__ = ["PipelineError", "check_pipeline"]
+
+_PIPELINE = "StableDiffusionPipeline"
+# Component → classes, and what its folder must hold; the weights' stem is None where there are none
+_COMPONENTS: dict[str, tuple[set[str], str, str | None]] = {
+    "unet": ({"UNet2DConditionModel"}, "config.json", "diffusion_pytorch_model"),
+    "vae": ({"AutoencoderKL"}, "config.json", "diffusion_pytorch_model"),
+    "text_encoder": ({"CLIPTextModel"}, "config.json", "model"),
+    "tokenizer": ({"CLIPTokenizer", "CLIPTokenizerFast"}, "tokenizer_config.json", None),
+    "scheduler": (set(), "scheduler_config.json", None),  # any of diffusers' own
+}
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+_SAVE_AGAIN = "write the directory again with StableDiffusionPipeline.save_pretrained"
+
+
+class PipelineError(Exception):
+    """A directory that cannot be sampled from; the message names the file and the remedy."""
+
+
+def check_pipeline(path: str | Path) -> None:
+    """Raise `PipelineError` unless `path` holds a whole Stable Diffusion pipeline in safetensors.
+
+    Looked for, in this order: the directory and its model_index.json, pickles anywhere, the architecture, each
+    component's configuration, and its weights' every file, none of them cut short. A safety checker is not loaded and
+    so not looked at.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise PipelineError(f"{root} is not a directory: name a diffusers pipeline directory, or 'embedded'")
+    if not (root / "model_index.json").is_file():
+        raise PipelineError(f"{root} has no model_index.json, so is no diffusers pipeline: {_SAVE_AGAIN}")
+    _refuse_pickles(root)
+    index = _read_json(root / "model_index.json")
+    if index.get("_class_name") != _PIPELINE:
+        raise PipelineError(f"{root} is a {index.get('_class_name')}; supported is {_PIPELINE} (1.x and 2.x)")
+    for component in _COMPONENTS:
+        _check_component(root, component, index.get(component))
+
+
+def _refuse_pickles(root: Path) -> None:
+    pickles = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.suffix.lower() in _PICKLES)
+    if pickles:
+        raise PipelineError(
+            f"{root} holds pickles, which can run code when loaded: {', '.join(pickles)}. Delete them if the same "
+            f"weights are there as .safetensors; else convert them where you trust them and {_SAVE_AGAIN}"
+        )
+
+
+def _check_component(root: Path, name: str, entry: Any) -> None:
+    classes, config, stem = _COMPONENTS[name]
+    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    home = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
+    if library != home or not kind or (classes and kind not in classes):
+        wanted = " or ".join(sorted(classes)) or "one of its own"
+        raise PipelineError(f"{root}: {name} is {library}.{kind}; supported is {home}: {wanted}")
+    folder = root / name
+    described = _read_json(folder / config)
+    if stem is not None and home == "diffusers" and described.get("_class_name") != kind:
+        raise PipelineError(f"{folder / config} describes a {described.get('_class_name')}, model_index.json a {kind}")
+    for file in _weights(folder, stem) if stem else ():
+        _check_weights(file)
+    if name == "tokenizer" and not (_has(folder, "tokenizer.json") or _has(folder, "vocab.json", "merges.txt")):
+        raise PipelineError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt: {_SAVE_AGAIN}")
+
+
+def _has(folder: Path, *names: str) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def _weights(folder: Path, stem: str) -> list[Path]:
+    """The one file of weights, or all the files that an index names."""
+    index = folder / f"{stem}.safetensors.index.json"
+    names = set(_read_json(index)["weight_map"].values()) if index.is_file() else {f"{stem}.safetensors"}
+    return [folder / name for name in sorted(names)]
+
+
+def _check_weights(file: Path) -> None:
+    if not file.is_file():
+        raise PipelineError(f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}")
+    try:
+        with safe_open(file, framework="pt"):  # compares the header with the file's length
+            pass
+    except SafetensorError as error:
+        raise PipelineError(f"{file} is cut short or damaged ({error}): copy it again") from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}") from None
+    except ValueError as error:
+        raise PipelineError(f"{file} is not JSON ({error}): copy it again") from None
+    if not isinstance(content, dict):
+        raise PipelineError(f"{file} holds a {type(content).__name__}, not an object: copy it again")
+    return content

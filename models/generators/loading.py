@@ -1,0 +1,107 @@
+"""A pipeline directory into memory: once a process, from local safetensors only, never running code that it brings."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+from models.generators.checks import PipelineError, check_pipeline
+
+__all__ = ["fastest_dtype", "load_pipeline", "resolve_device", "resolve_dtype"]
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "pipeline"
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # they take no part in text → picture
+
+_loaded: dict[tuple[Path, str, torch.dtype], StableDiffusionPipeline] = {}
+_loading = threading.Lock()
+
+
+def load_pipeline(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> StableDiffusionPipeline:
+    """The pipeline in directory `path`, or the embedded one for "embedded", in evaluation mode and without its bar.
+
+    `device` and `dtype` as in `resolve_device` and `resolve_dtype`. The second call for the same model gives the same
+    object, from any thread. Raises `PipelineError` for a directory that `check_pipeline` refuses or diffusers cannot
+    open, and for a device that is not there.
+    """
+    root = (EMBEDDED if str(path) == "embedded" else Path(path)).resolve()
+    where = resolve_device(device)
+    key = (root, where, resolve_dtype(dtype, where))
+    with _loading:
+        if key not in _loaded:
+            check_pipeline(root)
+            _loaded[key] = _open(*key)
+        return _loaded[key]
+
+
+def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
+    options: dict[str, Any] = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False, "torch_dtype": dtype}
+    try:
+        pipeline: Any = StableDiffusionPipeline.from_pretrained(
+            root, local_files_only=True, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise PipelineError(f"diffusers cannot open {root}: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    opened: StableDiffusionPipeline = pipeline.to(device)
+    return opened
+
+
+def resolve_device(device: str) -> str:
+    """`device`, or for "auto" the best there is: cuda, mps, cpu. Raises `PipelineError` if it is not there."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in present.items() if there)
+    kind, _, number = device.partition(":")
+    if not present.get(kind) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+        there = ", ".join(name for name, is_there in present.items() if is_there)
+        raise PipelineError(f"device {device!r} is not on this machine, which has: {there}. 'auto' takes the best")
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """The precision called `dtype`; "auto" is float32 on a CPU and float16 elsewhere.
+
+    Never a matter of timing, because precision changes the pictures: a run restarted on another machine would go on
+    with others. Whoever wants the faster one measures it with `fastest_dtype` and names it in the settings.
+    """
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.float16
+    if dtype not in _DTYPES:
+        raise PipelineError(f"dtype {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+@torch.no_grad()
+def fastest_dtype(pipeline: StableDiffusionPipeline, *, repeats: int = 3) -> str:
+    """Name of the precision in which a U-Net step is fastest here: float32 or bfloat16 on a CPU, else either half.
+
+    Measured, as processors differ: with AVX-512's bf16 instructions bfloat16 is twice as fast, without them 5-80 times
+    slower. The U-Net is copied for it; the pipeline stays as it is.
+    """
+    unet: Any = pipeline.unet
+    names = ("float32", "bfloat16") if unet.device.type == "cpu" else ("float16", "bfloat16")
+    return min(names, key=lambda name: _seconds_a_step(copy.deepcopy(unet).to(_DTYPES[name]), repeats))
+
+
+def _seconds_a_step(unet: UNet2DConditionModel, repeats: int) -> float:
+    model: Any = unet
+    config, like = model.config, {"device": model.device, "dtype": model.dtype}
+    size = config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    latents = torch.zeros(2, config.in_channels, height, width, **like)
+    text = torch.zeros(2, 77, config.cross_attention_dim, **like)
+    seconds = []
+    for _ in range(repeats + 1):  # the first warms up
+        start = time.perf_counter()
+        model(latents, 1, encoder_hidden_states=text).sample.sum().item()  # item() waits for the device
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
