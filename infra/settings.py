@@ -21,7 +21,20 @@ from infra.credentials import public, refuse_written
 from infra.sources import SettingsError, explain, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
-__all__ = ["ComputeSettings", "GeneratorSettings", "PlanSettings", "Settings", "SettingsError", "check_same_run"]
+__all__ = [
+    "ComposeSettings",
+    "ComputeSettings",
+    "EvaluateSettings",
+    "GeneratorSettings",
+    "PlanSettings",
+    "RefineSettings",
+    "SelectSettings",
+    "Settings",
+    "SettingsError",
+    "StoreSettings",
+    "TrainSettings",
+    "check_same_run",
+]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

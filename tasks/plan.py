@@ -10,15 +10,14 @@ size changes `shard` only. Prompts are worded as the drawn world's own, from wha
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from prefect import task
 
 from infra.settings import Settings, check_same_run
 from infra.store import Store
@@ -36,13 +35,9 @@ from tasks.prompts import (
 )
 
 __all__ = [
-    "Cost",
     "PlanError",
-    "Shards",
-    "estimate",
     "load_tokenizer",
     "make_plan",
-    "plan_run",
     "resolve_budget",
     "start_run",
 ]
@@ -50,31 +45,6 @@ __all__ = [
 TokenCounter = Callable[[list[str]], Sequence[int]]
 
 CLIP_TOKENS = 77  # positions of Stable Diffusion's text encoder
-
-
-@dataclass(frozen=True)
-class Shards:
-    """The shards of a plan, by the stage that makes their images, and how many images are generated and composed."""
-
-    generated: tuple[int, ...]
-    composed: tuple[int, ...]
-    generated_images: int
-    composed_images: int
-
-    @classmethod
-    def of(cls, plan: pd.DataFrame) -> Shards:
-        """The shards of a plan table."""
-        composed = plan["kind"] == "composed"
-        first, second = (tuple(plan.loc[rows, "shard"].drop_duplicates().tolist()) for rows in (~composed, composed))
-        return cls(first, second, int((~composed).sum()), int(composed.sum()))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a plan will take: seconds of one worker (None: unknown) and bytes in the store."""
-
-    seconds: float | None
-    bytes: int
 
 
 def make_plan(
@@ -162,17 +132,10 @@ def _check_lengths(plan: pd.DataFrame, count_tokens: TokenCounter, max_tokens: i
         )
 
 
-def estimate(plan: pd.DataFrame, seconds_per_image: float | None, bytes_per_image: int) -> Cost:
-    """Cost of a plan, from seconds a generated image and bytes a sample."""
-    generated = int((plan["kind"] != "composed").sum())
-    seconds = None if seconds_per_image is None else generated * seconds_per_image
-    return Cost(seconds, len(plan) * bytes_per_image)
-
-
 def start_run(
     store: Store, settings: Settings, *, count_tokens: TokenCounter | None = None, max_tokens: int = CLIP_TOKENS
-) -> tuple[Settings, pd.DataFrame]:
-    """Write the run's settings and plan, or find them written; return the settings, budget resolved, and the plan.
+) -> Settings:
+    """Write `runs/<name>/settings.json` and `plan.parquet`, or find them; return the settings with their budget resolved.
 
     A stored run goes on with its own budget and plan, whatever champion or shard size there is now. Raises
     `SettingsError` if the run was started with other settings, and what `make_plan` raises, before writing anything.
@@ -183,29 +146,33 @@ def start_run(
     if stored:
         check_same_run(stored, settings)
         if store.exists(table):
-            return settings, store.read_table(table)
+            return settings
     plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
     if not stored:
         store.write_json(record, settings.record())
     check_same_run(store.read_json(record), settings)  # another run of this name may have started meanwhile
     store.write_table(table, plan)
-    return settings, plan
+    return settings
 
 
 def resolve_budget(store: Store, settings: Settings, record: dict[str, Any] | None = None) -> Settings:
     """Settings with their own budget; else that of the run's stored `record`; else what the champion's evaluation left.
 
-    Only this run's classes are taken from the champion; without one, and without a budget, all weights are equal.
+    Without any, all weights are equal.
     """
     if settings.plan.budget is not None:
         return settings
-    if record is not None:
-        budget = record["settings"]["plan"]["budget"]
-    else:
-        champion = store.read_json("champion.json") if store.exists("champion.json") else {}
-        names = settings.load_vocabulary().names
-        budget = {name: weight for name, weight in (champion.get("budget") or {}).items() if name in names} or None
+    budget = record["settings"]["plan"]["budget"] if record else _champion_budget(store, settings)
     return settings.model_copy(update={"plan": settings.plan.model_copy(update={"budget": budget})})
+
+
+def _champion_budget(store: Store, settings: Settings) -> dict[str, float] | None:
+    """The champion's weights for this run's classes, scaled to a mean of 1, which is what a class new to it has."""
+    champion = store.read_json("champion.json") if store.exists("champion.json") else {}
+    names = settings.load_vocabulary().names
+    budget = {name: weight for name, weight in champion.get("budget", {}).items() if name in names}
+    mean = math.fsum(budget.values()) / max(len(budget), 1)
+    return {name: round(weight / mean, 6) for name, weight in budget.items()} if mean else None
 
 
 def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
@@ -221,12 +188,3 @@ def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
         )
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return lambda prompts: [len(ids) for ids in tokenizer(prompts)["input_ids"]], tokenizer.model_max_length
-
-
-@task(name="plan")
-def plan_run(settings: Settings) -> tuple[Settings, Shards]:
-    """Start the run of these settings, or take it up again: `start_run` in their store, with their tokenizer."""
-    count_tokens, max_tokens = load_tokenizer(settings.generator.path)
-    store = Store.open(settings.store.url, settings.store.options)
-    settings, plan = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
-    return settings, Shards.of(plan)

@@ -14,7 +14,9 @@ from infra.store import Store
 from infra.vocabulary import Vocabulary, VocabularyError, has_word
 from models.embedded import world
 from models.embedded.architecture import MAX_TOKENS, build_tokenizer
-from tasks.plan import PlanError, Shards, estimate, load_tokenizer, make_plan, start_run
+from tasks.plan import PlanError, load_tokenizer, make_plan, start_run
+
+PLAN = "runs/nightly/plan.parquet"
 
 
 def night(**sections: Any) -> Settings:
@@ -99,8 +101,8 @@ def test_the_budget_also_weighs_prompts_of_several_objects() -> None:
 def test_the_shard_size_changes_the_shard_column_alone() -> None:
     small, large = (plan(plan={"shard_size": size}, compose={"images": 9}) for size in (7, 400))
     pd.testing.assert_frame_equal(small.drop(columns="shard"), large.drop(columns="shard"))
-    assert Shards.of(small).generated == tuple(range(58))
-    assert Shards.of(large) == Shards((0,), (1,), 400, 9)
+    assert small["shard"].tolist() == [*(row // 7 for row in range(400)), *[58] * 7, *[59] * 2]
+    assert large["shard"].tolist() == [0] * 400 + [1] * 9
 
 
 def test_composed_rows_have_shards_of_their_own_and_sources_in_the_plan() -> None:
@@ -177,24 +179,26 @@ def test_a_class_word_missing_from_its_prompt_is_an_error() -> None:
         make_plan(night(), mute)
 
 
-def test_the_estimate_counts_what_is_generated() -> None:
-    cost = estimate(plan(compose={"images": 100}), 0.5, 1000)
-    assert (cost.seconds, cost.bytes) == (200.0, 500_000)
-    assert estimate(plan(), None, 1).seconds is None
-
-
 def test_a_run_taken_up_again_keeps_its_plan(store: Store) -> None:
-    settings, first = start_run(store, night())
-    again, second = start_run(store, night(plan={"shard_size": 3}, compute={"workers": 2}))
-    pd.testing.assert_frame_equal(first, second)
+    settings = start_run(store, night())
+    first = store.read_table(PLAN)
+    again = start_run(store, night(plan={"shard_size": 3}, compute={"workers": 2}))
+    pd.testing.assert_frame_equal(store.read_table(PLAN), first)
     assert again.identity == settings.identity == store.read_json("runs/nightly/settings.json")["identity"]
 
 
+def test_a_plan_in_the_store_is_the_plan_that_was_made(store: Store) -> None:
+    start_run(store, night(compose={"images": 5}))
+    pd.testing.assert_frame_equal(store.read_table(PLAN), plan(compose={"images": 5}))
+
+
 def test_a_run_of_the_same_name_and_other_settings_is_refused_and_loses_nothing(store: Store) -> None:
-    _, first = start_run(store, night())
+    start_run(store, night())
+    first = store.read_bytes(PLAN)
     with pytest.raises(SettingsError, match=r"run 'nightly' .* plan.multi was 0.3, is 0.2"):
         start_run(store, night(plan={"multi": 0.2}))
-    pd.testing.assert_frame_equal(start_run(store, night())[1], first)
+    start_run(store, night())
+    assert store.read_bytes(PLAN) == first
 
 
 def test_a_run_that_cannot_be_planned_writes_nothing(store: Store) -> None:
@@ -204,21 +208,21 @@ def test_a_run_that_cannot_be_planned_writes_nothing(store: Store) -> None:
 
 
 def test_a_run_killed_between_settings_and_plan_is_planned_again(store: Store) -> None:
-    _, first = start_run(store, night())
-    store.delete("runs/nightly/plan.parquet")
-    pd.testing.assert_frame_equal(start_run(store, night())[1], first)
+    start_run(store, night())
+    first = store.read_bytes(PLAN)
+    store.delete(PLAN)
+    start_run(store, night())
+    assert store.read_bytes(PLAN) == first
 
 
 def test_the_champion_s_budget_is_taken_once_and_kept(store: Store) -> None:
-    store.write_json("champion.json", {"budget": {"car": 5.0, "a class of another vocabulary": 3.0}})
-    settings, first = start_run(store, night())
-    assert settings.plan.budget == {"car": 5.0}
-    store.write_json("champion.json", {"budget": {"tree": 9.0}})
-    again, second = start_run(store, night())
-    assert again == settings
-    pd.testing.assert_frame_equal(first, second)
+    store.write_json("champion.json", {"budget": {"car": 0.3, "tree": 0.1, "a class of another vocabulary": 0.6}})
+    settings = start_run(store, night())
+    assert settings.plan.budget == {"car": 1.5, "tree": 0.5}
+    store.write_json("champion.json", {"budget": {"bus": 9.0}})
+    assert start_run(store, night()) == settings
 
 
 def test_a_budget_in_the_settings_wins_over_the_champion_s(store: Store) -> None:
     store.write_json("champion.json", {"budget": {"car": 5.0}})
-    assert start_run(store, night(plan={"budget": {"bus": 2.0}}))[0].plan.budget == {"bus": 2.0}
+    assert start_run(store, night(plan={"budget": {"bus": 2.0}})).plan.budget == {"bus": 2.0}
