@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_settings
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-__all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_layers"]
+__all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
@@ -81,6 +83,18 @@ def read_layers(
     ]
 
 
+def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Model:
+    """A model without tables from flags and a file, the environment left aside. Raises `SettingsError`."""
+    layers = [
+        Layer("from --set {path}", dict(map(_split_flag, flags))),
+        Layer(f"from {file}, {{path}}", _read_file(model, file) if file else {}),
+    ]
+    try:
+        return model.model_validate(merge(layers))
+    except ValidationError as error:
+        raise SettingsError(explain(error, layers, model)) from None
+
+
 def _split_flag(flag: str) -> tuple[str, str]:
     path, equals, text = flag.partition("=")
     if not equals or not path.strip():
@@ -109,7 +123,7 @@ def _decode(value: Any, place: str) -> Any:
         raise SettingsError(f"{place}: a value that begins with {value[0]!r} has to be JSON") from None
 
 
-def _read_file(model: type[BaseSettings], file: Path) -> dict[str, Any]:
+def _read_file(model: type[BaseModel], file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise SettingsError(f"there is no configuration file {file}; give a .toml or .yaml file")
     if file.suffix not in _READERS:

@@ -135,7 +135,7 @@ def _check_lengths(plan: pd.DataFrame, count_tokens: TokenCounter, max_tokens: i
 def start_run(
     store: Store, settings: Settings, *, count_tokens: TokenCounter | None = None, max_tokens: int = CLIP_TOKENS
 ) -> Settings:
-    """Write `runs/<name>/settings.json` and `plan.parquet`, or find them; return the settings with their budget resolved.
+    """Write `runs/<name>/settings.json` and `plan.parquet`, or find them; return the settings with a budget.
 
     A stored run goes on with its own budget and plan, whatever champion or shard size there is now. Raises
     `SettingsError` if the run was started with other settings, and what `make_plan` raises, before writing anything.

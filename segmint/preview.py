@@ -1,0 +1,49 @@
+"""The dry run: what a plan holds and what it will cost, before anything is started."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from infra.settings import Settings, check_same_run
+from infra.store import Store
+from segmint import console as show
+from tasks.estimate import estimate, measured_rate
+from tasks.plan import load_tokenizer, make_plan, resolve_budget
+
+__all__ = ["preview"]
+
+
+def preview(store: Store, settings: Settings, examples: int) -> None:
+    """Print counts, example prompts and cost of the plan of these settings; raise what starting the run would raise."""
+    record = f"runs/{settings.name}/settings.json"
+    stored = store.read_json(record) if store.exists(record) else None
+    settings = resolve_budget(store, settings, stored)
+    if stored:
+        check_same_run(stored, settings)
+    count_tokens, max_tokens = load_tokenizer(settings.generator.path)
+    plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
+    _counts(plan, settings)
+    shown = plan.head(examples)
+    show.table(
+        "Its first rows", ["id", "kind", "prompt"], list(zip(shown["id"], shown["kind"], shown["prompt"], strict=True))
+    )
+    show.console.print(f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}")
+    show.console.print(
+        f"{len(plan)} images in {plan['shard'].nunique()} shards; {_cost(store, settings, plan)}", soft_wrap=True
+    )
+
+
+def _counts(plan: pd.DataFrame, settings: Settings) -> None:
+    kinds = list(plan["kind"].value_counts().items())
+    show.table(f"Plan of run {settings.name!r}", ["kind", "images"], kinds)
+    counts = plan["classes"].explode().value_counts()
+    names = settings.load_vocabulary().names
+    show.table("Images that name a class", ["class", "images"], [(name, int(counts.get(name, 0))) for name in names])
+
+
+def _cost(store: Store, settings: Settings, plan: pd.DataFrame) -> str:
+    rate = measured_rate(store, settings)
+    if rate is None:
+        return "the cost is not known: no shard in this store was made with this generator; a run of a few images tells"
+    cost = estimate(plan, rate.seconds, rate.bytes, settings.compute.workers)
+    return f"about {show.duration(cost.seconds)} and {show.size(cost.bytes)}, as in run {rate.measured_on!r}"

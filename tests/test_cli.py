@@ -1,0 +1,201 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infra.settings import Settings
+from infra.store import Store, publish_version, write_shard
+from models.embedded.architecture import build_tokenizer
+from segmint import console
+from segmint.cli import app
+from tasks.plan import start_run
+from tasks.progress import Event
+
+
+class Shell:
+    """Runs a command line and keeps what it said."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capture = folder, capture
+        self.store = Store.open(str(folder / "store"))
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            app([*words, "--set", f"store.url={self.store.url}"])
+        said = self._capture.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    for name in ("PREFECT_LOGGING_LEVEL", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, "ERROR")  # so that what the command line sets is undone
+    monkeypatch.setattr(console.console, "_width", 200)
+    return Shell(tmp_path, capsys)
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> str:
+    """A flag that names a generator directory with a tokenizer, which is all that planning needs."""
+    build_tokenizer().save_pretrained(tmp_path / "generator" / "tokenizer")
+    return f"generator.path={tmp_path / 'generator'}"
+
+
+def publish(store: Store, version: str) -> None:
+    shard = f"versions/{version}/data/00000"
+    arrays: dict[str, Any] = {"image": np.ones((2, 4, 4, 3), np.uint8), "label": np.zeros((2, 4, 4), np.uint8)}
+    write_shard(store, shard, arrays, pd.DataFrame({"id": ["a", "b"]}))
+    publish_version(store, version, shards=[shard], meta={})
+
+
+def test_help_starts_without_the_heavy_modules() -> None:
+    program = (
+        "import sys, segmint.cli\n"
+        "try: segmint.cli.app(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'prefect', 'pandas', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.endswith("[]\n")
+    assert all(
+        command in said.stdout
+        for command in ("run", "plan", "report", "verify", "versions", "train", "evaluate", "pretrain", "doctor")
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "report", "versions", "train", "evaluate", "doctor"])
+def test_a_wrong_setting_is_one_message_and_exit_2(shell: Shell, command: str) -> None:
+    code, out, err = shell(command, "--set", "plan.imges=3")
+    assert (code, out) == (2, "")
+    assert err == "unknown setting 'plan.imges' (from --set plan.imges): did you mean 'plan.images'?\n"
+
+
+def test_a_wrong_file_is_named(shell: Shell) -> None:
+    code, _, err = shell("plan", "--config", "nowhere.toml")
+    assert code == 2
+    assert err == "there is no configuration file nowhere.toml; give a .toml or .yaml file\n"
+
+
+def test_pretraining_has_settings_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app(["pretrain", "--set", "diffusion_step=3"])
+    assert "unknown setting 'diffusion_step' (from --set diffusion_step): did you mean" in capsys.readouterr().err
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    with pytest.raises(ValueError, match="unknown setting"):
+        app(["versions", "--debug", "--set", "stor=3"])
+
+
+def test_an_error_of_no_known_kind_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("shape")
+
+    monkeypatch.setattr("infra.store.list_versions", broken)
+    code, _, err = shell("versions")
+    assert code == 2
+    assert err == "KeyError: 'shape'\nAdd --debug to see where it came from.\n"
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(shell: Shell, tokenizer: str) -> None:
+    code, out, err = shell("plan", "--set", tokenizer, "--set", "plan.images=40", "--set", "classes=car,tree")
+    assert (code, err) == (0, "")
+    assert all(shown in out for shown in ("single", "negative", "multi", "car", "tree", "00000000"))
+    assert "40 images in 1 shards; the cost is not known" in out
+    assert shell.store.list("") == []
+
+
+def test_a_dry_run_tells_the_cost_from_shards_that_were_made(shell: Shell, tokenizer: str) -> None:
+    settings = Settings(name="last-night", generator={"path": tokenizer.partition("=")[2]})
+    shell.store.write_json("runs/last-night/settings.json", settings.record())
+    images = np.zeros((10, 4, 4, 3), np.uint8)
+    write_shard(
+        shell.store,
+        "runs/last-night/synthesize/00000",
+        {"image": images},
+        pd.DataFrame({"id": list("abcdefghij")}),
+        seconds=20,
+    )
+    _, out, _ = shell("plan", "--set", tokenizer, "--set", "plan.images=300")
+    assert "300 images in 5 shards; about 10 min and " in out
+    assert "as in run 'last-night'" in out
+
+
+def test_a_dry_run_tells_of_a_run_with_other_settings(shell: Shell, tokenizer: str) -> None:
+    start_run(shell.store, Settings(plan={"images": 10}))
+    code, _, err = shell("plan", "--set", tokenizer)
+    assert code == 2
+    assert "plan.images was 10, is 2000" in err
+
+
+def test_a_generator_that_is_not_there_is_told_before_anything_starts(shell: Shell) -> None:
+    code, _, err = shell("plan", "--set", "generator.path=nowhere")
+    assert code == 2
+    assert "nowhere/tokenizer is missing" in err
+
+
+def test_versions_are_listed_and_verified(shell: Shell) -> None:
+    assert "No version is published" in shell("versions")[1]
+    publish(shell.store, "monday-1")
+    publish(shell.store, "tuesday-2")
+    _, out, _ = shell("versions")
+    assert out.index("monday-1") < out.index("tuesday-2")
+    assert shell("verify", "monday-1") == (0, "version monday-1: every byte is as written\n", "")
+
+
+def test_verify_names_a_flipped_byte_and_exits_1(shell: Shell) -> None:
+    publish(shell.store, "monday-1")
+    file = next(
+        path for path in Path(shell.store.url).rglob("*.zarr/image/**/*") if path.is_file() and path.suffix != ".json"
+    )
+    content = bytearray(file.read_bytes())
+    content[5] ^= 1
+    file.write_bytes(content)
+    code, out, err = shell("verify", "monday-1")
+    assert (code, out) == (1, "")
+    assert "versions/monday-1/data/00000.zarr/image" in err
+
+
+def test_verify_of_what_is_not_there_lists_what_is(shell: Shell) -> None:
+    publish(shell.store, "monday-1")
+    code, _, err = shell("verify", "sunday-0")
+    assert code == 2
+    assert err.endswith("holds no run or version 'sunday-0'; there is: monday-1\n")
+
+
+def test_nothing_to_train_on_or_to_evaluate_is_said(shell: Shell) -> None:
+    assert "holds no published version; `segmint run` makes one" in shell("train")[2]
+    assert "has no champion; name a checkpoint" in shell("evaluate")[2]
+
+
+def test_the_doctor_exits_1_with_the_remedy(shell: Shell) -> None:
+    code, out, _ = shell("doctor", "--set", "generator.path=nowhere")
+    assert code == 1
+    assert "✗ │ generator" in out
+    assert "✓ │ store" in out
+    assert "set generator.path to 'embedded'" in out
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = console._Lines()
+    for event in (Event("refine", 0, 4), Event("refine", 1), Event("refine", 3)):
+        lines(event)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("refine      4 of 4 · ")
+    assert line.endswith("/s · 0 s left")
+
+
+def test_progress_adds_up_announcements_of_one_stage() -> None:
+    bars = console._Bars()
+    for event in (Event("select", 0, 4), Event("select", 4), Event("select", 0, 6), Event("select", 1)):
+        bars(event)
+    (task,) = bars.progress.tasks
+    assert (task.completed, task.total) == (5, 10)
+
+
+def test_amounts_are_told_as_people_say_them() -> None:
+    assert [console.duration(s) for s in (4.2, 600, 12_000)] == ["4 s", "10 min", "3 h 20 min"]
+    assert [console.size(b) for b in (12, 1.5e6, 2e12, 9e15)] == ["12 B", "2 MB", "2.0 TB", "9000.0 TB"]
