@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from infra.store.errors import CorruptShardError, MissingError, StoreError
+from infra.store.errors import CorruptShardError, MissingError, PublishedError, StoreError
 from infra.store.reader import ShardReader, read_shard
 from infra.store.shards import Marker, read_marker, write_shard
 from infra.store.store import Store
@@ -23,6 +23,7 @@ __all__ = [
     "Marker",
     "MissingError",
     "Problem",
+    "PublishedError",
     "SegmentationDataset",
     "ShardReader",
     "Store",

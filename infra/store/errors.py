@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CorruptShardError", "MissingError", "StoreError"]
+__all__ = ["CorruptShardError", "MissingError", "PublishedError", "StoreError"]
 
 
 class StoreError(Exception):
@@ -15,3 +15,7 @@ class MissingError(StoreError):
 
 class CorruptShardError(StoreError):
     """Bytes of a finished shard are gone or are not the ones that were written."""
+
+
+class PublishedError(StoreError):
+    """A published version takes no other content."""

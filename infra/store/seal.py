@@ -27,19 +27,20 @@ class FileSum:
 
 
 def seal(value: Mapping[str, Any]) -> bytes:
-    """Return `value` as JSON with a last key `digest`, the SHA-256 of all the text before it."""
+    """Return `value` as JSON with a last key `seal`, the SHA-256 of all the text before it."""
     body = json.dumps(value, sort_keys=True, ensure_ascii=False, default=plain)[:-1].encode()
     return body + _tail(body)
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """Return the value that `seal` was given, with its `digest`; ValueError if a byte of it changed."""
+    """Return the value that `seal` was given, ValueError if a byte of it changed."""
     body = data[: -len(_tail(b""))]
     if data != body + _tail(body):
-        raise ValueError("the digest does not fit the content")
+        raise ValueError("the seal does not fit the content")
     value: dict[str, Any] = json.loads(data)
+    del value["seal"]
     return value
 
 
 def _tail(body: bytes) -> bytes:
-    return b', "digest": "%s"}' % hashlib.sha256(body).hexdigest().encode()
+    return b', "seal": "%s"}' % hashlib.sha256(body).hexdigest().encode()

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from infra.store.errors import MissingError, StoreError
+from infra.store.errors import MissingError, PublishedError, StoreError
 from infra.store.layout import DTYPES, GROUP, Encoded, Layout, encode
 from infra.store.seal import FileSum, seal, unseal
 from infra.store.store import Store, parquet
@@ -52,7 +52,6 @@ class Marker:
     def from_bytes(cls, data: bytes) -> Marker:
         """Return the marker that was stored; ValueError if it is not one."""
         value = unseal(data)
-        del value["digest"]
         try:
             value["ids"] = tuple(value["ids"])
             value["fields"] = {k: Layout(tuple(v["shape"]), v["dtype"], v["codec"]) for k, v in value["fields"].items()}
@@ -133,13 +132,14 @@ def _payloads(
 
 def _finished(store: Store, path: str, marker: Marker, payloads: Mapping[str, _Payload]) -> Marker | None:
     """Return the marker that is there if the content is the same; clear the way if it differs and may be replaced."""
+    published = store.is_published(path)  # asked first: what is published has its markers
     previous = read_marker(store, path)
     if previous:
         same = _save(payloads, replace(marker, seconds=previous.seconds), lambda suffix, parts: None)
         if same.to_bytes() == previous.to_bytes():
             return previous
-    if store.is_published(path):
-        raise StoreError(f"{store.url}/{path}: this version is published and stays as it is; take another name")
+    if published:
+        raise PublishedError(f"{store.url}/{path}: this version is published and stays as it is; take another name")
     if previous:
         store.delete(f"{path}.json")  # first, so that a kill in between leaves an unfinished shard
         store.delete(f"{path}.zarr")

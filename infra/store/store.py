@@ -15,7 +15,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from infra.store.errors import StoreError
+from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
 
 __all__ = ["Place", "Store"]
@@ -88,7 +88,7 @@ class Store:
         if not self.is_published(path):
             self.place.put(path, [data])
         elif not self.exists(path) or self.read_bytes(path) != data:
-            raise StoreError(f"{self.url}/{path}: this version is published and stays as it is; take another name")
+            raise PublishedError(f"{self.url}/{path}: this version is published and stays as it is; take another name")
 
     def is_published(self, path: str) -> bool:
         """Whether `path` lies in a dataset version that has its manifest."""

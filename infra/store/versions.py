@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.store.errors import MissingError, StoreError
+from infra.store.errors import MissingError, PublishedError, StoreError
 from infra.store.seal import FileSum, seal, unseal
 from infra.store.shards import Marker, read_marker
 from infra.store.store import Store
@@ -41,7 +42,7 @@ class ShardSum:
 class Manifest:
     """What a version holds: shards by name, loose files by name, and what the publisher tells of it in `meta`.
 
-    `created` is in UTC, ISO 8601; `digest` is the SHA-256 of all the rest and so stands for every byte of the version.
+    `created` is in UTC, ISO 8601.
     """
 
     version: str
@@ -49,12 +50,16 @@ class Manifest:
     shards: Mapping[str, ShardSum]
     files: Mapping[str, FileSum]
     meta: Mapping[str, Any]
-    digest: str = ""
 
     @property
     def samples(self) -> int:
         """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all but `created`; stands for every byte of the version."""
+        return FileSum.of(replace(self, created="").to_bytes()).sha256
 
     @property
     def paths(self) -> list[str]:
@@ -63,9 +68,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest as it is stored."""
-        value = asdict(self)
-        del value["digest"]
-        return seal(value)
+        return seal(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -89,10 +92,11 @@ def publish_version(store: Store, version: str, *, shards: Sequence[str], meta: 
     try:
         published = read_version(store, version)
     except MissingError:
-        store.write_bytes(_path(version), manifest.to_bytes())
-        published = read_version(store, version)  # another run may have come first
-    if _content(published) != _content(manifest):
-        raise StoreError(
+        with suppress(PublishedError):  # another process came first
+            store.write_bytes(_path(version), manifest.to_bytes())
+        published = read_version(store, version)
+    if published.digest != manifest.digest:
+        raise PublishedError(
             f"version {version!r} is published with other content; versions never change: take another name"
         )
     return published
@@ -143,10 +147,6 @@ def _shard_sum(store: Store, path: str) -> ShardSum:
     if marker is None:
         raise StoreError(f"{store.url}/{path} is not finished; write the shard before the version is published")
     return ShardSum.of(marker)
-
-
-def _content(manifest: Manifest) -> bytes:
-    return replace(manifest, created="").to_bytes()
 
 
 def _readable(store: Store, version: str) -> Manifest | None:

@@ -1,0 +1,267 @@
+"""Versions: there whole or not at all, never changed, and every fault in one is named."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infra.store import (
+    Manifest,
+    MissingError,
+    Store,
+    StoreError,
+    list_versions,
+    publish_version,
+    read_shard,
+    read_version,
+    verify_run,
+    verify_version,
+    write_shard,
+)
+from tests.infra.conftest import Samples
+
+META = {"run": "nightly", "classes": {"1": "car"}, "counts": {"car": 7}}
+
+
+def publish(store: Store, samples: Samples, version: str = "v1", seed: int = 0, shards: int = 2) -> Manifest:
+    paths = [f"versions/{version}/data/{number:05d}" for number in range(shards)]
+    for number, path in enumerate(paths):
+        write_shard(store, path, *samples(3 + number, seed=seed + number))
+    store.write_bytes(f"versions/{version}/card.md", b"# A card\n")
+    return publish_version(store, version, shards=paths, meta=META)
+
+
+def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> None:
+    manifest = publish(any_store, samples)
+    assert read_version(any_store, "v1") == manifest
+    assert list_versions(any_store) == [manifest]
+    assert (manifest.samples, manifest.meta) == (7, META)
+    assert manifest.paths == ["versions/v1/data/00000", "versions/v1/data/00001"]
+    assert list(manifest.files) == ["card.md"]
+    assert (read_shard(any_store, manifest.paths[1])[0]["image"] == samples(4, seed=1)[0]["image"]).all()
+    assert verify_version(any_store, "v1") == []
+
+
+def test_versions_are_listed_by_age_and_then_by_name(store: Store, samples: Samples) -> None:
+    for name in ("second", "first", "twin"):
+        publish(store, samples, name)
+    times = {"first": "2026-01-01T00:00:00", "second": "2026-01-02T00:00:00", "twin": "2026-01-01T00:00:00"}
+    for name, created in times.items():
+        old = read_version(store, name)
+        Path(store.url, f"versions/{name}/manifest.json").write_bytes(replace(old, created=created).to_bytes())
+    assert [manifest.version for manifest in list_versions(store)] == ["first", "twin", "second"]
+
+
+def test_an_unknown_version_is_answered_with_those_there_are(store: Store, samples: Samples) -> None:
+    publish(store, samples)
+    with pytest.raises(MissingError, match=r"no version 'v2' is published .*there are: v1"):
+        read_version(store, "v2")
+
+
+KILLED = """
+import sys
+import numpy as np, pandas as pd
+from infra.store import Store, publish_version, write_shard
+store = Store.open(sys.argv[1])
+print(flush=True)
+for number in range(10**6):
+    path = f"versions/v{number}/data/00000"
+    write_shard(store, path, {"label": np.zeros((50, 300, 300), np.uint8)}, pd.DataFrame({"id": list(map(str, range(50)))}))
+    publish_version(store, f"v{number}", shards=[path], meta={})
+"""
+
+
+def test_a_publication_killed_before_its_manifest_is_invisible(store: Store) -> None:
+    begun = published = 0
+    while begun == published:  # a kill between two publications leaves none unfinished
+        with subprocess.Popen([sys.executable, "-c", KILLED, store.url], stdout=subprocess.PIPE) as publisher:
+            assert publisher.stdout
+            publisher.stdout.readline()
+            time.sleep(0.3)
+            publisher.send_signal(signal.SIGKILL)
+        begun, published = len(store.list("versions")), len(list_versions(store))
+    assert published == begun - 1
+    for manifest in list_versions(store):
+        assert verify_version(store, manifest.version) == []
+    with pytest.raises(MissingError, match=f"no version 'v{published}' is published"):
+        read_version(store, f"v{published}")
+
+
+PUBLISHES = """
+import json, os, sys
+import numpy as np, pandas as pd
+from infra.store import Store, publish_version, write_shard
+url, version, seed = sys.argv[1:]
+store = Store.open(url, json.loads(sys.stdin.readline()))
+print("ready", flush=True)
+sys.stdin.readline()
+paths = [f"versions/{version}/data/{number:05d}" for number in range(3)]
+for number, path in enumerate(paths):
+    image = np.random.default_rng([int(seed), number]).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    table = pd.DataFrame({"id": [f"{number}-{row}" for row in range(4)]})
+    write_shard(store, path, {"image": image, "label": image[..., 0]}, table, seconds=float(os.getpid()))
+publish_version(store, version, shards=paths, meta={"run": version})
+"""
+
+
+@pytest.mark.parametrize("names", [("night-a", "night-b"), ("night-a", "night-a")])
+def test_two_publications_at_once_both_survive(any_store: Store, names: tuple[str, str]) -> None:
+    seeds = ("0", "1" if len(set(names)) == 2 else "0")
+    with ExitStack() as stack:
+        publishers = []
+        for name, seed in zip(names, seeds, strict=True):
+            command = [sys.executable, "-c", PUBLISHES, any_store.url, name, seed]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            publishers.append(stack.enter_context(process))
+        for publisher in publishers:
+            tell(publisher, json.dumps(dict(any_store.options)))
+            assert publisher.stdout
+            assert publisher.stdout.readline() == "ready\n"
+        for publisher in publishers:
+            tell(publisher, "go")
+    assert [publisher.returncode for publisher in publishers] == [0, 0]
+    assert sorted(manifest.version for manifest in list_versions(any_store)) == sorted(set(names))
+    assert [verify_version(any_store, name) for name in names] == [[], []]
+
+
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def test_publishing_the_same_again_changes_nothing(any_store: Store, samples: Samples) -> None:
+    first = publish(any_store, samples)
+    assert publish(any_store, samples) == first
+
+
+def test_a_published_version_takes_no_other_content(any_store: Store, samples: Samples) -> None:
+    manifest = publish(any_store, samples)
+    with pytest.raises(StoreError, match="v1/data/00000: this version is published and stays as it is"):
+        write_shard(any_store, manifest.paths[0], *samples(3, seed=9))
+    with pytest.raises(StoreError, match="v1/data/00002: this version is published"):
+        write_shard(any_store, "versions/v1/data/00002", *samples(3, seed=9))
+    with pytest.raises(StoreError, match=r"v1/card\.md: this version is published"):
+        any_store.write_bytes("versions/v1/card.md", b"# Another\n")
+    with pytest.raises(StoreError, match=r"v1/manifest\.json: this version is published"):
+        any_store.write_bytes("versions/v1/manifest.json", b"{}")
+    with pytest.raises(StoreError, match="'v1' is published with other content; versions never change"):
+        publish_version(any_store, "v1", shards=manifest.paths[:1], meta=META)
+    assert read_version(any_store, "v1") == manifest
+    assert verify_version(any_store, "v1") == []
+
+
+def test_only_finished_shards_of_its_own_make_a_version(store: Store, samples: Samples) -> None:
+    write_shard(store, "runs/nightly/select/00000", *samples())
+    with pytest.raises(StoreError, match="data/00000 is not finished; write the shard before"):
+        publish_version(store, "v1", shards=["versions/v1/data/00000"], meta={})
+    for shards in ([], ["runs/nightly/select/00000"], ["versions/v1/data/00000"] * 2):
+        with pytest.raises(StoreError, match="needs shards versions/v1/data/<name>, each once"):
+            publish_version(store, "v1", shards=shards, meta={})
+    assert list_versions(store) == []
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+LABELS = "data/00001.zarr/label/c/0/0/0"
+FAULTS: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [
+    (LABELS, lambda data: flip(data, 5), "data/00001.zarr/label/c/0/0/0: has changed: damaged samples: 00010000$"),
+    (LABELS, lambda data: flip(data, -1), "label/c/0/0/0: the index of its chunks is cut off or damaged"),
+    (LABELS, lambda data: data[:-7], "label/c/0/0/0: the index .*; it has \\d+ bytes, \\d+ were written"),
+    (LABELS, lambda data: data[:20] + data, "label/c/0/0/0: has changed"),
+    (LABELS, None, "label/c/0/0/0: is missing"),
+    ("data/00000.zarr/image/c/0/0/0/0", lambda data: flip(data, 800), "has changed: damaged samples: 00000001$"),
+    ("data/00000.zarr/image/zarr.json", lambda data: data + b" ", "image/zarr.json: has 759 bytes instead of 758"),
+    ("data/00000.zarr/zarr.json", None, "00000.zarr/zarr.json: is missing"),
+    ("data/00000.parquet", lambda data: flip(data, 100), "00000.parquet: has changed: its checksum differs"),
+    ("data/00001.json", None, "data/00001.json: the shard is missing: it has no valid marker"),
+    ("data/00001.json", lambda data: flip(data, 50), "data/00001.json: the shard is missing: it has no valid marker"),
+    ("card.md", lambda data: flip(data, 3), "card.md: has changed"),
+    ("card.md", None, "card.md: is missing"),
+    ("manifest.json", lambda data: flip(data, 40), "manifest.json: .*the seal does not fit the content; restore it"),
+    ("manifest.json", lambda data: data[:-1], "manifest.json: .*the seal does not fit the content"),
+]
+
+
+@pytest.mark.parametrize(("path", "fault", "words"), FAULTS)
+def test_verify_names_each_fault(
+    store: Store, samples: Samples, path: str, fault: Callable[[bytes], bytes] | None, words: str
+) -> None:
+    publish(store, samples)
+    file = Path(store.url, "versions/v1", path)
+    if fault:
+        file.write_bytes(fault(file.read_bytes()))
+    else:
+        file.unlink()
+    problems = verify_version(store, "v1")
+    assert len(problems) == 1
+    pytest.raises(AssertionError, match=words).matches(AssertionError(str(problems[0])))
+
+
+def test_verify_names_a_whole_shard_that_is_gone(store: Store, samples: Samples) -> None:
+    publish(store, samples)
+    for suffix in (".zarr", ".parquet", ".json"):
+        store.delete(f"versions/v1/data/00001{suffix}")
+    assert [problem.path for problem in verify_version(store, "v1")] == ["versions/v1/data/00001.json"]
+
+
+def test_verify_finds_a_manifest_that_is_valid_but_wrong(store: Store, samples: Samples) -> None:
+    manifest = publish(store, samples)
+    path = Path(store.url, "versions/v1/manifest.json")
+    path.write_bytes(replace(manifest, shards={"00000": manifest.shards["00000"]}).to_bytes())
+    assert [str(problem) for problem in verify_version(store, "v1")] == [
+        "versions/v1/data/00001: is not in the manifest"
+    ]
+    swapped = {"00000": manifest.shards["00001"], "00001": manifest.shards["00000"]}
+    path.write_bytes(replace(manifest, shards=swapped).to_bytes())
+    assert [problem.what for problem in verify_version(store, "v1")] == ["is not the marker that was published"] * 2
+
+
+def test_verify_finds_any_flipped_byte(store: Store, samples: Samples) -> None:
+    write_shard(store, "versions/v1/data/00000", *samples(2, size=6))
+    publish_version(store, "v1", shards=["versions/v1/data/00000"], meta=META)
+    for file in (file for file in Path(store.url).rglob("*") if file.is_file()):
+        data = file.read_bytes()
+        for at in range(0, len(data), 1 if "/c/" in str(file) else 29):
+            file.write_bytes(flip(data, at))
+            problems = verify_version(store, "v1")
+            assert any(str(file).startswith(f"{store.url}/{problem.path}") for problem in problems), (file, at)
+        file.write_bytes(data)
+    assert verify_version(store, "v1") == []
+
+
+def test_a_version_with_a_damaged_manifest_is_not_listed(
+    store: Store, samples: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, samples, "v1")
+    publish(store, samples, "v2")
+    path = Path(store.url, "versions/v1/manifest.json")
+    path.write_bytes(flip(path.read_bytes(), 30))
+    assert [manifest.version for manifest in list_versions(store)] == ["v2"]
+    assert "versions/v1/manifest.json: the seal does not fit the content" in caplog.text
+
+
+def test_verify_names_the_shards_that_a_run_lacks(any_store: Store, samples: Samples) -> None:
+    any_store.write_json("runs/nightly/settings.json", {})
+    any_store.write_table("runs/nightly/plan.parquet", pd.DataFrame({"shard": [0, 0, 1, 1, 2]}))
+    for number in (0, 2):
+        write_shard(any_store, f"runs/nightly/refine/{number:05d}", *samples(seed=number))
+    assert [str(problem) for problem in verify_run(any_store, "nightly")] == [
+        "runs/nightly/refine/00001.json: the shard is missing: it has no valid marker"
+    ]
+    write_shard(any_store, "runs/nightly/refine/00001", *samples(seed=1))
+    assert verify_run(any_store, "nightly") == []
+    any_store.delete("runs/nightly/refine/00002.zarr/label/c/0/0/0")
+    assert [problem.what for problem in verify_run(any_store, "nightly")] == ["is missing"]
+    with pytest.raises(MissingError, match=r"no run 'daily' in .*there are: nightly"):
+        verify_run(any_store, "daily")
