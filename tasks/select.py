@@ -1,0 +1,212 @@
+"""Select: which samples may be published; every rejection has one reason.
+
+Follows DiffuMask's pre-filters and "count, rank, prune" (ICCV 2023, noise learning), with the label's agreement with a
+second label of the same image in place of a cross-validated network's, and Free-Mask's rule that only classes count
+which occur. A sample's verdict depends on it alone; only `prune` compares samples, over a whole run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import task
+
+from infra.settings import SelectSettings, Settings
+from infra.store import Marker, Store, read_marker, read_shard, write_shard
+from models.scenes import IGNORE, components
+from tasks.progress import Report
+
+__all__ = ["ALL", "NEGATIVE", "REASONS", "Reason", "prune", "select", "select_shard", "summarise"]
+
+Images = NDArray[Any]
+Labels = NDArray[np.uint8]
+
+Reason = Literal["nan", "black", "ignored", "missing class", "area", "components", "confidence", "disagreement", "rank"]
+REASONS: dict[Reason, str] = {  # the first that holds is given
+    "nan": "the model gave numbers that are not finite",
+    "black": "the image is black or of one colour",
+    "ignored": "too much of the label is unsure",
+    "missing class": "a class of the prompt has no pixel",
+    "area": "a class of the prompt is too small, the foreground too large, or there is one in a row without classes",
+    "components": "a class lies in too many pieces, or its largest piece is a small part of it",
+    "confidence": "the labelled pixels are too uncertain",
+    "disagreement": "a second label of the same image is too different",
+    "rank": "others of its class score higher",
+}
+ALL, NEGATIVE = "(all)", "(negative)"  # rows of a summary beside the classes
+
+MAX_IGNORED = 0.4  # of the image
+MIN_LARGEST = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
+SPECK = 0.001  # of the image; smaller pieces are not counted
+BLACK = 8  # brightest 8-bit level of an image that counts as black
+FLAT = 3  # 8-bit levels that each channel of a blank image spans at most; drawn snow spans 14 and more
+
+
+def select_shard(
+    images: Images, labels: Labels, table: pd.DataFrame, settings: SelectSettings, ids: Mapping[str, int]
+) -> pd.DataFrame:
+    """Verdicts on images (B, H, W, 3), 0..255, with labels (B, H, W), one row each.
+
+    `table` holds `row`, `id`, `kind` and `classes` as planned (no classes: a negative), `confidence` and `consistency`
+    in [0, 1] and perhaps `finite` (False: the model gave NaN); `ids` the label value of each name. The pieces of
+    composed rows are not judged, since their sources' were. Returned: `row`, `id`, `keep`,
+    `reason` (one of `REASONS`, "" if kept), `score` (confidence x consistency, 1 for negatives), `confidence`,
+    `consistency`, `coverage` and `ignored` (shares of the image), `components` and `largest` (of the worst class).
+    Raises `ValueError` for shapes that do not fit and for label values that no class has.
+    """
+    _check(images, labels, table, ids)
+    planned = _planned(table["classes"], ids)
+    columns = table[["row", "id", "confidence", "consistency"]].reset_index(drop=True)
+    columns = columns.join(_measure(labels, planned))
+    failed = _failures(images, table, columns, settings, np.asarray(~planned.any(1)))
+    reasons = np.array(["", *failed])
+    first = np.where(np.any([*failed.values()], 0), 1 + np.argmax([*failed.values()], 0), 0)
+    score = np.where(planned.any(1), columns["confidence"] * columns["consistency"], 1.0)
+    verdict = {"keep": first == 0, "reason": reasons[first], "score": np.nan_to_num(score)}
+    return pd.concat(
+        [columns[["row", "id"]], pd.DataFrame(verdict), columns.drop(columns=["row", "id", "least"])], axis=1
+    )
+
+
+def _check(images: Images, labels: Labels, table: pd.DataFrame, ids: Mapping[str, int]) -> None:
+    if images.shape != (*labels.shape, 3) or len(labels) != len(table):
+        raise ValueError(
+            f"images {images.shape}, labels {labels.shape} and a table of {len(table)} rows do not fit: "
+            f"(B, H, W, 3), (B, H, W) and B are needed; make the shard again"
+        )
+    known = np.isin(np.arange(IGNORE + 1), [0, IGNORE, *ids.values()])
+    wrong = ~known[labels].reshape(len(labels), -1).all(1)
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        value = int(labels[index][~known[labels[index]]][0])
+        raise ValueError(
+            f"label of {table['id'].iloc[index]} holds {value}; valid are 0, {IGNORE} and the vocabulary's ids "
+            f"{sorted(ids.values())}; make it with this vocabulary"
+        )
+
+
+def _planned(classes: pd.Series, ids: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Which label values each row's classes have (B, 256)."""
+    planned = np.zeros((len(classes), IGNORE + 1), np.bool_)
+    for row, names in enumerate(classes):
+        planned[row, [ids[name] for name in names]] = True
+    return planned
+
+
+def _measure(labels: Labels, planned: NDArray[np.bool_]) -> pd.DataFrame:
+    """Coverage, ignored share, least share of a planned class, and pieces."""
+    batch, pixels = len(labels), labels[0].size if len(labels) else 1
+    flat = labels.reshape(batch, -1) + (IGNORE + 1) * np.arange(batch)[:, None]
+    shares = np.bincount(flat.ravel(), minlength=batch * (IGNORE + 1)).reshape(batch, -1) / pixels
+    least = np.where(planned, shares, np.inf).min(1)
+    pieces = [_pieces(label) for label in labels]
+    return pd.DataFrame(
+        {
+            "coverage": shares[:, 1:IGNORE].sum(1),
+            "ignored": shares[:, IGNORE],
+            "least": least,
+            "components": np.array([count for count, _ in pieces], np.int64),
+            "largest": np.array([share for _, share in pieces], np.float64),
+        }
+    )
+
+
+def _pieces(label: Labels) -> tuple[int, float]:
+    """Pieces, specks left out, of the class that has most, and the least share of a class in its largest piece."""
+    areas: dict[int, list[int]] = {}
+    for component in components(label):
+        areas.setdefault(component.class_id, []).append(component.area)
+    counts = [sum(area >= SPECK * label.size for area in of_class) for of_class in areas.values()]
+    return max(counts, default=0), min((max(a) / sum(a) for a in areas.values()), default=1.0)
+
+
+def _failures(
+    images: Images, table: pd.DataFrame, measured: pd.DataFrame, settings: SelectSettings, negative: NDArray[np.bool_]
+) -> dict[Reason, NDArray[np.bool_]]:
+    """Which rows fail which test, the tests in the order of `REASONS`."""
+    finite = table["finite"].to_numpy(bool) if "finite" in table else np.ones(len(table), np.bool_)
+    brightest, darkest = (extreme((1, 2)).astype(np.float64) for extreme in (images.max, images.min))  # (B, 3)
+    low, high = settings.min_area, np.where(negative, 0.0, settings.max_area)
+    value = {name: measured[name].to_numpy() for name in measured.columns}
+    failed: dict[Reason, Any] = {
+        "nan": ~finite | ~np.isfinite(images).all((1, 2, 3)),
+        "black": (brightest <= BLACK).all(1) | (brightest - darkest <= FLAT).all(1),
+        "ignored": value["ignored"] > MAX_IGNORED,
+        "missing class": value["least"] == 0,
+        "area": (value["least"] < low) | (value["coverage"] > high),
+        "components": (table["kind"] != "composed").to_numpy()
+        & ((value["components"] > settings.max_components) | (value["largest"] < MIN_LARGEST)),
+        "confidence": ~negative & ~(value["confidence"] >= settings.min_confidence),  # NaN fails
+        "disagreement": ~negative & ~(value["consistency"] >= settings.min_consistency),
+    }
+    return {reason: np.asarray(failed[reason], np.bool_) for reason in get_args(Reason) if reason in failed}
+
+
+def prune(table: pd.DataFrame, share: float) -> pd.DataFrame:
+    """The verdicts of a whole run with only the top `share` of each class kept, by score, ties by row.
+
+    `table` holds `row`, `classes`, `keep`, `reason` and `score`. Of n kept rows of a class, floor(share n) stay, but at
+    least one, so that no class vanishes; a row of several classes has to stay in each. Counted in exact fractions:
+    0.29 of 100 are 29. Negatives stay.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of each class to keep is outside (0, 1]; 1 keeps all")
+    ranked = table[table["keep"]].explode("classes").dropna(subset="classes")
+    ranked = ranked.sort_values(["score", "row"], ascending=[False, True])
+    groups = ranked.groupby("classes")
+    allowed = groups["row"].transform("size").map(lambda n: max(1, math.floor(Fraction(str(share)) * n)))
+    beaten = table["row"].isin(ranked.loc[groups.cumcount() >= allowed, "row"])
+    return table.assign(keep=table["keep"] & ~beaten, reason=table["reason"].mask(beaten, "rank"))
+
+
+def summarise(tables: Iterable[pd.DataFrame], plan: pd.DataFrame) -> pd.DataFrame:
+    """Counts of verdicts by class (a row of several counts for each), and of `NEGATIVE` and `ALL` rows.
+
+    Index: class names, sorted; columns: `rows`, `kept`, `keep_rate`, and one for each reason.
+    """
+    verdicts = pd.concat(list(tables), ignore_index=True).merge(plan[["row", "classes"]], on="row")
+    single = verdicts.assign(classes=[list(names) or [NEGATIVE] for names in verdicts["classes"]]).explode("classes")
+    every = pd.concat([single, verdicts.assign(classes=ALL)])
+    counts = pd.crosstab(every["classes"], every["reason"]).reindex(columns=["", *REASONS], fill_value=0)
+    rows = counts.sum(axis=1)
+    counts = counts.rename(columns={"": "kept"}).rename_axis(index="class", columns=None)
+    counts.insert(0, "rows", rows)
+    counts.insert(2, "keep_rate", counts["kept"] / rows)
+    return counts
+
+
+@task(name="select", task_run_name="select-{shard}")
+def select(settings: Settings, shard: int) -> Marker:
+    """Judge one shard's samples, generated or composed, unless that is in the store."""
+    store = Store.open(settings.store.url, settings.store.options)
+    run = f"runs/{settings.name}"
+    path = f"{run}/select/{shard:05d}"
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    start = time.monotonic()
+    plan = store.read_table(f"{run}/plan.parquet")
+    with Report("select", f"{shard:05d}", int((plan["shard"] == shard).sum())) as report:
+        images, labels, table = _read(store, run, shard, plan)
+        verdicts = select_shard(images, labels, table, settings.select, settings.load_vocabulary().ids)
+        report(len(verdicts))
+    reasons = verdicts.loc[~verdicts["keep"], "reason"].value_counts().sort_index()
+    stats = {"kept": int(verdicts["keep"].sum()), "rejected": {name: int(count) for name, count in reasons.items()}}
+    return write_shard(store, path, {}, verdicts, stats, time.monotonic() - start)
+
+
+def _read(store: Store, run: str, shard: int, plan: pd.DataFrame) -> tuple[Images, Labels, pd.DataFrame]:
+    """Images, labels and columns of a shard, from the stages that made them."""
+    composed = bool((plan.loc[plan["shard"] == shard, "kind"] == "composed").all())
+    stages = ("compose", "compose") if composed else ("synthesize", "refine")
+    paths = [f"{run}/{stage}/{shard:05d}" for stage in stages]
+    pictures, _ = read_shard(store, paths[0], ["image"] if composed else ["image", "finite"])
+    labels, columns = read_shard(store, paths[1], ["label"])
+    table = columns[["row", "id", "confidence", "consistency"]].merge(plan[["row", "kind", "classes"]], on="row")
+    return pictures["image"], labels["label"], table.assign(finite=pictures.get("finite", True))
