@@ -24,7 +24,11 @@ def main(size: Size) -> list[Claim]:
     one, two = (made.table[counts == n].head(_PROMPTS[size]) for n in (1, 2))
     images = {n: made.read("synthesize", "image", rows) for n, rows in ((1, one), (2, two))}
     seen = {n: oracle.see(stack) for n, stack in images.items()}
-    grounds = [name == real for n, rows in ((1, one), (2, two)) for name, real in zip(seen[n].grounds, rows["background"], strict=True)]
+    grounds = [
+        name == real
+        for n, rows in ((1, one), (2, two))
+        for name, real in zip(seen[n].grounds, rows["background"], strict=True)
+    ]
     return [
         Claim("oracle on held-out truth, mIoU", oracle_miou(oracle, _PROMPTS[size]), ">= 0.97"),
         Claim("one-object prompts: named class and no other", shown(seen[1].labels, one), ">= 0.95"),
@@ -49,7 +53,11 @@ def shown(labels: NDArray[np.uint8], rows: pd.DataFrame) -> float:
     for label, names in zip(labels, rows["classes"], strict=True):
         areas = np.bincount(label.ravel(), minlength=max(ids.values()) + 1)[1:] / label.size
         right.append(set(np.flatnonzero(areas >= LEAST_AREA) + 1) == {ids[name] for name in names})
-    by_class = pd.Series(right, rows["classes"].map("+".join)).groupby(level=0).mean() if max(map(len, rows["classes"])) == 1 else {}
+    by_class = (
+        pd.Series(right, rows["classes"].map("+".join)).groupby(level=0).mean()
+        if max(map(len, rows["classes"])) == 1
+        else {}
+    )
     print(*(f"  {name}: {share:.2f}" for name, share in dict(by_class).items()), sep="\n")
     return float(np.mean(right))
 

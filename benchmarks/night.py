@@ -13,7 +13,7 @@ from benchmarks.claims import CACHE, Size
 from flows.nightly import nightly
 from infra.settings import Settings
 from infra.store import Store, read_shard
-from segmint.console import progress_bars
+from segmint.console import progress
 
 __all__ = ["Night", "night"]
 
@@ -45,15 +45,16 @@ def night(size: Size) -> Night:
         name=f"bench-{size}", seed=2026, store={"url": str(CACHE / "store")},
         plan={"images": _IMAGES[size], "multi": 0.25, "negatives": 0.02, "shard_size": 30 if size == "quick" else 100},
     )  # fmt: skip
-    with progress_bars():
-        manifest = nightly(settings)
+    with progress():
+        version = nightly(settings)
     store = Store.open(settings.store.url)
     plan = store.read_table(f"runs/{settings.name}/plan.parquet")
     tables = {
         stage: pd.concat(
-            read_shard(store, f"runs/{settings.name}/{stage}/{s:05d}", [])[1].drop(columns="id") for s in plan["shard"].unique()
+            read_shard(store, f"runs/{settings.name}/{stage}/{s:05d}", [])[1].drop(columns="id")
+            for s in plan["shard"].unique()
         )
         for stage in ("refine", "select")
     }
     table = plan.merge(tables["refine"], on="row").merge(tables["select"], on="row", suffixes=("", "_select"))
-    return Night(settings, store, manifest.version, table)
+    return Night(settings, store, version, table)

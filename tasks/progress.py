@@ -85,7 +85,9 @@ class Report:
             return
         percent, text = 100 * self._done / max(self._total, 1), self._describe()
         if self._artifact is None:
-            self._artifact = _identity(create_progress_artifact(percent, key=f"{self._stage}-{self._name}", description=text))
+            self._artifact = _identity(
+                create_progress_artifact(percent, key=f"{self._stage}-{self._name}", description=text)
+            )
         else:
             update_progress_artifact(self._artifact, percent, text)
 

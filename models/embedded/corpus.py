@@ -57,7 +57,9 @@ def open_corpus(folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_see
 
 def _draw_block(job: tuple[Path, int, int, int]) -> list[str]:
     folder, start, stop, first_seed = job
-    images, labels, grounds = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("images", "labels", "grounds"))
+    images, labels, grounds = (
+        np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("images", "labels", "grounds")
+    )
     order, captions = list(GROUNDS), []
     for row in range(start, stop):
         drawing = world.draw(first_seed + row)

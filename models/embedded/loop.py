@@ -90,7 +90,9 @@ def fit(
     return average
 
 
-def _update(modules: nn.ModuleDict, loss: Loss, optimiser: torch.optim.Optimizer, step: int, dtype: torch.dtype) -> float:
+def _update(
+    modules: nn.ModuleDict, loss: Loss, optimiser: torch.optim.Optimizer, step: int, dtype: torch.dtype
+) -> float:
     with _training(modules, dtype):
         value = loss(modules, step)
     value.backward()
@@ -141,7 +143,9 @@ def _restore(path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimis
     return int(state["step"])
 
 
-def _save(path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _save(
+    path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimiser: torch.optim.Optimizer, step: int
+) -> None:
     parts = {"modules": modules, "average": average, "optimiser": optimiser}
     temporary = path.with_suffix(".part")
     torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from models.embedded import world
 from models.embedded.corpus import Corpus
 from models.embedded.loop import Schedule, fit
-from models.embedded.training import to_unit
+from models.embedded.training import Reporter, ignore, to_unit
 
 __all__ = ["Oracle", "Seen", "load_oracle", "train_oracle"]
 
@@ -40,7 +40,11 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
     layers = [
         part
         for channels in (inputs, outputs)
-        for part in (nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+        for part in (
+            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
     ]
     return nn.Sequential(*layers)
 
@@ -72,7 +76,9 @@ class Oracle(nn.Module):
     def see(self, images: NDArray[np.uint8], batch: int = 64) -> Seen:
         """Label pictures (B, H, W, 3) uint8."""
         device = next(self.parameters()).device
-        every = [self(to_unit(images[i : i + batch], device)).argmax(1).byte().cpu() for i in range(0, len(images), batch)]
+        every = [
+            self(to_unit(images[i : i + batch], device)).argmax(1).byte().cpu() for i in range(0, len(images), batch)
+        ]
         ids = np.asarray(torch.cat(every))
         counts = np.stack([(ids == 1 + _CLASSES + g).sum((1, 2)) for g in range(len(_GROUNDS))], 1)
         return Seen(np.where(ids > _CLASSES, 0, ids).astype(np.uint8), [_GROUNDS[i] for i in counts.argmax(1)])
@@ -91,7 +97,9 @@ def save_oracle(oracle: nn.Module, path: Path = _WEIGHTS) -> None:
     save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state}, path)
 
 
-def train_oracle(corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu") -> Oracle:
+def train_oracle(
+    corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu", report: Reporter = ignore
+) -> Oracle:
     """Cross-entropy on exact labels; pictures flipped, blurred and shifted in tone, so it also reads generated ones."""
 
     def loss(modules: nn.ModuleDict, step: int) -> Tensor:
@@ -107,7 +115,7 @@ def train_oracle(corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int
 
     torch.manual_seed(0)
     modules = nn.ModuleDict({"oracle": Oracle()}).to(device, memory_format=torch.channels_last)
-    oracle = fit(modules, loss, schedule, folder)["oracle"]
+    oracle = fit(modules, loss, schedule, folder, report=lambda progress, _: report(progress))["oracle"]
     assert isinstance(oracle, Oracle)
     return oracle
 

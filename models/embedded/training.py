@@ -7,6 +7,7 @@ made the shipped weights are in MODEL_CARD.md.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.embedded.architecture import build_autoencoder, build_scheduler, build_text_encoder, build_tokenizer, build_unet
+from models.embedded.architecture import (
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+)
 from models.embedded.corpus import CAPTIONS, Corpus
 from models.embedded.loop import Progress, Schedule, fit
 
@@ -26,6 +33,12 @@ __all__ = ["encode_latents", "train_autoencoder", "train_diffusion"]
 DROP_PROMPT = 0.1  # share of empty prompts, for classifier-free guidance (Ho & Salimans 2022)
 _CROP = 64
 _KL = 1e-6  # as Stable Diffusion's autoencoder
+
+Reporter = Callable[[Progress], None]
+
+
+def ignore(progress: Progress) -> None:
+    """Report to nobody."""
 
 
 def to_unit(images: NDArray[np.uint8] | Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -38,7 +51,9 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return np.asarray(((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu())
 
 
-def train_autoencoder(corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu") -> AutoencoderKL:
+def train_autoencoder(
+    corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu", report: Reporter = ignore
+) -> AutoencoderKL:
     """L1 on pixels and on their differences at three scales, over random 64² crops; the average's weights are returned."""
 
     def loss(modules: nn.ModuleDict, step: int) -> Tensor:
@@ -52,7 +67,8 @@ def train_autoencoder(corpus: Corpus, folder: Path, schedule: Schedule, *, batch
         output = modules["vae"].decode(posterior.mean + posterior.std * noise).sample.float()
         return reconstruction(output, target) + _KL * posterior.kl().float().mean()
 
-    def report(progress: Progress, average: nn.ModuleDict) -> None:
+    def look(progress: Progress, average: nn.ModuleDict) -> None:
+        report(progress)
         if progress.step % 500 == 0:
             images = to_unit(corpus.images[:8], device)
             with torch.no_grad():
@@ -60,7 +76,7 @@ def train_autoencoder(corpus: Corpus, folder: Path, schedule: Schedule, *, batch
             save_sheet(folder / "sheet.png", np.stack([corpus.images[:8], to_bytes(output)]))
 
     modules = nn.ModuleDict({"vae": build_autoencoder()}).to(device, memory_format=torch.channels_last)
-    return fit(modules, loss, schedule, folder, report=report)["vae"]
+    return fit(modules, loss, schedule, folder, report=look)["vae"]
 
 
 def reconstruction(output: Tensor, target: Tensor) -> Tensor:
@@ -78,7 +94,9 @@ def reconstruction(output: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_latents(vae: AutoencoderKL, corpus: Corpus, path: Path, *, batch: int = 64) -> NDArray[np.float16]:
+def encode_latents(
+    vae: AutoencoderKL, corpus: Corpus, path: Path, *, dtype: torch.dtype = torch.float32, batch: int = 64
+) -> NDArray[np.float16]:
     """Posterior means of every picture, (n, 8, 16, 16) float16, unscaled; kept in `path`, resumed if stopped."""
     count, mark = len(corpus.images), path.with_suffix(".json")
     shape = (count, vae.config.latent_channels, 16, 16)
@@ -86,7 +104,7 @@ def encode_latents(vae: AutoencoderKL, corpus: Corpus, path: Path, *, batch: int
     latents = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, None if done else shape)
     device = next(vae.parameters()).device
     for start in range(done, count, batch):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             posterior = vae.encode(to_unit(corpus.images[start : start + batch], device)).latent_dist
         latents[start : start + batch] = posterior.mean.half().cpu().numpy()
         mark.write_text(str(start + batch))
@@ -102,6 +120,7 @@ def train_diffusion(
     *,
     batch: int = 32,
     device: str = "cpu",
+    report: Reporter = ignore,
 ) -> nn.ModuleDict:
     """v-prediction (Salimans & Ho 2022) on scaled latents, U-Net and text encoder together; returns the average."""
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
@@ -123,7 +142,7 @@ def train_diffusion(
 
     torch.manual_seed(0)
     parts = {"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)}
-    return fit(nn.ModuleDict(parts).to(device), loss, schedule, folder)
+    return fit(nn.ModuleDict(parts).to(device), loss, schedule, folder, report=lambda progress, _: report(progress))
 
 
 def save_sheet(path: Path, images: NDArray[np.uint8]) -> None:

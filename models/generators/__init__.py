@@ -5,7 +5,7 @@ made = generate(pipeline, ["a red car on sand"], [["car"]], seeds=[7], num_infer
 """
 
 from models.generators.checks import PipelineError, check_pipeline
-from models.generators.loading import fastest_dtype, load_pipeline, resolve_device, resolve_dtype
+from models.generators.loading import fastest_dtype, load_pipeline, pipeline_folder, resolve_device, resolve_dtype
 from models.generators.sampling import Generated, generate
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "fastest_dtype",
     "generate",
     "load_pipeline",
+    "pipeline_folder",
     "resolve_device",
     "resolve_dtype",
 ]

@@ -6,16 +6,22 @@ import copy
 import statistics
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextModel
+from transformers.utils import logging as transformers_logging
 
 from models.generators.checks import PipelineError, check_pipeline
 
-__all__ = ["fastest_dtype", "load_pipeline", "resolve_device", "resolve_dtype"]
+__all__ = ["fastest_dtype", "load_pipeline", "pipeline_folder", "resolve_device", "resolve_dtype"]
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "pipeline"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -25,6 +31,11 @@ _loaded: dict[tuple[Path, str, torch.dtype], StableDiffusionPipeline] = {}
 _loading = threading.Lock()
 
 
+def pipeline_folder(path: str | Path) -> Path:
+    """The directory of a pipeline; "embedded" is the one that ships with the project."""
+    return (EMBEDDED if str(path) == "embedded" else Path(path)).resolve()
+
+
 def load_pipeline(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> StableDiffusionPipeline:
     """The pipeline in directory `path`, or the embedded one for "embedded", in evaluation mode and without its bar.
 
@@ -32,7 +43,7 @@ def load_pipeline(path: str | Path, *, device: str = "auto", dtype: str = "auto"
     object, from any thread. Raises `PipelineError` for a directory that `check_pipeline` refuses or diffusers cannot
     open, and for a device that is not there.
     """
-    root = (EMBEDDED if str(path) == "embedded" else Path(path)).resolve()
+    root = pipeline_folder(path)
     where = resolve_device(device)
     key = (root, where, resolve_dtype(dtype, where))
     with _loading:
@@ -43,16 +54,42 @@ def load_pipeline(path: str | Path, *, device: str = "auto", dtype: str = "auto"
 
 
 def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
-    options: dict[str, Any] = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False, "torch_dtype": dtype}
+    local = {"local_files_only": True, "use_safetensors": True}
+    kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     try:
-        pipeline: Any = StableDiffusionPipeline.from_pretrained(
-            root, local_files_only=True, use_safetensors=True, **options
-        )
+        with _no_bars():
+            parts = {name: _open_model(kind, root / name, dtype=dtype, **local) for name, kind in kinds.items()}
+            unused = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False}
+            pipeline: Any = StableDiffusionPipeline.from_pretrained(root, **parts, **unused, **local)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PipelineError(f"diffusers cannot open {root}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     opened: StableDiffusionPipeline = pipeline.to(device)
     return opened
+
+
+def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """The model in `folder`; both libraries fill tensors that are not in the file with noise, and merely log it."""
+    model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
+    absent = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
+    if absent:
+        raise PipelineError(
+            f"{folder} lacks {len(absent)} tensors of the model that its config.json describes, such as {absent[0]}: "
+            f"configuration and weights are of different models, or the weights were not saved whole"
+        )
+    return model.eval()
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()
 
 
 def resolve_device(device: str) -> str:
@@ -87,21 +124,21 @@ def fastest_dtype(pipeline: StableDiffusionPipeline, *, repeats: int = 3) -> str
     Measured, as processors differ: with AVX-512's bf16 instructions bfloat16 is twice as fast, without them 5-80 times
     slower. The U-Net is copied for it; the pipeline stays as it is.
     """
-    unet: Any = pipeline.unet
+    parts: Any = pipeline
+    unet, tokens = parts.unet, parts.tokenizer.model_max_length
     names = ("float32", "bfloat16") if unet.device.type == "cpu" else ("float16", "bfloat16")
-    return min(names, key=lambda name: _seconds_a_step(copy.deepcopy(unet).to(_DTYPES[name]), repeats))
+    return min(names, key=lambda name: _seconds_a_step(copy.deepcopy(unet).to(_DTYPES[name]), tokens, repeats))
 
 
-def _seconds_a_step(unet: UNet2DConditionModel, repeats: int) -> float:
-    model: Any = unet
-    config, like = model.config, {"device": model.device, "dtype": model.dtype}
+def _seconds_a_step(unet: Any, tokens: int, repeats: int) -> float:
+    config, like = unet.config, {"device": unet.device, "dtype": unet.dtype}
     size = config.sample_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
     latents = torch.zeros(2, config.in_channels, height, width, **like)
-    text = torch.zeros(2, 77, config.cross_attention_dim, **like)
+    text = torch.zeros(2, tokens, config.cross_attention_dim, **like)
     seconds = []
     for _ in range(repeats + 1):  # the first warms up
         start = time.perf_counter()
-        model(latents, 1, encoder_hidden_states=text).sample.sum().item()  # item() waits for the device
+        unet(latents, 1, encoder_hidden_states=text).sample.sum().item()  # item() waits for the device
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])

@@ -1,7 +1,19 @@
 """Attention → label, as pure batched functions of tensors."""
 
-from models.masks.labels import Labels, label_maps
+from models.masks.labels import IGNORE, Labels, label_maps, otsu
 from models.masks.pamr import pamr
 from models.masks.propagation import merge_resolutions, propagate
+from models.masks.refinement import Refined, object_scores, refine_labels
 
-__all__ = ["Labels", "label_maps", "merge_resolutions", "pamr", "propagate"]
+__all__ = [
+    "IGNORE",
+    "Labels",
+    "Refined",
+    "label_maps",
+    "merge_resolutions",
+    "object_scores",
+    "otsu",
+    "pamr",
+    "propagate",
+    "refine_labels",
+]

@@ -23,7 +23,9 @@ def pamr(images: Tensor, scores: Tensor, iterations: int = 10, dilations: tuple[
     logits = -((colours - images.unsqueeze(2)).abs() / (_SCALE * deviation + 1e-6)).mean(1)
     weights = torch.softmax(logits, 1)  # (B, N, H, W)
     for _ in range(iterations):
-        scores = torch.stack([(_neighbours(s.unsqueeze(1), dilations)[:, 0] * weights).sum(1) for s in scores.unbind(1)], 1)
+        scores = torch.stack(
+            [(_neighbours(s.unsqueeze(1), dilations)[:, 0] * weights).sum(1) for s in scores.unbind(1)], 1
+        )
     return scores
 
 
@@ -33,4 +35,6 @@ def _neighbours(maps: Tensor, dilations: tuple[int, ...]) -> Tensor:
     reach = max(dilations)
     padded = F.pad(maps, (reach,) * 4, mode="replicate")
     shifts = [(y * d, x * d) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
-    return torch.stack([padded[..., reach + y : reach + y + height, reach + x : reach + x + width] for y, x in shifts], 2)
+    return torch.stack(
+        [padded[..., reach + y : reach + y + height, reach + x : reach + x + width] for y, x in shifts], 2
+    )

@@ -20,7 +20,9 @@ def merge_resolutions(cross: Mapping[int, Tensor], size: int) -> Tensor:
 
     Returns (B, W, size, size) float32 in [0, 1].
     """
-    resized = [F.interpolate(m.float(), size=(size, size), mode="bilinear", align_corners=False) for m in cross.values()]
+    resized = [
+        F.interpolate(m.float(), size=(size, size), mode="bilinear", align_corners=False) for m in cross.values()
+    ]
     return torch.stack([m / m.amax((-1, -2), keepdim=True).clamp_min(1e-12) for m in resized]).mean(0)
 
 

@@ -1,0 +1,110 @@
+"""How good are the labels: against the oracle on generated pictures, and against exact truth on drawn ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from numpy.typing import NDArray
+
+from benchmarks.claims import Claim, Size, run
+from benchmarks.night import night
+from infra.settings import Settings
+from infra.vocabulary import has_word
+from models.attention import AttentionRecorder
+from models.embedded import world
+from models.embedded.oracle import load_oracle
+from models.generators import load_pipeline
+from tasks.refine import refine_rows
+from tasks.select import select_shard
+from tasks.synthesize import phrases_of, spread_attention
+
+MIDDLE = 0.5  # noise level at which drawn pictures enter the schedule
+_TRUTHS = {"quick": 24, "default": 400, "full": 1000}
+_BATCH = 20
+
+
+def main(size: Size) -> list[Claim]:
+    made = night(size)
+    ids = made.settings.load_vocabulary().ids
+    one = made.table[made.table["classes"].map(len) == 1]
+    kept = one[one["keep"]]
+    oracle = load_oracle().see(made.read("synthesize", "image", kept)).labels
+    scores = class_means(made.read("refine", "label", kept), oracle, kept, ids)
+    print("label against oracle, by class:", scores.round(3).to_dict())
+    every, sound = against_truth(made.settings, _TRUTHS[size])
+    print(f"label against exact truth: {every:.3f} on all pictures, {sound:.3f} on those that select keeps")
+    return [
+        Claim("label against the oracle on kept one-object images, mean class IoU", float(scores.mean()), ">= 0.85"),
+        Claim("share of one-object images kept", float(one["keep"].mean()), ">= 0.6"),
+        Claim("label against exact truth on drawn scenes, all of them", every, ">= 0.78"),
+    ]
+
+
+def class_means(
+    labels: NDArray[np.uint8], reference: NDArray[np.uint8], rows: pd.DataFrame, ids: dict[str, int]
+) -> pd.Series[float]:
+    """Mean over a class's pictures of the named class's IoU, for each class; a pixel that is 255 counts as not labelled."""
+    names = rows["classes"].map(lambda classes: classes[0])
+    iou = [iou_of(*maps) for maps in zip(labels, reference, names.map(ids), strict=True)]
+    return pd.Series(iou, names).groupby(level=0).mean()
+
+
+def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) -> float:
+    """IoU of one class's pixels, 0 if it is in neither map."""
+    inside, real = label == class_id, truth == class_id
+    return float((inside & real).sum() / max((inside | real).sum(), 1))
+
+
+def against_truth(settings: Settings, count: int) -> tuple[float, float]:
+    """Held-out drawn one-object scenes, noised half way and denoised under the recorder: mean IoU, all and kept ones."""
+    rows, images, truth = drawn_rows(settings, count)
+    attention = np.concatenate([denoise(settings, batch, images[batch.index]) for batch in batches(rows)])
+    ids = settings.load_vocabulary().ids
+    labels, table = refine_rows(images, attention, rows, settings.refine, ids)
+    columns = table.assign(kind="single", classes=rows["classes"])
+    keep = select_shard(images, labels, columns, settings.select, ids)["keep"].to_numpy()
+    return class_means(labels, truth, rows, ids).mean(), class_means(labels[keep], truth[keep], rows[keep], ids).mean()
+
+
+def drawn_rows(settings: Settings, count: int) -> tuple[pd.DataFrame, NDArray[np.uint8], NDArray[np.uint8]]:
+    """A plan's columns for held-out one-object scenes, every class in turn, with their pictures and exact labels."""
+    classes, rows, drawings = settings.load_vocabulary().classes, [], []
+    for index in range(count):
+        entry, rng = classes[index % len(classes)], np.random.default_rng(world.HELD_OUT + index)
+        scene = world.sample_scene(rng, [entry.name])
+        prompt = world.describe(scene, rng)
+        words = [word for word in entry.words if has_word(prompt, word)]
+        rows.append({"row": index, "id": f"{index:08d}", "prompt": prompt, "classes": [entry.name], "words": words[:1],
+                     "background": scene.ground})  # fmt: skip
+        drawings.append(world.draw_scene(scene))
+    return pd.DataFrame(rows), np.stack([d.image for d in drawings]), np.stack([d.label for d in drawings])
+
+
+def batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(rows), _BATCH):
+        yield rows.iloc[start : start + _BATCH]
+
+
+def denoise(settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """The spread attention of the pictures' phrases while diffusers' own image-to-image pipeline takes the noise off."""
+    chosen = settings.generator
+    pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
+    sampler = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    sampler.set_progress_bar_config(disable=True)
+    vocabulary, prompts = settings.load_vocabulary(), list(rows["prompt"])
+    phrases = [phrases_of(row, vocabulary) for row in rows.to_dict("records")]
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    generators = [torch.Generator().manual_seed(int(row)) for row in rows["row"]]
+    with AttentionRecorder(sampler, prompts, phrases, self_attention=True) as recorder:
+        sampler(prompts, image=pixels, strength=MIDDLE, num_inference_steps=chosen.num_inference_steps,
+                guidance_scale=chosen.guidance_scale, generator=generators, output_type="latent")  # fmt: skip
+    cross, own = ({r: m.half().numpy() for r, m in maps.items()} for maps in (recorder.cross, recorder.self_attention))
+    return spread_attention(cross, own, settings.refine.affinity_power)[1]
+
+
+if __name__ == "__main__":
+    run("masks", main)

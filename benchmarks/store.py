@@ -1,0 +1,176 @@
+"""The sharded store against plain files: writing, reading back whole, and single samples at random.
+
+The same samples go to the same place in two ways. Plain PUT writes the very files that the store writes, each atomic and on
+the disk before the next step, as the store's are; plain GET reads them into memory and decodes nothing. The folder of
+PNG files holds the same images and labels. All are read from the page cache, which favours the plain ways. Contenders take
+turns, and the fastest of the rounds counts: whatever else runs on the machine only adds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from benchmarks.claims import CACHE, Claim, Size, run
+from infra.store import ShardReader, Store, read_shard, write_shard
+
+SAMPLES = {128: 2048, 512: 128}  # image side in pixels: samples a shard, 100 MB
+ROUNDS = 15
+RANDOM_READS = 200
+PNGS = 128  # files of each kind; the reads go to the same samples of the shard
+Samples = tuple[dict[str, np.ndarray], pd.DataFrame]
+Times = dict[str, list[float]]
+
+
+def scenes(count: int, side: int) -> Samples:
+    """Return photographs in small: shaded grounds with sensor noise, three discs each, and the discs' labels."""
+    random = np.random.default_rng(side)
+    y, x = np.mgrid[:side, :side]
+    image = np.empty((count, side, side, 3), np.uint8)
+    label = np.zeros((count, side, side), np.uint8)
+    for row in range(count):
+        waves = np.sin(x / random.uniform(8, 40)) + np.cos(y / random.uniform(8, 40))
+        picture = (128 + 40 * waves)[..., None] * random.uniform(0.6, 1.2, 3)
+        for _ in range(3):
+            centre, radius = random.uniform(0, side, 2), random.uniform(side / 10, side / 3)
+            disc = np.hypot(x - centre[0], y - centre[1]) < radius
+            label[row][disc] = random.integers(1, 11)
+            picture[disc] = picture[disc] / 2 + random.uniform(0, 128, 3)
+        image[row] = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255)
+    ids = [f"{row:08d}" for row in range(count)]
+    return {"image": image, "label": label}, pd.DataFrame({"id": ids, "prompt": "a small red car on wet sand"})
+
+
+def main(size: Size) -> list[Claim]:
+    counts = {128: 64, 512: 8} if size == "quick" else SAMPLES
+    rounds = 2 if size == "quick" else ROUNDS
+    worst: dict[str, float] = {}
+    for place, store in places(size):
+        for side, count in counts.items():
+            samples = scenes(count, side)
+            ratios = transfers(store, samples, rounds)
+            if place == "folder":
+                ratios["random"] = random_reads(store, samples, rounds)
+            for name, ratio in ratios.items():
+                key = f"{name}, {place}"
+                worst[key] = min(ratio, worst.get(key, np.inf))
+                print(f"{key}, {side}x{side}: {ratio:.2f}", flush=True)
+            store.delete("runs")
+    return [Claim(f"store / plain: {key}", worst[key], mark(key)) for key in sorted(worst)]
+
+
+def mark(key: str) -> str:
+    return ">= 2" if key.startswith("random") else ">= 0.8"
+
+
+def places(size: Size) -> Iterator[tuple[str, Store]]:
+    """Yield a folder and, unless quick, a bucket of a real S3 server on this machine."""
+    folder = CACHE / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield "folder", Store.open(str(folder))
+    shutil.rmtree(folder)
+    if size != "quick":
+        with bucket() as store:
+            yield "bucket", store
+
+
+@contextmanager
+def bucket() -> Iterator[Store]:
+    from tests.swift import Swift
+
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        server = Swift(Path(folder).resolve())
+        server.start()
+        try:
+            fresh = server.new_bucket()
+            yield Store.open(fresh.url, fresh.options)
+        finally:
+            server.stop()
+
+
+def transfers(store: Store, samples: Samples, rounds: int) -> dict[str, float]:
+    """Return plain PUT's time over the store's for writing a shard, and plain GET's for reading one whole."""
+    marker = write_shard(store, "runs/a/refine/00000", *samples)
+    names = [*marker.files, ".json"]
+    files = {name: store.read_bytes(f"runs/a/refine/00000{name}") for name in names}
+    with ThreadPoolExecutor(store.place.writers) as writers, ThreadPoolExecutor(store.place.readers) as readers:
+
+        def put(path: str) -> None:
+            list(writers.map(lambda name: store.place.put(path + name, [files[name]]), names))
+
+        def get() -> None:
+            list(readers.map(lambda name: store.read_bytes(f"runs/a/refine/00000{name}"), names))
+
+        written = writing(store, {"store": lambda path: write_shard(store, path, *samples), "plain": put}, rounds)
+        read = turns({"store": lambda: read_shard(store, "runs/a/refine/00000"), "plain": get}, rounds)
+    return {"write": told("write", written), "read": told("read", read)}
+
+
+def writing(store: Store, contenders: dict[str, Callable[[str], object]], rounds: int) -> Times:
+    times: Times = {name: [] for name in contenders}
+    for turn in range(rounds):
+        for name in list(contenders)[:: 1 if turn % 2 else -1]:
+            os.sync()  # nobody pays for another's bytes
+            times[name].append(seconds(lambda name=name: contenders[name]("runs/b/refine/00000")))
+            os.sync()
+            store.delete("runs/b")
+    return times
+
+
+def random_reads(store: Store, samples: Samples, rounds: int) -> float:
+    """Return PIL's time over the store's for reading image and label of samples drawn at random."""
+    arrays, table = samples
+    folder = Path(store.url, "runs", "png")
+    folder.mkdir(parents=True)
+    count = min(PNGS, len(table))
+    for row in range(count):
+        Image.fromarray(arrays["image"][row]).save(folder / f"{row}.png")
+        Image.fromarray(arrays["label"][row]).save(folder / f"{row}-label.png")
+    reader = ShardReader(store, "runs/a/refine/00000")
+    rows = np.random.default_rng(0).integers(0, count, RANDOM_READS).tolist()
+
+    def from_png() -> None:
+        for row in rows:
+            for path in (folder / f"{row}.png", folder / f"{row}-label.png"):
+                with Image.open(path) as image:
+                    np.array(image)
+
+    def from_shard() -> None:
+        for row in rows:
+            reader.sample(row)
+
+    return told("random", turns({"store": from_shard, "plain": from_png}, rounds))
+
+
+def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> Times:
+    times: Times = {name: [] for name in contenders}
+    for turn in range(rounds):
+        for name in list(contenders)[:: 1 if turn % 2 else -1]:
+            times[name].append(seconds(contenders[name]))
+    return times
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def told(what: str, times: Times) -> float:
+    for name, values in times.items():
+        print(f"  {what}, {name}: fastest {1e3 * min(values):.1f} ms, median {1e3 * float(np.median(values)):.1f} ms")
+    return min(times["plain"]) / min(times["store"])
+
+
+if __name__ == "__main__":
+    run("store", main)

@@ -1,0 +1,74 @@
+"""Publish: the kept samples of a run → an immutable dataset version, manifest last, and the event that tells of it."""
+
+from __future__ import annotations
+
+import time
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import task
+from prefect.events import emit_event
+
+from infra.settings import Settings
+from infra.store import Marker, Store, publish_version, read_marker, read_shard, write_shard
+from tasks.card import dataset_card
+
+__all__ = ["EVENT", "publish", "publish_shard", "version_of"]
+
+EVENT = "segmint.version.published"
+_COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
+
+
+def version_of(settings: Settings) -> str:
+    """Name of the version that this run publishes: the same settings always publish the same one."""
+    return f"{settings.name}-{settings.identity[:8]}"
+
+
+def kept_samples(
+    store: Store, run: str, shard: int, plan: pd.DataFrame
+) -> tuple[dict[str, NDArray[np.uint8]], pd.DataFrame]:
+    """Fields `image` and `label` of a shard's kept rows, and their columns of plan and selection."""
+    columns = read_shard(store, f"runs/{run}/select/{shard:05d}", [])[1]
+    rows = plan[plan["shard"] == shard]
+    pictures, labels = ("compose",) * 2 if (rows["kind"] == "composed").all() else ("synthesize", "refine")
+    keep = columns["keep"].to_numpy()
+    arrays = {
+        field: read_shard(store, f"runs/{run}/{stage}/{shard:05d}", [field])[0][field][keep]
+        for field, stage in (("image", pictures), ("label", labels))
+    }
+    table = rows[_COLUMNS].reset_index(drop=True).merge(columns.drop(columns=["id", "keep", "reason"]), on="row")
+    return arrays, table[keep].reset_index(drop=True)
+
+
+@task(name="publish-shard", task_run_name="publish-{shard}")
+def publish_shard(settings: Settings, shard: int) -> Marker:
+    """Copy one shard's kept samples into the version, unless they are there."""
+    store = Store.open(settings.store.url, settings.store.options)
+    path = f"versions/{version_of(settings)}/data/{shard:05d}"
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    start = time.monotonic()
+    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
+    arrays, table = kept_samples(store, settings.name, shard, plan)
+    return write_shard(store, path, arrays, table, {"kept": len(table)}, time.monotonic() - start)
+
+
+@task(name="publish")
+def publish(settings: Settings, shards: list[int]) -> str:
+    """Write card and vocabulary, then the manifest, which makes it a version; tell Prefect by an event; return its name."""
+    store, version = Store.open(settings.store.url, settings.store.options), version_of(settings)
+    vocabulary = settings.load_vocabulary()
+    folder = f"versions/{version}"
+    store.write_json(f"{folder}/vocabulary.json", vocabulary.model_dump(mode="json"))
+    paths = [f"{folder}/data/{shard:05d}" for shard in shards]
+    samples = pd.concat([store.read_table(f"{path}.parquet") for path in paths])
+    planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
+    store.write_bytes(f"{folder}/card.md", dataset_card(version, settings, samples, planned).encode())
+    meta = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
+    manifest = publish_version(store, version, shards=paths, meta=meta)
+    emit_event(
+        event=EVENT,
+        resource={"prefect.resource.id": f"segmint.dataset.{settings.name}", "prefect.resource.name": version},
+        payload={"version": version, "samples": manifest.samples, "settings": settings.resolved()},
+    )
+    return version

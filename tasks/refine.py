@@ -1,0 +1,72 @@
+"""Refine: image and attention → label map, 255 where unsure, and how far the label can be trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from prefect import task
+
+from infra.settings import RefineSettings, Settings
+from infra.store import Marker, Store, read_marker, read_shard, write_shard
+from models.masks import IGNORE, refine_labels
+from tasks.progress import Report
+
+__all__ = ["refine", "refine_rows"]
+
+
+def refine_rows(
+    images: NDArray[np.uint8],
+    attention: NDArray[np.float16],
+    rows: pd.DataFrame,
+    settings: RefineSettings,
+    ids: Mapping[str, int],
+) -> tuple[NDArray[np.uint8], pd.DataFrame]:
+    """Label maps (n, H, W) uint8 of images (n, H, W, 3) and maps (n, P, r, r); and columns a row.
+
+    Columns: `row`, `id`, `confidence` and `consistency` in [0, 1] (see `models.masks.refine_labels`), and `coverage` and
+    `ignored`, the shares of the image that are labelled with a class and unsure.
+    """
+    labels, columns = [], []
+    for image, maps, names in zip(images, attention, rows["classes"], strict=True):
+        refined = refine_labels(
+            torch.from_numpy(image)[None],
+            torch.from_numpy(maps.astype(np.float32))[None, : len(names) + 1],
+            [ids[name] for name in names],
+            iterations=settings.pamr_iterations,
+            band=settings.ignore_band,
+        )
+        label = refined.label[0].numpy()
+        labels.append(label)
+        columns.append((float(refined.confidence[0]), float(refined.consistency[0]), *_shares(label)))
+    table = pd.DataFrame(columns, columns=["confidence", "consistency", "coverage", "ignored"])
+    return np.stack(labels), rows[["row", "id"]].reset_index(drop=True).join(table)
+
+
+def _shares(label: NDArray[np.uint8]) -> tuple[float, float]:
+    unsure = label == IGNORE
+    return float(((label > 0) & ~unsure).mean()), float(unsure.mean())
+
+
+@task(name="refine", task_run_name="refine-{shard}")
+def refine(settings: Settings, shard: int) -> Marker:
+    """Label one shard's images, unless that is in the store."""
+    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    path = f"{run}/refine/{shard:05d}"
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    start = time.monotonic()
+    plan = store.read_table(f"{run}/plan.parquet")
+    rows = plan[plan["shard"] == shard]
+    arrays: dict[str, NDArray[Any]] = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention"])[0]
+    with Report("refine", f"{shard:05d}", len(rows)) as report:
+        ids = settings.load_vocabulary().ids
+        labels, table = refine_rows(arrays["image"], arrays["attention"], rows, settings.refine, ids)
+        report(len(rows))
+    stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
+    return write_shard(store, path, {"label": labels}, table, stats, time.monotonic() - start)

@@ -1,0 +1,96 @@
+"""Synthesize: rows of the plan → images, each with the attention of its class words and of its ground.
+
+Self-attention is large (2 MB an image at 32²), so attention is spread along it here, at once, and only the small result
+is stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from prefect import task
+
+from infra.settings import Settings
+from infra.store import Marker, Store, read_marker, write_shard
+from infra.vocabulary import Vocabulary, has_word
+from models.generators import generate, load_pipeline
+from models.masks import merge_resolutions, propagate
+from tasks.progress import Report
+
+__all__ = ["phrases_of", "synthesize", "synthesize_rows"]
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
+    """The phrases whose attention is recorded: the row's class words in order, then what the prompt calls its ground."""
+    synonyms = [s for b in vocabulary.backgrounds if b.name == row["background"] for s in b.synonyms]
+    grounds = [s for s in synonyms if has_word(row["prompt"], s)]
+    return [*row["words"], *sorted(grounds, key=len)[-1:]]
+
+
+def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
+    """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16, `finite` (n,) bool.
+
+    A row's last map is its ground's; maps beyond that are zero. `cross` is the mean over steps, layers, heads and
+    resolutions; `attention` is that spread `refine.affinity_power` steps along self-attention.
+    """
+    vocabulary, chosen = settings.load_vocabulary(), settings.generator
+    pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
+    parts: list[Arrays] = []
+    for batch in _batches(rows, chosen.batch_size):
+        made = generate(
+            pipeline,
+            list(batch["prompt"]),
+            [phrases_of(row, vocabulary) for row in batch.to_dict("records")],
+            [int(seed) for seed in batch["seed"]],
+            num_inference_steps=chosen.num_inference_steps,
+            guidance_scale=chosen.guidance_scale,
+            height=chosen.height,
+            width=chosen.width,
+        )
+        cross, spread = spread_attention(made.cross, made.self_attention, settings.refine.affinity_power)
+        finite = np.array([fault != "NaN" for fault in made.faults])
+        maps = {"cross": _pad(cross, phrases), "attention": _pad(spread, phrases)}
+        parts.append({"image": made.images, "finite": finite, **maps})
+        report(len(batch))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def spread_attention(
+    cross: Mapping[int, NDArray[np.float16]], affinity: Mapping[int, NDArray[np.float16]], power: int
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Maps (B, W, r, r) merged over resolutions, and the same after `power` steps along the finest self-attention."""
+    side = max(affinity)
+    merged = merge_resolutions({r: torch.from_numpy(maps) for r, maps in cross.items()}, side)
+    spread = propagate(merged, torch.from_numpy(affinity[side]).float(), power)
+    return merged.half().numpy(), spread.half().numpy()
+
+
+def _batches(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(rows), size):
+        yield rows.iloc[start : start + size]
+
+
+def _pad(maps: NDArray[np.float16], channels: int) -> NDArray[np.float16]:
+    return np.pad(maps, ((0, 0), (0, channels - maps.shape[1]), (0, 0), (0, 0)))
+
+
+@task(name="synthesize", task_run_name="synthesize-{shard}")
+def synthesize(settings: Settings, shard: int) -> Marker:
+    """Make one shard's images, unless they are in the store."""
+    store, path = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}/synthesize/{shard:05d}"
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
+    rows, phrases = plan[plan["shard"] == shard], 1 + int(plan["words"].map(len).max())
+    start = time.monotonic()
+    with Report("synthesize", f"{shard:05d}", len(rows)) as report:
+        arrays = synthesize_rows(rows, settings, phrases, report)
+    return write_shard(store, path, arrays, rows[["row", "id"]], {"images": len(rows)}, time.monotonic() - start)
