@@ -1,0 +1,167 @@
+"""What happens between the steps of a training, as mmengine hooks: learning rate, curve and progress, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from models.segmenters.openmmlab import Hook
+
+__all__ = ["Course", "Resume", "Schedule", "Snapshots", "TrainingError", "read_snapshot"]
+
+Row = dict[str, float]
+
+
+class TrainingError(RuntimeError):
+    """The training cannot go on; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Where an interrupted training is taken up from: a file, a bucket, a dict. `write` must store all or nothing."""
+
+    read: Callable[[], bytes | None]
+    write: Callable[[bytes], None]
+    seconds: float = 60.0  # between two snapshots; the work that an interruption can cost
+
+
+class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Sets each step's learning rate from the step alone: linear warm-up, then half a cosine down to zero."""
+
+    def __init__(self, peak: float, warmup: int, steps: int) -> None:
+        self._peak, self._warmup, self._steps = peak, warmup, steps
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, …"""
+        rise = min(1.0, (step + 1) / max(1, self._warmup))
+        return self._peak * rise * 0.5 * (1 + math.cos(math.pi * step / self._steps))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the rate of every parameter group."""
+        for group in runner.optim_wrapper.param_groups:
+            group["lr"] = self.rate(runner.iter)
+
+
+@dataclass
+class Course(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Keeps the curve, one row every `every` steps, and tells `progress` of each."""
+
+    steps: int
+    batch_size: int
+    every: int
+    progress: Callable[[Row], None] | None
+    rows: list[Row] = field(default_factory=list)
+
+    def before_train(self, runner: Any) -> None:
+        """Start the clock."""
+        self._losses: list[torch.Tensor] = []
+        self._since = time.perf_counter()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Note the loss; at a row's end, check it and report."""
+        assert outputs is not None  # mmengine's training loop always gives them
+        self._losses.append(outputs["loss"].detach())
+        step = runner.iter + 1
+        if step % self.every and step < self.steps:
+            return
+        row = {"step": step, "loss": float(torch.stack(self._losses).mean()), "learning_rate": _rate(runner)}
+        if not math.isfinite(row["loss"]):
+            raise TrainingError(f"loss is {row['loss']} at step {step}: lower learning_rate={row['learning_rate']:.1e}")
+        seconds = time.perf_counter() - self._since
+        self.rows.append(row)
+        if self.progress:
+            speed = len(self._losses) * self.batch_size / seconds
+            self.progress({**row, "steps": self.steps, "images_per_second": speed})
+        self._losses, self._since = [], time.perf_counter()
+
+
+def _rate(runner: Any) -> float:
+    return float(runner.optim_wrapper.param_groups[0]["lr"])
+
+
+class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Takes a training up from `saved` tensors, and writes new ones at the end of a curve's row.
+
+    The state is whole: weights, AdamW's moments, torch's generators and the curve, so that the steps after it are those
+    of a training never interrupted. It is one safetensors file with its JSON notes as a tensor of bytes.
+    """
+
+    priority = "LOW"  # after `Course` has closed its row
+
+    def __init__(
+        self, snapshots: Snapshots, notes: dict[str, Any], course: Course, saved: Mapping[str, Any] | None
+    ) -> None:
+        self._snapshots, self._notes, self._course, self._saved = snapshots, notes, course, saved
+
+    def before_train(self, runner: Any) -> None:
+        """Put the saved state in place of the fresh one."""
+        self._written = time.monotonic()
+        if self._saved is None:  # what was probed on this machine is settled from here on
+            self._snapshots.write(self._pack(runner, 0))
+            return
+        tensors, notes = self._saved["tensors"], self._saved["notes"]
+        runner.model.load_state_dict(_under(tensors, "model."))
+        _load_optimizer(runner.optim_wrapper.optimizer, _under(tensors, "optimizer."))
+        _set_generators(_under(tensors, "generator."))
+        runner.train_loop._iter = notes["step"]
+        self._course.rows.extend(notes["curve"])
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write a snapshot if one is due."""
+        step = runner.iter + 1
+        due = time.monotonic() - self._written >= self._snapshots.seconds
+        if due and step < self._course.steps and self._course.rows and self._course.rows[-1]["step"] == step:
+            self._snapshots.write(self._pack(runner, step))
+            self._written = time.monotonic()
+
+    def _pack(self, runner: Any, step: int) -> bytes:
+        notes = json.dumps({**self._notes, "step": step, "curve": self._course.rows})
+        tensors = {f"model.{name}": value for name, value in runner.model.state_dict().items()}
+        for index, moments in runner.optim_wrapper.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"generator.{name}": value for name, value in _generators().items()}
+        tensors["notes"] = torch.frombuffer(bytearray(notes.encode()), dtype=torch.uint8)
+        return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state to go on from, {"tensors", "notes"}; None without one, or if it is of a training with other notes."""
+    content = snapshots.read() if snapshots else None
+    if content is None:
+        return None
+    tensors = safetensors.torch.load(content)
+    found = json.loads(bytes(tensors.pop("notes").tolist()))
+    same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in notes.items())
+    return {"tensors": tensors, "notes": found} if same else None
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, moment = name.partition(".")
+        state.setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_generators(states: Mapping[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,122 @@
+"""mmengine and mmsegmentation, imported without their warnings and used without their traces.
+
+Both keep process-wide state: named loggers that print, message hubs, scopes, the multiprocessing start method, OpenCV's
+threads, seeded global generators. Inside `isolated()` they may; when it is left, all of it is as it was.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import random
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    # torch.jit.script is deprecated, mmcv comes without compiled operators, mmseg without an optional package
+    warnings.simplefilter("ignore")
+    import mmseg.datasets
+    import mmseg.models  # noqa: F401  (fills the registry)
+    from mmengine.config import Config, ConfigDict
+    from mmengine.hooks import Hook
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.optim import AmpOptimWrapper, OptimWrapper
+    from mmengine.registry import DefaultScope
+    from mmengine.runner import Runner
+    from mmengine.structures import PixelData
+    from mmengine.visualization import Visualizer
+    from mmseg.models.decode_heads.segformer_head import SegformerHead
+    from mmseg.registry import MODELS
+    from mmseg.structures import SegDataSample
+
+__all__ = [
+    "MODELS",
+    "AmpOptimWrapper",
+    "Config",
+    "ConfigDict",
+    "Hook",
+    "OptimWrapper",
+    "PixelData",
+    "QuietRunner",
+    "SegDataSample",
+    "SegformerHead",
+    "isolated",
+    "revert_sync_batchnorm",
+]
+
+_LOCK = threading.RLock()  # the state above is the process's, so one training at a time has it
+_MANAGED = (MMLogger, MessageHub, Visualizer, DefaultScope)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Let mmengine change process-wide state and undo it on leaving; warnings of its own are not shown."""
+    with _LOCK, warnings.catch_warnings(), _random_state_kept():
+        warnings.simplefilter("ignore")
+        instances = {cls: dict(cls._instance_dict) for cls in _MANAGED}
+        start_method, threads = multiprocessing.get_start_method(allow_none=True), cv2.getNumThreads()
+        MMLogger.get_instance("segmint", log_level="ERROR")  # models log to whichever logger came last
+        DefaultScope.get_instance("segmint", scope_name="mmseg")  # parts of a model are looked up there
+        try:
+            yield
+        finally:
+            for cls, before in instances.items():
+                _forget(cls, before)
+            multiprocessing.set_start_method(start_method, force=True)
+            cv2.setNumThreads(threads)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _forget(cls: Any, before: dict[str, Any]) -> None:
+    for name, instance in cls._instance_dict.items():
+        if name not in before and isinstance(instance, logging.Logger):
+            for handler in instance.handlers:
+                handler.close()
+    cls._instance_dict.clear()
+    cls._instance_dict.update(before)
+
+
+class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
+    """mmengine's Runner on a given device that prints nothing and writes nothing."""
+
+    def __init__(self, *, device: str, **options: Any) -> None:
+        self._device = device
+        hooks = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+        super().__init__(default_hooks=dict.fromkeys(hooks), default_scope="mmseg", **options)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: torch.nn.Module) -> torch.nn.Module:
+        """Move the model to the device."""
+        return model.to(self._device)
+
+    def build_logger(self, *args: Any, **options: Any) -> Any:
+        """A logger without a file."""
+        return MMLogger.get_instance(self.experiment_name, log_level="ERROR")
+
+    def build_visualizer(self, *args: Any, **options: Any) -> Any:
+        """A visualizer without a folder."""
+        return Visualizer.get_instance(self.experiment_name)
+
+    def dump_config(self) -> None:
+        """Write no configuration: the checkpoint holds it."""
+
+    def _log_env(self, env_cfg: Any) -> None:
+        """Start no compilers and no git to describe the machine."""

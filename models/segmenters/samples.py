@@ -1,0 +1,132 @@
+"""Any labelled set as the batches mmsegmentation trains on, augmented.
+
+A labelled set is any torch `Dataset` of items {"image": uint8 (3, H, W) RGB, "label": uint8 (H, W), "id": str} with
+label ids 0, 1, … and 255 = ignore. What is drawn for position n of a training depends on (seed, n) alone, so neither
+the number of loading processes nor an interruption changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from functools import lru_cache
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from models.metrics import IGNORE
+from models.segmenters.openmmlab import PixelData, SegDataSample
+
+__all__ = ["LabelledItem", "TrainingView", "augment", "collate"]
+
+# Photometric jitter: factors of contrast and saturation, and brightness in shares of the range. Mild next to
+# mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because colour is part of what tells small classes apart.
+_CONTRAST, _SATURATION, _BRIGHTNESS = (0.8, 1.25), (0.7, 1.3), 0.08
+_LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+class LabelledItem(TypedDict):
+    """One item of a labelled set."""
+
+    image: Tensor
+    label: Tensor
+    id: str
+
+
+class TrainingView(Dataset[dict[str, Any]]):
+    """`length` training positions over a labelled set, shuffled anew each epoch, from position `start` on."""
+
+    def __init__(
+        self,
+        samples: Dataset[Any],
+        *,
+        length: int,
+        num_classes: int,
+        crop: tuple[int, int],
+        scale: tuple[float, float],
+        seed: int,
+        start: int = 0,
+    ) -> None:
+        self._samples, self._length, self._start = samples, length, start
+        self._num_classes, self._crop, self._scale, self._seed = num_classes, crop, scale, seed
+
+    def __len__(self) -> int:
+        return self._length - self._start
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        position += self._start
+        size = len(cast(Sized, self._samples))
+        epoch, place = divmod(position, size)
+        item = self._samples[int(_order(self._seed, epoch, size)[place])]
+        _check_item(item, self._num_classes)
+        rng = np.random.default_rng((self._seed, 1, position))
+        image, label = augment(item["image"], item["label"], rng, crop=self._crop, scale=self._scale)
+        sample = SegDataSample(metainfo={"ori_shape": self._crop, "img_shape": self._crop})
+        sample.gt_sem_seg = PixelData(data=label.long()[None])
+        return {"inputs": image, "data_samples": sample}
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(size)
+
+
+def _check_item(item: LabelledItem, num_classes: int) -> None:
+    image, label = item["image"], item["label"]
+    if image.ndim != 3 or image.shape[1:] != label.shape:
+        raise ValueError(
+            f"sample {item['id']}: image {tuple(image.shape)} and label {tuple(label.shape)} do not fit; "
+            "give (3, H, W) and (H, W) of one size"
+        )
+    ids = label[label != IGNORE]
+    if ids.numel() and int(ids.max()) >= num_classes:
+        raise ValueError(
+            f"sample {item['id']}: label id {int(ids.max())}, but there are {num_classes} classes "
+            f"(0..{num_classes - 1}); correct the label, or train with the vocabulary it was made with"
+        )
+
+
+def augment(
+    image: Tensor, label: Tensor, rng: np.random.Generator, *, crop: tuple[int, int], scale: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """A random view of a sample: mirrored, scaled by `scale`, cut to `crop`, colours jittered; uint8 like the input.
+
+    Image (3, H, W) and label (H, W) in; (3, *crop) and (*crop) out. Beyond the picture the image is black and the label
+    255. Scales are drawn log-uniformly, so that growing and shrinking are as likely.
+    """
+    if rng.random() < 0.5:
+        image, label = image.flip(-1), label.flip(-1)
+    factor = float(np.exp(rng.uniform(*np.log(scale))))
+    size = [max(1, round(side * factor)) for side in label.shape]
+    if size != list(label.shape):
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=factor < 1)[0]
+        label = F.interpolate(label[None, None], size, mode="nearest")[0, 0]
+    top, left = (int(rng.integers(min(0, a - b), max(0, a - b) + 1)) for a, b in zip(size, crop, strict=True))
+    return _jitter(_cut(image, top, left, crop, 0), rng), _cut(label, top, left, crop, IGNORE)
+
+
+def _cut(values: Tensor, top: int, left: int, crop: tuple[int, int], fill: int) -> Tensor:
+    """The window (…, *crop) at (top, left); `fill` where it stands out of `values`."""
+    bottom, right = (
+        start + side - have for start, side, have in zip((top, left), crop, values.shape[-2:], strict=True)
+    )
+    return F.pad(values, (-left, right, -top, bottom), value=fill)
+
+
+def _jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
+    contrast, saturation = (float(np.exp(rng.uniform(*np.log(span)))) for span in (_CONTRAST, _SATURATION))
+    brightness = float(rng.uniform(-_BRIGHTNESS, _BRIGHTNESS))
+    grey = _LUMA.expand(3, 3)
+    mixing = contrast * (saturation * torch.eye(3) + (1 - saturation) * grey)
+    offset = 127.5 * (1 - contrast) + 255 * brightness
+    coloured = mixing @ image.flatten(1).float() + offset
+    return coloured.clamp_(0, 255).to(torch.uint8).view_as(image)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """A batch as mmsegmentation's data preprocessor takes it."""
+    return {key: [item[key] for item in items] for key in ("inputs", "data_samples")}

@@ -1,0 +1,131 @@
+"""Promote: the better of champion and challenger, and what each class gets of the next night.
+
+    champion.json   checkpoint, version, evaluation: the best so far · budget: the next night's share of each class
+
+The pointer moves only between evaluations of the same set. Doing it again with the same checkpoint changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+
+from infra.settings import Settings
+from infra.store import Store, read_version
+from tasks.evaluate import evaluation_path
+from tasks.select import summarise
+from tasks.train import read_meta
+
+__all__ = ["Decision", "decide", "keep_rates", "next_budget", "promote"]
+
+LEAST, MOST = 0.5, 2.0  # bounds of a class's share, in equal shares: no class starves, none takes the night
+LEAST_NEED = 0.05  # even a perfect class goes on being made
+LEAST_KEPT = 0.1  # a class that is hardly ever kept is a matter of prompts and masks, not of more images
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the challenger takes the champion's place, and why."""
+
+    moved: bool
+    reason: str
+
+
+def decide(champion: Mapping[str, Any] | None, challenger: Mapping[str, Any]) -> Decision:
+    """Compare two entries of `checkpoint` and `evaluation`; `champion` None is a vacant place.
+
+    The challenger wins by a higher `miou` on the set with the same fingerprint, and on no other ground.
+    """
+    if champion is None:
+        return Decision(True, "there was no champion")
+    if champion["checkpoint"] == challenger["checkpoint"]:
+        return Decision(False, "it is the champion already")
+    held, offered = champion["evaluation"], challenger["evaluation"]
+    if held["fingerprint"] != offered["fingerprint"]:
+        return Decision(
+            False,
+            f"champion {champion['checkpoint']} was measured on {held['set']} ({held['fingerprint'][:12]}), not on "
+            f"{offered['set']} ({offered['fingerprint'][:12]}); evaluate it on that, then promote again",
+        )
+    sign = ">" if offered["miou"] > held["miou"] else "<="
+    return Decision(sign == ">", f"mIoU {offered['miou']:.4f} {sign} {held['miou']:.4f} of {champion['checkpoint']}")
+
+
+def next_budget(iou: Mapping[str, float | None], kept: Mapping[str, float]) -> dict[str, float]:
+    """Share of the next night's images of each class in `kept`, weaker classes more; the shares sum to 1.
+
+    Class c needs w_c = max(1 - IoU_c, LEAST_NEED) / max(kept_c, LEAST_KEPT): what it lacks, in images that have to be
+    generated for one that is kept. Shares are w_c / Σ w, moved into [LEAST, MOST] / number of classes with the rest
+    scaled to make up for it. `iou` is by class name; a class that was not measured counts as the mean of the others.
+    """
+    names = sorted(kept)
+    if not names:
+        raise ValueError("no class was planned; nothing to share the next night among")
+    lacking = np.array([1 - value if (value := iou.get(name)) is not None else np.nan for name in names])
+    mean = np.nanmean(lacking) if not np.isnan(lacking).all() else 1.0
+    need = np.maximum(np.where(np.isnan(lacking), mean, lacking), LEAST_NEED)
+    weights = need / np.maximum([kept[name] for name in names], LEAST_KEPT)
+    shares = _bounded(weights, LEAST / len(names), MOST / len(names))
+    return {name: round(float(share), 6) for name, share in zip(names, shares, strict=True)}
+
+
+def _bounded(weights: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """clip(s·weights, low, high) with the scale s at which it sums to 1, found by halving."""
+    bottom, top = 0.0, high / weights.min()
+    for _ in range(100):  # the sum grows with s, from below 1 to above
+        middle = (bottom + top) / 2
+        bottom, top = (middle, top) if np.clip(middle * weights, low, high).sum() < 1 else (bottom, middle)
+    shares: NDArray[np.float64] = np.clip(top * weights, low, high)
+    return shares
+
+
+def keep_rates(store: Store, run: str) -> dict[str, float]:
+    """Share of a run's planned rows of each class that select kept, by class name; none if the run is gone."""
+    if not store.exists(f"runs/{run}/plan.parquet"):
+        return {}
+    plan = store.read_table(f"runs/{run}/plan.parquet")
+    folder = f"runs/{run}/select"
+    tables = [store.read_table(f"{folder}/{name}") for name in store.list(folder) if name.endswith(".parquet")]
+    rates = summarise(tables, plan)["keep_rate"]
+    return {name: float(rate) for name, rate in rates.items() if not name.startswith("(")}
+
+
+@task(name="promote", task_run_name="promote-{checkpoint}")
+def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, Any]:
+    """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion; return champion.json and why.
+
+    The champion is taken as evaluated on that same set, if it was. The budget comes from the IoU of who stands and the
+    keep rates of the run that the challenger's version came from.
+    """
+    store = Store.open(settings.store.url, settings.store.options)
+    challenger = _entry(store, checkpoint, fingerprint)
+    before = store.read_json("champion.json") if store.exists("champion.json") else None
+    champion = _on_same_set(store, before, fingerprint)
+    decision = decide(champion, challenger)
+    standing = challenger if decision.moved or champion is None else champion
+    standing = {**standing, "budget": _budget(store, standing["evaluation"]["iou"], challenger["version"])}
+    if standing != before:
+        store.write_json("champion.json", standing)
+    return {**standing, "moved": decision.moved, "reason": decision.reason}
+
+
+def _budget(store: Store, iou: Mapping[str, float | None], version: str) -> dict[str, float]:
+    meta = read_version(store, version).meta
+    return next_budget(iou, dict.fromkeys(meta["classes"], 1.0) | keep_rates(store, meta["run"]))
+
+
+def _entry(store: Store, checkpoint: str, fingerprint: str) -> dict[str, Any]:
+    evaluation = store.read_json(evaluation_path(checkpoint, fingerprint))
+    return {"checkpoint": checkpoint, "version": read_meta(store, checkpoint)["version"], "evaluation": evaluation}
+
+
+def _on_same_set(store: Store, champion: dict[str, Any] | None, fingerprint: str) -> dict[str, Any] | None:
+    """The champion with its evaluation on that set, if there is one."""
+    if champion is None or not store.exists(evaluation_path(champion["checkpoint"], fingerprint)):
+        return champion
+    return {**champion, **_entry(store, champion["checkpoint"], fingerprint)}

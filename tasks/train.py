@@ -1,0 +1,149 @@
+"""Train: a published version → a segmenter's checkpoint in the store, tied to the bytes it was trained on.
+
+    checkpoints/<name>/weights.safetensors, config.json   the segmenter
+    checkpoints/<name>/meta.json                          written last: version, its digest, recipe, curve, checksums
+    checkpoints/<name>/snapshot.safetensors               while the training runs: what a restart goes on from
+
+A checkpoint with its meta.json is finished and never trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+
+from infra.settings import Settings
+from infra.store import CorruptShardError, Manifest, MissingError, SegmentationDataset, Store, StoreError, read_version
+from tasks.progress import Report
+
+if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
+    from models.segmenters import Segmenter, TrainingRecipe
+
+__all__ = ["checkpoint_name", "class_names", "load_checkpoint", "read_meta", "train", "train_on_version"]
+
+Row = dict[str, float]
+
+
+def class_names(ids: Mapping[str, int]) -> tuple[str, ...]:
+    """Name of each label id 0, 1, … from `ids` by name; 0 is the background, an id that nothing has is called so."""
+    names = {0: "background", **{number: name for name, number in ids.items()}}
+    return tuple(names.get(number, f"unused {number}") for number in range(max(names) + 1))
+
+
+def recipe_of(settings: Settings) -> TrainingRecipe:
+    """What the settings say of training; the seed is the run's."""
+    from models.segmenters import TrainingRecipe
+
+    chosen = settings.train
+    return TrainingRecipe(
+        config=chosen.model,
+        steps=chosen.steps,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        seed=settings.seed % 2**32,
+    )
+
+
+def checkpoint_name(version: str, recipe: TrainingRecipe) -> str:
+    """Name of what a recipe makes of a version: the same two always have the same one."""
+    canonical = json.dumps(asdict(recipe), sort_keys=True)
+    return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def train_on_version(
+    store: Store,
+    version: str,
+    recipe: TrainingRecipe,
+    *,
+    workers: int = 0,
+    progress: Callable[[Row], None] | None = None,
+) -> dict[str, Any]:
+    """Train on a published version, or take an interrupted training up, or find it finished; return the meta.json.
+
+    Raises `MissingError` for a version that is not published, `CorruptShardError` if its bytes changed, and what
+    `train_segmenter` raises.
+    """
+    from models.segmenters import pack_segmenter, train_segmenter
+
+    manifest, name = read_version(store, version), checkpoint_name(version, recipe)
+    folder = f"checkpoints/{name}"
+    if store.exists(f"{folder}/meta.json"):
+        return read_meta(store, name, manifest)
+    classes = class_names(manifest.meta["classes"])
+    samples = SegmentationDataset(store.url, version, store.options)
+    snapshots = _snapshots(store, f"{folder}/snapshot.safetensors")
+    trained = train_segmenter(samples, classes, recipe, workers=workers, progress=progress, snapshots=snapshots)
+    files = pack_segmenter(trained.segmenter)
+    meta = {
+        "checkpoint": name, "version": version, "manifest": manifest.digest, "samples": manifest.samples,
+        "classes": classes, "recipe": asdict(recipe), "precision": trained.precision, "curve": trained.curve,
+        "seconds": trained.seconds, "files": {file: _sha256(content) for file, content in files.items()},
+    }  # fmt: skip
+    for file, content in files.items():
+        store.write_bytes(f"{folder}/{file}", content)
+    store.write_json(f"{folder}/meta.json", meta)
+    store.delete(f"{folder}/snapshot.safetensors")
+    return meta
+
+
+def _snapshots(store: Store, path: str) -> Any:
+    from models.segmenters import Snapshots
+
+    def read() -> bytes | None:
+        return store.read_bytes(path) if store.exists(path) else None
+
+    return Snapshots(read, lambda content: store.write_bytes(path, content))
+
+
+def read_meta(store: Store, name: str, manifest: Manifest | None = None) -> dict[str, Any]:
+    """A finished checkpoint's meta.json. Raises `MissingError` without one, `StoreError` if not of this `manifest`."""
+    path = f"checkpoints/{name}/meta.json"
+    if not store.exists(path):
+        there = ", ".join(store.list("checkpoints")) or "none"
+        raise MissingError(f"no finished checkpoint {name!r} in {store.url}; there are: {there}")
+    meta: dict[str, Any] = store.read_json(path)
+    if manifest and meta["manifest"] != manifest.digest:
+        raise StoreError(
+            f"checkpoint {name!r} was trained on {meta['version']} with digest {meta['manifest'][:12]}, which now has "
+            f"{manifest.digest[:12]}; restore the version, or delete the checkpoint and train again"
+        )
+    return meta
+
+
+def load_checkpoint(store: Store, name: str) -> Segmenter:
+    """The segmenter of a finished checkpoint. Raises `CorruptShardError` naming the file whose bytes changed."""
+    from models.segmenters import unpack_segmenter
+
+    files = {}
+    for file, checksum in read_meta(store, name)["files"].items():
+        files[file] = store.read_bytes(f"checkpoints/{name}/{file}")
+        if _sha256(files[file]) != checksum:
+            raise CorruptShardError(
+                f"checkpoints/{name}/{file} is not what was written; delete the checkpoint and train again"
+            )
+    return unpack_segmenter(files)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@task(name="train", task_run_name="train-{version}")
+def train(settings: Settings, version: str) -> str:
+    """Train the settings' segmenter on a version, unless that is done; return the checkpoint's name."""
+    store, recipe = Store.open(settings.store.url, settings.store.options), recipe_of(settings)
+    with Report("train", version, recipe.steps) as report:
+        done = 0
+
+        def advance(row: Row) -> None:
+            nonlocal done
+            report(int(row["step"]) - done)
+            done = int(row["step"])
+
+        meta = train_on_version(store, version, recipe, workers=settings.train.workers, progress=advance)
+    return str(meta["checkpoint"])
