@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+# Set before the libraries are imported, unless the user has: what a run in-process needs of them,
+ENVIRONMENT = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # of 20, which a busy machine exceeds
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # a night run talks to nobody
+}
+# and what would bury our own messages.
+QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # it logs tracebacks of errors that are told in a sentence
+    "TRANSFORMERS_VERBOSITY": "error",  # it misses torchvision, which nothing here needs
+}
+
 commands = typer.Typer(
     name="segmint",
     help="Mints labelled segmentation data: class names in, a published dataset and a trained segmenter out.",
@@ -41,9 +52,8 @@ def app(arguments: list[str] | None = None) -> None:
     """Run the command line; always ends in `SystemExit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    if not debug:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # it logs tracebacks of what is told below
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, which nothing here needs
+    for name, value in {**ENVIRONMENT, **({} if debug else QUIET)}.items():
+        os.environ.setdefault(name, value)
     try:
         commands([word for word in words if word != "--debug"])
     except Exception as error:
@@ -180,9 +190,10 @@ def train(
 
 
 def _told(outcome: Mapping[str, Any]) -> str:
-    """What a training came to, from the entry that `promote` returns."""
+    """What a training came to: who is champion now, as `promote` returns it, and why."""
     evaluation = outcome["evaluation"]
-    return f"mIoU {evaluation['miou']:.3f} on {evaluation['set']}, {outcome['checkpoint']}: {outcome['reason']}"
+    measured = f"mIoU {evaluation['miou']:.3f} on {evaluation['set']}"
+    return f"{measured}: champion {outcome['checkpoint']} ({outcome['reason']})"
 
 
 @commands.command()

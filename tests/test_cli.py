@@ -11,7 +11,7 @@ from infra.settings import Settings
 from infra.store import Store, publish_version, write_shard
 from models.embedded.architecture import build_tokenizer
 from segmint import console
-from segmint.cli import app
+from segmint.cli import ENVIRONMENT, QUIET, app
 from tasks.plan import start_run
 from tasks.progress import Event
 
@@ -30,10 +30,15 @@ class Shell:
         return int(ended.value.code or 0), said.out, said.err
 
 
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever the command line sets be undone."""
+    for name, value in {**ENVIRONMENT, **QUIET}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    for name in ("PREFECT_LOGGING_LEVEL", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, "ERROR")  # so that what the command line sets is undone
     monkeypatch.setattr(console.console, "_width", 200)
     return Shell(tmp_path, capsys)
 
