@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
 
 from infra.settings import Settings
 from tasks.evaluate import evaluate
-from tasks.promote import Promotion, promote
+from tasks.promote import promote
 from tasks.report import report
 from tasks.train import train
 
@@ -14,10 +16,13 @@ __all__ = ["retrain"]
 
 
 @flow(name="retrain")
-def retrain(settings: Settings, version: str) -> Promotion:
-    """Train on a version, evaluate, promote, and plan the next night's budget; each step resumes if it was stopped."""
+def retrain(settings: Settings, version: str) -> dict[str, Any]:
+    """Train on a version, evaluate, promote, and plan the next night's budget; each step resumes if it was stopped.
+
+    Returns what `promote` tells: champion, reason, and this checkpoint's evaluation.
+    """
     checkpoint = train(settings, version)
-    evaluate(settings, checkpoint)
-    outcome = promote(settings, checkpoint)
+    evaluation = evaluate(settings, checkpoint)
+    outcome = promote(settings, checkpoint, evaluation["fingerprint"])
     report(settings)
     return outcome

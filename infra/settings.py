@@ -123,7 +123,7 @@ class SelectSettings(_Section):
 class TrainSettings(_Section):
     """The segmenter."""
 
-    model: str = "segformer"
+    model: str = "segformer-b0"
     steps: Count = 2000
     batch_size: Count = 16
     learning_rate: float = Field(default=6e-4, gt=0)
