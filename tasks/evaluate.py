@@ -1,6 +1,7 @@
 """Evaluate: a checkpoint on labelled pictures that no training saw → per-class IoU, accuracy, calibration.
 
     checkpoints/<name>/evaluations/<fingerprint[:16]>.json
+    runs/<run>/evaluation.json                               the same, for the report of the version's run
 
 Two evaluations can be compared if they are of one set: the same pictures, labels and classes, which is what their
 fingerprints say. Everything is computed in full precision, on whole pictures at their own size.
@@ -25,7 +26,7 @@ from infra.store import Store
 from infra.voc import VocFolder
 from models import metrics
 from tasks.progress import Report
-from tasks.train import load_checkpoint, read_meta
+from tasks.train import load_checkpoint, read_meta, tell_run
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where an evaluation starts
     from torch.utils.data import Dataset
@@ -153,7 +154,8 @@ def _set_of(settings: Settings, classes: Sequence[str]) -> tuple[str, ArraySet]:
 def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     """Measure a checkpoint on the settings' set, write the evaluation beside it, and return it."""
     store = Store.open(settings.store.url, settings.store.options)
-    name, samples = _set_of(settings, read_meta(store, checkpoint)["classes"])
+    meta = read_meta(store, checkpoint)
+    name, samples = _set_of(settings, meta["classes"])
     segmenter = load_checkpoint(store, checkpoint)
     with Report("evaluate", checkpoint, len(samples)) as report:
         found = evaluate_segmenter(
@@ -161,4 +163,5 @@ def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
         )
     result = asdict(found)
     store.write_json(evaluation_path(checkpoint, found.fingerprint), result)
+    tell_run(store, meta["version"], "evaluation", {**result, "checkpoint": checkpoint})
     return result

@@ -97,10 +97,11 @@ def keep_rates(store: Store, run: str) -> dict[str, float]:
 
 @task(name="promote", task_run_name="promote-{checkpoint}")
 def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, Any]:
-    """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion; return champion.json and why.
+    """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion, and write champion.json.
 
     The champion is taken as evaluated on that same set, if it was. The budget comes from the IoU of who stands and the
-    keep rates of the run that the challenger's version came from.
+    keep rates of the run that the challenger's version came from. Returned: `champion` (its entry, as written),
+    `moved`, `reason`, and the challenger's `checkpoint` and `evaluation`.
     """
     store = Store.open(settings.store.url, settings.store.options)
     challenger = _entry(store, checkpoint, fingerprint)
@@ -111,7 +112,8 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     standing = {**standing, "budget": _budget(store, standing["evaluation"]["iou"], challenger["version"])}
     if standing != before:
         store.write_json("champion.json", standing)
-    return {**standing, "moved": decision.moved, "reason": decision.reason}
+    outcome = {"moved": decision.moved, "reason": decision.reason, "champion": standing}
+    return {**outcome, "checkpoint": checkpoint, "evaluation": challenger["evaluation"]}
 
 
 def _budget(store: Store, iou: Mapping[str, float | None], version: str) -> dict[str, float]:

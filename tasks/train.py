@@ -3,6 +3,7 @@
     checkpoints/<name>/weights.safetensors, config.json   the segmenter
     checkpoints/<name>/meta.json                          written last: version, its digest, recipe, curve, checksums
     checkpoints/<name>/snapshot.safetensors               while the training runs: what a restart goes on from
+    runs/<run>/training.json                              meta.json again, for the report of the version's run
 
 A checkpoint with its meta.json is finished and never trained again.
 """
@@ -24,7 +25,16 @@ from tasks.progress import Report
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from models.segmenters import Segmenter, TrainingRecipe
 
-__all__ = ["checkpoint_name", "class_names", "load_checkpoint", "read_meta", "train", "train_on_version"]
+__all__ = [
+    "checkpoint_name",
+    "class_names",
+    "load_checkpoint",
+    "read_meta",
+    "recipe_of",
+    "tell_run",
+    "train",
+    "train_on_version",
+]
 
 Row = dict[str, float]
 
@@ -146,4 +156,12 @@ def train(settings: Settings, version: str) -> str:
             done = int(row["step"])
 
         meta = train_on_version(store, version, recipe, workers=settings.train.workers, progress=advance)
+    tell_run(store, version, "training", meta)
     return str(meta["checkpoint"])
+
+
+def tell_run(store: Store, version: str, what: str, value: Mapping[str, Any]) -> None:
+    """Leave `value` as <what>.json with the run that the version came from, if that is still in the store."""
+    run = f"runs/{read_version(store, version).meta['run']}"
+    if store.exists(f"{run}/settings.json"):
+        store.write_json(f"{run}/{what}.json", value)

@@ -62,8 +62,9 @@ def _segformer(width: int, heads: Sequence[int], layers: Sequence[int], channels
     return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, **whole}
 
 
-DEFAULT = "segformer-b0"
+DEFAULT = "segformer"
 PRESETS: dict[str, dict[str, Any]] = {
+    "segformer": _segformer(32, (1, 2, 5, 8), (1, 1, 1, 1), 128),
     "segformer-b0": _segformer(32, (1, 2, 5, 8), (2, 2, 2, 2), 256),
 }
 
