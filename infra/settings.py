@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,6 +86,7 @@ class GeneratorSettings(_Section):
     """The text-to-image pipeline: `embedded`, or a diffusers directory."""
 
     path: str = Field(default="embedded", min_length=1)
+    weights: str | None = None  # digest of the pipeline's files; None: whatever is there when the run starts
     num_inference_steps: Count = 25
     guidance_scale: float = Field(default=3.0, ge=1)
     batch_size: Count = 16
@@ -161,9 +163,9 @@ class Settings(BaseSettings):
 
     name: str = Field(
         default="nightly",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]|\{date\})*$",
         max_length=100,
-        description="letters, digits, '.', '_' and '-', with a letter or digit first",
+        description="letters, digits, '.', '_' and '-', a letter or digit first; {date} becomes the night's date",
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
     vocabulary: str = Field(default="world", min_length=1)
@@ -197,6 +199,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take what `__init__` merged: pydantic-settings would forget which source a value came from."""
         return (init_settings,)
+
+    def dated(self, day: date) -> Settings:
+        """With `{date}` in the name, the settings of that night: its date in the name, and a seed that no other has."""
+        if "{date}" not in self.name:
+            return self
+        night = {"name": self.name.replace("{date}", day.isoformat()), "seed": self.seed + day.toordinal()}
+        return self.model_copy(update=night)
 
     def load_vocabulary(self) -> Vocabulary:
         """The vocabulary, narrowed to `classes`. Raises `VocabularyError`."""

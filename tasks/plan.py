@@ -179,9 +179,9 @@ def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
     """Counter of tokens for the generator at `path`, and how many of them its text encoder takes."""
     from transformers import CLIPTokenizer
 
-    from models.generators.loading import EMBEDDED  # torch, diffusers and transformers: seconds
+    from models.generators import pipeline_folder  # torch, diffusers and transformers: seconds
 
-    folder = (EMBEDDED if path == "embedded" else Path(path)) / "tokenizer"
+    folder = pipeline_folder(path) / "tokenizer"
     if not folder.is_dir():
         raise PlanError(
             f"{folder} is missing; generator.path needs a whole diffusers pipeline directory, or 'embedded'"

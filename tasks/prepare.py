@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from prefect import task
+from prefect.runtime import flow_run
 from pydantic import BaseModel
-from transformers import CLIPTokenizer
 
 from infra.settings import Settings
 from infra.store import Store
-from models.generators import check_pipeline, pipeline_folder
-from tasks.plan import start_run
+from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
+from tasks.plan import load_tokenizer, start_run
 from tasks.progress import announce
 
 __all__ = ["Shards", "prepare"]
@@ -26,30 +28,33 @@ class Shards(BaseModel):
 def prepare(settings: Settings) -> tuple[Settings, Shards]:
     """Check store and generator, write the run's settings and plan or find them written; return what there is to do.
 
-    The settings come back with the plan's budget resolved, and are those of the run from then on.
+    The settings come back as those of this very run: dated, with the generator's digest and the plan's budget.
     """
     store = Store.open(settings.store.url, settings.store.options)
     store.probe()
-    folder = pipeline_folder(settings.generator.path)
-    check_pipeline(folder)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    settings = start_run(
-        store,
-        settings,
-        count_tokens=lambda prompts: [len(ids) for ids in tokenizer(prompts)["input_ids"]],
-        max_tokens=tokenizer.model_max_length,
-    )
+    count_tokens, max_tokens = load_tokenizer(settings.generator.path)
+    settings = with_weights(settings.dated((flow_run.scheduled_start_time or datetime.now(UTC)).date()))
+    settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
     plan = store.read_table(f"runs/{settings.name}/plan.parquet")
-    composed = plan["kind"] == "composed"
-    for stage, rows in {
-        "synthesize": ~composed,
-        "refine": ~composed,
-        "compose": composed,
-        "select": composed | True,
-    }.items():
-        announce(stage, int(rows.sum()))
-    shards = {
-        name: sorted({int(s) for s in plan.loc[rows, "shard"]})
-        for name, rows in (("generated", ~composed), ("composed", composed))
-    }
+    rows = {"generated": plan["kind"] != "composed", "composed": plan["kind"] == "composed"}
+    images = {kind: int(of_kind.sum()) for kind, of_kind in rows.items()}
+    for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():
+        announce(stage, sum(images[kind] for kind in kinds))
+    announce("select", len(plan))
+    shards = {kind: sorted({int(shard) for shard in plan.loc[of_kind, "shard"]}) for kind, of_kind in rows.items()}
     return settings, Shards(**shards)
+
+
+def with_weights(settings: Settings) -> Settings:
+    """The settings with the digest of the generator's files, so that other weights are another run.
+
+    Raises `PipelineError` for a directory that cannot be sampled from, and for one that is not what the settings name.
+    """
+    folder, wanted = pipeline_folder(settings.generator.path), settings.generator.weights
+    check_pipeline(folder)
+    found = pipeline_digest(folder)
+    if wanted not in (None, found):
+        raise PipelineError(
+            f"generator.weights is {wanted}, but {folder} has {found}; take the one out or mend the other"
+        )
+    return settings.model_copy(update={"generator": settings.generator.model_copy(update={"weights": found})})

@@ -5,13 +5,14 @@ Only names, JSON files and safetensors headers are read, so a check takes millis
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["PipelineError", "check_pipeline"]
+__all__ = ["PipelineError", "check_pipeline", "pipeline_digest"]
 
 _PIPELINE = "StableDiffusionPipeline"
 # Component → classes, and what its folder must hold; the weights' stem is None where there are none
@@ -48,6 +49,16 @@ def check_pipeline(path: str | Path) -> None:
         raise PipelineError(f"{root} is a {index.get('_class_name')}; supported is {_PIPELINE} (1.x and 2.x)")
     for component in _COMPONENTS:
         _check_component(root, component, index.get(component))
+
+
+def pipeline_digest(path: str | Path) -> str:
+    """SHA-256 of names and contents of the directory's weights and configurations: what its pictures depend on."""
+    digest = hashlib.sha256()
+    for file in sorted(f for f in Path(path).rglob("*") if f.suffix in (".json", ".safetensors")):
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def _refuse_pickles(root: Path) -> None:
