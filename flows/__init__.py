@@ -1,0 +1,1 @@
+"""What runs, when: one Prefect flow a file."""

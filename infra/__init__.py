@@ -1,0 +1,1 @@
+"""Where it runs: settings, vocabulary, the dataset store, clusters."""

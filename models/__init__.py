@@ -1,0 +1,1 @@
+"""Everything that holds tensors; knows nothing of Prefect, Dask, storage or settings."""

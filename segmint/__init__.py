@@ -1,0 +1,1 @@
+"""segmint: class names in, a published dataset with pixel labels and a trained segmenter out."""

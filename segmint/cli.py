@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,7 +92,7 @@ def run(
     train: Annotated[bool, typer.Option(help="Train and evaluate a segmenter on what was published.")] = True,
 ) -> None:
     """Run one whole night: plan, generate, label, select, publish, train, evaluate. The same command resumes it."""
-    settings = _settings(config, flags)
+    settings = _settings(config, flags).dated(datetime.now(UTC).date())
     from flows.nightly import nightly
     from flows.retrain import retrain
 
