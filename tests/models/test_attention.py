@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from models.attention import AttentionRecorder, UnsupportedPipelineError, locate_phrases
-from models.attention.processor import Means, RecordingProcessor
+from models.attention.processor import BLOCK, Means, RecordingProcessor
 
 PROMPTS = ["a red car on sand", "a boat and a tree", "grass"]
 PHRASES = [["car", "red car"], ["tree"], []]
@@ -153,7 +153,7 @@ def test_maps_equal_a_slow_recomputation_of_the_same_call(pipeline: Any, guidanc
     assert recorder.cross[max(cross)].std() > 1e-3  # not the even map that any mistake would give as well
     if guidance > 1:
         swapped, _ = slow_maps(calls, pipeline.tokenizer, images, 0)
-        assert np.abs(np.asarray(swapped[max(cross)]) - np.asarray(cross[max(cross)])).max() > 1e-2
+        assert np.abs(np.asarray(swapped[max(cross)]) - np.asarray(cross[max(cross)])).max() > 1e-3
 
 
 def test_known_attention_is_averaged_exactly_over_steps_layers_and_heads() -> None:
@@ -189,12 +189,13 @@ def test_self_attention_rows_sum_to_one_and_large_layers_are_left_out(tiny_pipel
         torch.testing.assert_close(rows.sum(-1), torch.ones(3, r * r))
 
 
-def test_small_blocks_give_the_same_maps(tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same_maps(tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = record(tiny_pipeline, PROMPTS, PHRASES)
-    monkeypatch.setattr("models.attention.processor.BLOCK", 1000)
-    parts = record(tiny_pipeline, PROMPTS, PHRASES)
-    assert_close(parts.cross, whole.cross, 1e-6)
-    assert_close(parts.self_attention, whole.self_attention, 1e-6)
+    for block in (1000, 2**24):  # less than a head of one layer, and everything at once
+        monkeypatch.setitem(BLOCK, "cpu", block)
+        other = record(tiny_pipeline, PROMPTS, PHRASES)
+        assert_close(other.cross, whole.cross, 1e-6)
+        assert_close(other.self_attention, whole.self_attention, 1e-6)
 
 
 # Any batch
