@@ -1,0 +1,94 @@
+"""Examples of a run: a few samples, drawn without regard to how well they came out, as strips of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from infra.store import CorruptShardError, MissingError, ShardReader, Store
+from tasks.ledger import Ledger
+from tasks.pictures import ARTIFACT_BYTES, Cell, attention_heat, blank, contact_sheet, enlarge, overlay
+
+__all__ = ["TILE", "choose", "draw_cells", "sample_sheet"]
+
+TILE = 256  # height of a picture on the page, pixels: sharp on a dense screen
+_SHEET_TILE = 128  # and on an artifact's sheet
+_ON_SHEET = 9  # samples kept, and as many rejected, of an artifact's sheet
+Read = Callable[[Any, str, str], NDArray[Any] | None]
+
+
+def choose(samples: pd.DataFrame, by: str, count: int) -> pd.DataFrame:
+    """Up to `count` samples, one of each value of column `by` in turn, otherwise by seed.
+
+    Seeds are hashes, so their order has nothing to do with what a sample looks like.
+    """
+    ordered = samples.sort_values("seed")
+    turn = ordered.groupby(by, dropna=False).cumcount()
+    return ordered.assign(turn=turn).sort_values(["turn", "seed"]).head(count).drop(columns="turn")
+
+
+def draw_cells(store: Store, ledger: Ledger, samples: pd.DataFrame, height: int = TILE) -> Iterator[Cell]:
+    """A cell for each sample: image, label overlay, attention of its class words; for a composed one image and overlay.
+
+    What was not made, or is damaged, is hatched.
+    """
+    read = _reader(store)
+    for sample in samples.to_dict("records"):
+        keep = sample["keep"] if isinstance(sample["keep"], bool) else None
+        caption = f"{sample['reason']}: {sample['prompt']}" if keep is False else str(sample["prompt"])
+        yield Cell(_tiles(sample, ledger, read, height), caption, keep)
+
+
+def _reader(store: Store) -> Read:
+    """How to get a field of a sample from a shard; None if it isn't there or its bytes are wrong. Shards stay open."""
+    opened = cache(lambda path: ShardReader(store, path))
+
+    def read(path: Any, field: str, sample_id: str) -> NDArray[Any] | None:
+        try:
+            reader = opened(path) if isinstance(path, str) else None
+            return reader.read(field, reader.ids.index(sample_id)) if reader and field in reader.fields else None
+        except (CorruptShardError, MissingError):
+            return None
+
+    return read
+
+
+def _tiles(sample: Mapping[str, Any], ledger: Ledger, read: Read, height: int) -> list[NDArray[np.uint8]]:
+    image = read(sample["image_at"], "image", sample["id"])
+    if image is None:
+        return [blank((height, height))] * (2 if sample["kind"] == "composed" else 3)
+    shown = enlarge(image, height)
+    tiles = [shown, _labelled(shown, sample, ledger, read)]
+    return tiles if sample["kind"] == "composed" else [*tiles, _attention(shown, sample, ledger, read)]
+
+
+def _labelled(shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledger, read: Read) -> NDArray[np.uint8]:
+    label, instance = (read(sample["label_at"], field, sample["id"]) for field in ("label", "instance"))
+    if label is None:
+        return blank(shown.shape[:2])
+    palette = {ledger.ids[name]: colour for name, colour in ledger.colours.items()}
+    return overlay(
+        shown, enlarge(label, shown.shape[0]), palette, None if instance is None else enlarge(instance, shown.shape[0])
+    )
+
+
+def _attention(shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledger, read: Read) -> NDArray[np.uint8]:
+    """Heat of the only class word (the ground's, if there is none), or the lights of several in their colours."""
+    maps = read(sample["image_at"], "cross", sample["id"])
+    if maps is None:
+        return blank(shown.shape[:2])
+    colours = [ledger.colours[name] for name in sample["classes"]]
+    return attention_heat(maps[: max(1, len(colours))], shown.shape[:2], colours)
+
+
+def sample_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> bytes | None:
+    """Contact sheet of some kept and as many rejected samples, WebP of at most `limit` bytes; None without images."""
+    made = ledger.samples[ledger.samples["image_at"].notna()]
+    rejected = choose(made[made["keep"] == False], "reason", _ON_SHEET)  # noqa: E712 - None is neither
+    chosen = pd.concat([choose(made[made["keep"] != False], "first", _ON_SHEET), rejected])  # noqa: E712
+    return contact_sheet(list(draw_cells(store, ledger, chosen, _SHEET_TILE)), limit=limit) if len(chosen) else None

@@ -1,0 +1,138 @@
+"""Report: one self-contained page a run, made from the store alone, and a contact sheet for Prefect's UI.
+
+Every figure on the page names the files it was counted from. Equal stores give equal pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from prefect import task
+from prefect.artifacts import create_image_artifact, create_table_artifact
+
+from infra.settings import Settings
+from infra.store import Store
+from tasks.charts import HEIGHT, WIDTH, curve
+from tasks.examples import choose, draw_cells, sample_sheet
+from tasks.figures import (
+    advice,
+    as_count,
+    as_duration,
+    as_percent,
+    as_rate,
+    class_rows,
+    counts_of,
+    figures,
+    reason_rows,
+    time_rows,
+    training_rate,
+)
+from tasks.ledger import Ledger, read_ledger
+from tasks.pictures import data_uri, encode, strip
+
+__all__ = ["render", "report", "write_report"]
+
+_KEPT, _REJECTED, _COMPOSED = 12, 12, 12  # examples shown of each
+_STRIP_BYTES = 40_000  # of one example's pictures at most, so that a page stays under 3 MB
+
+
+def write_report(store: Store, run: str) -> str:
+    """Write `runs/<run>/report.html` from what the store holds of the run, and return that path.
+
+    A stage that has not run is said to be missing. Raises `MissingError` if there is nothing of the run.
+    """
+    return _write(store, read_ledger(store, run))
+
+
+def _write(store: Store, ledger: Ledger) -> str:
+    path = f"runs/{ledger.run}/report.html"
+    store.write_bytes(path, render(store, ledger).encode())
+    return path
+
+
+def render(store: Store, ledger: Ledger) -> str:
+    """The page as HTML; pictures are read from the store."""
+    return _template().render(
+        ledger=ledger,
+        folder=f"runs/{ledger.run}",
+        counts=counts_of(ledger.samples),
+        generated=counts_of(ledger.samples[ledger.samples["kind"] != "composed"]),
+        figures=list(figures(ledger)),
+        advice=list(advice(ledger)),
+        examples=_examples(store, ledger),
+        classes=list(class_rows(ledger)),
+        reasons=list(reason_rows(ledger.samples)),
+        curve=_training_curve(ledger),
+        training_rate=training_rate(ledger.training or {}),
+        plot=(WIDTH, HEIGHT),
+        times=list(time_rows(ledger)),
+        settings=_setting_rows(ledger.settings),
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": as_count, "percent": as_percent, "duration": as_duration, "rate": as_rate}
+    return environment.get_template("report.html")
+
+
+def _examples(store: Store, ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+    """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its pictures."""
+    made = ledger.samples[ledger.samples["image_at"].notna()]
+    composed, keep = made["kind"] == "composed", made["keep"]
+    chosen = {
+        "kept": choose(made[~composed & keep.eq(True)], "first", _KEPT),
+        "rejected": choose(made[~composed & keep.eq(False)], "reason", _REJECTED),
+        "unjudged": choose(made[~composed & keep.isna()], "first", _KEPT),
+        "composed": choose(made[composed], "first", _COMPOSED),
+    }
+    return {kind: list(_drawn(store, ledger, samples)) for kind, samples in chosen.items()}
+
+
+def _drawn(store: Store, ledger: Ledger, samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for sample, cell in zip(samples.to_dict("records"), draw_cells(store, ledger, samples), strict=True):
+        pictures = strip(cell.tiles)
+        uri = data_uri(encode(pictures, _STRIP_BYTES))
+        yield {**sample, "src": uri, "keep": cell.kept, "width": pictures.shape[1], "height": pictures.shape[0]}
+
+
+def _training_curve(ledger: Ledger) -> Any:
+    rows = (ledger.training or {}).get("curve") or []
+    return curve([row["step"] for row in rows], [row["loss"] for row in rows])
+
+
+def _setting_rows(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Resolved settings, those of the run itself first and then section by section, values as JSON."""
+    plain = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    sections = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    return {
+        title: {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+        for title, values in {"run": plain, **sections}.items()
+        if values
+    }
+
+
+@task(name="report")
+def report(settings: Settings, run: str | None = None) -> str:
+    """Write the report of `run` (None: the settings' own); show its figures and a contact sheet in Prefect's UI.
+
+    The artifacts have one key whatever the run, so that Prefect keeps their history.
+    """
+    store = Store.open(settings.store.url, settings.store.options)
+    ledger = read_ledger(store, run or settings.name)
+    table = [figure._asdict() for figure in figures(ledger)]
+    create_table_artifact(table, key="report-figures", description=f"Run {ledger.run}")
+    if sheet := sample_sheet(store, ledger):
+        legend = "image, label, attention; green bar: kept, red bar: rejected"
+        create_image_artifact(data_uri(sheet), key="report-samples", description=f"Run {ledger.run}: {legend}")
+    return _write(store, ledger)
