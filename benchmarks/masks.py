@@ -47,7 +47,7 @@ def main(size: Size) -> list[Claim]:
 def class_means(
     labels: NDArray[np.uint8], reference: NDArray[np.uint8], rows: pd.DataFrame, ids: dict[str, int]
 ) -> pd.Series[float]:
-    """Mean over a class's pictures of the named class's IoU, for each class; a pixel that is 255 counts as not labelled."""
+    """Mean over each class's pictures of the named class's IoU; a pixel that is 255 counts as not labelled."""
     names = rows["classes"].map(lambda classes: classes[0])
     iou = [iou_of(*maps) for maps in zip(labels, reference, names.map(ids), strict=True)]
     return pd.Series(iou, names).groupby(level=0).mean()
@@ -60,7 +60,7 @@ def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) ->
 
 
 def against_truth(settings: Settings, count: int) -> tuple[float, float]:
-    """Held-out drawn one-object scenes, noised half way and denoised under the recorder: mean IoU, all and kept ones."""
+    """Held-out one-object scenes, noised half way, denoised under the recorder: mean IoU of all and of kept ones."""
     rows, images, truth = drawn_rows(settings, count)
     attention = np.concatenate([denoise(settings, batch, images[batch.index]) for batch in batches(rows)])
     ids = settings.load_vocabulary().ids
@@ -90,7 +90,7 @@ def batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def denoise(settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """The spread attention of the pictures' phrases while diffusers' own image-to-image pipeline takes the noise off."""
+    """Spread attention of the pictures' phrases while diffusers' image-to-image pipeline takes the noise off."""
     chosen = settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
     sampler = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)

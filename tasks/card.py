@@ -14,12 +14,13 @@ def dataset_card(version: str, settings: Settings, samples: pd.DataFrame, planne
     counts = samples["classes"].explode().dropna().value_counts()
     kinds = samples["kind"].value_counts()
     generator = settings.generator
+    parts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     rows = "\n".join(
         f"| {entry.name} | {entry.id} | {counts.get(entry.name, 0)} |" for entry in settings.load_vocabulary().classes
     )
     return f"""# {version}
 
-{len(samples)} images with pixel labels, kept of {planned} planned: {", ".join(f"{n} {kind}" for kind, n in kinds.items())}.
+{len(samples)} images with pixel labels, kept of {planned} planned: {parts}.
 
 Labels are uint8: 0 background, the ids below, 255 unsure (leave it out of the loss). Images are uint8 RGB.
 
@@ -28,6 +29,7 @@ Labels are uint8: 0 background, the ids below, 255 unsure (leave it out of the l
 {rows}
 
 Made by segmint from text alone: generator `{generator.path}`, {generator.num_inference_steps} steps, guidance
-{generator.guidance_scale}, run `{settings.name}`, seed {settings.seed}, settings {settings.identity}. Labels were read out of
-the generator's attention and not looked at by anyone. The generator's licence governs what may be done with the images.
+{generator.guidance_scale}, run `{settings.name}`, seed {settings.seed}, settings {settings.identity}. Labels were
+read out of the generator's attention and not looked at by anyone. The generator's licence governs what may be done with
+the images.
 """

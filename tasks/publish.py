@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def publish_shard(settings: Settings, shard: int) -> Marker:
 
 @task(name="publish")
 def publish(settings: Settings, shards: list[int]) -> str:
-    """Write card and vocabulary, then the manifest, which makes it a version; tell Prefect by an event; return its name."""
+    """Write card and vocabulary, then the manifest, which makes it a version; emit the event; return its name."""
     store, version = Store.open(settings.store.url, settings.store.options), version_of(settings)
     vocabulary = settings.load_vocabulary()
     folder = f"versions/{version}"

@@ -29,8 +29,8 @@ def refine_rows(
 ) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     """Label maps (n, H, W) uint8 of images (n, H, W, 3) and maps (n, P, r, r); and columns a row.
 
-    Columns: `row`, `id`, `confidence` and `consistency` in [0, 1] (see `models.masks.refine_labels`), and `coverage` and
-    `ignored`, the shares of the image that are labelled with a class and unsure.
+    Columns: `row`, `id`, `confidence` and `consistency` in [0, 1] (see `models.masks.refine_labels`), and `coverage`
+    and `ignored`, the shares of the image that are labelled with a class and unsure.
     """
     labels, columns = [], []
     for image, maps, names in zip(images, attention, rows["classes"], strict=True):

@@ -29,7 +29,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """The phrases whose attention is recorded: the row's class words in order, then what the prompt calls its ground."""
+    """What attention is recorded for: the row's class words in order, then what the prompt calls its ground."""
     synonyms = [s for b in vocabulary.backgrounds if b.name == row["background"] for s in b.synonyms]
     grounds = [s for s in synonyms if has_word(row["prompt"], s)]
     return [*row["words"], *sorted(grounds, key=len)[-1:]]

@@ -14,7 +14,14 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-__all__ = ["build_autoencoder", "build_pipeline", "build_scheduler", "build_text_encoder", "build_tokenizer", "build_unet"]
+__all__ = [
+    "build_autoencoder",
+    "build_pipeline",
+    "build_scheduler",
+    "build_text_encoder",
+    "build_tokenizer",
+    "build_unet",
+]
 
 TEXT_WIDTH = 128
 MAX_TOKENS = 32  # three objects with every adjective take 21
@@ -33,11 +40,18 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A two-layer CLIP text transformer of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 def build_autoencoder() -> AutoencoderKL:

@@ -28,7 +28,7 @@ _BLOCK = 500  # pictures one process draws at a time
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures (n, 128, 128, 3), labels (n, 128, 128), grounds (n,) and token ids (n, CAPTIONS, MAX_TOKENS), on disk."""
+    """Pictures (n, 128, 128, 3), labels (n, 128, 128), grounds (n,), token ids (n, CAPTIONS, MAX_TOKENS), on disk."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]

@@ -50,7 +50,7 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Oracle(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) of widths 24 to 128: (B, 3, H, W) in [-1, 1] → (B, 1 + classes + grounds, H, W).
+    """A U-Net (Ronneberger et al. 2015): (B, 3, H, W) in [-1, 1] → (B, 1 + classes + grounds, H, W).
 
     Channel 0 is never right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
     """

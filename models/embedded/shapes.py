@@ -44,7 +44,9 @@ def _wheel(x: float, y: float, r: float) -> list[Part]:
 
 def _sedan(rng: np.random.Generator) -> list[Part]:
     front, back = rng.uniform(-0.55, -0.35), rng.uniform(0.35, 0.6)
-    body = _poly(-1, 0.0, front - 0.1, -0.08, front + 0.2, -0.5, back - 0.15, -0.5, back + 0.15, -0.06, 1, 0.05, 1, 0.4, -1, 0.4)
+    body = _poly(
+        -1, 0.0, front - 0.1, -0.08, front + 0.2, -0.5, back - 0.15, -0.5, back + 0.15, -0.06, 1, 0.05, 1, 0.4, -1, 0.4
+    )
     pane = _poly(front + 0.06, -0.08, front + 0.26, -0.42, -0.02, -0.42, -0.02, -0.08)
     pane2 = _poly(0.06, -0.08, 0.06, -0.42, back - 0.2, -0.42, back + 0.02, -0.08)
     return [Part(body, "main"), Part(_box(-1, 0.22, 1, 0.4), "dark"), Part(pane, "glass"), Part(pane2, "glass"),
@@ -121,7 +123,9 @@ def _steamer(rng: np.random.Generator) -> list[Part]:
 
 def _mug(rng: np.random.Generator) -> list[Part]:
     r, half = rng.uniform(0.34, 0.42), rng.uniform(0.5, 0.58)
-    handle = np.concatenate([_ellipse(half - 0.05, 0.05, r, r, -80, 80), _ellipse(half - 0.05, 0.05, r * 0.6, r * 0.6, 80, -80)])
+    handle = np.concatenate(
+        [_ellipse(half - 0.05, 0.05, r, r, -80, 80), _ellipse(half - 0.05, 0.05, r * 0.6, r * 0.6, 80, -80)]
+    )
     return [Part(handle, "dark"), Part(np.concatenate([_box(-half, -0.65, half, 0.6)[:2], _ellipse(0, 0.62, half, 0.22, 0, 180)]), "main"),
             Part(_ellipse(0, -0.65, half, 0.2), "light"), Part(_ellipse(0, -0.63, half * 0.82, 0.14), "tea")]  # fmt: skip
 
@@ -144,26 +148,38 @@ def _toadstool(rng: np.random.Generator) -> list[Part]:
 
 
 def _bolete(rng: np.random.Generator) -> list[Part]:
-    cap = np.concatenate([_ellipse(0, -0.1, 0.8, rng.uniform(0.5, 0.65), 180, 360), _ellipse(0, -0.1, 0.8, 0.24, 0, 180)])
+    cap = np.concatenate(
+        [_ellipse(0, -0.1, 0.8, rng.uniform(0.5, 0.65), 180, 360), _ellipse(0, -0.1, 0.8, 0.24, 0, 180)]
+    )
     stem = np.concatenate([_poly(-0.26, 0, 0.26, 0), _ellipse(0, 0.78, 0.42, 0.18, 0, 180)])
     return [Part(stem, "stem"), Part(cap, "main"), Part(_ellipse(0, 0.03, 0.62, 0.1), "dark")]
 
 
 def _beach_ball(rng: np.random.Generator) -> list[Part]:
     a = rng.uniform(0, 120)
-    wedges = [Part(np.concatenate([_poly(0, -0.1), _ellipse(0, 0, 0.9, 0.9, a + t, a + t + 55, 12)]), "sail") for t in (0, 120, 240)]
+    wedges = [
+        Part(np.concatenate([_poly(0, -0.1), _ellipse(0, 0, 0.9, 0.9, a + t, a + t + 55, 12)]), "sail")
+        for t in (0, 120, 240)
+    ]
     return [Part(_ellipse(0, 0, 0.9, 0.9, n=36), "main"), *wedges, Part(_ellipse(0, -0.1, 0.14, 0.14, n=12), "light")]
 
 
 def _plain_ball(rng: np.random.Generator) -> list[Part]:
     y = rng.uniform(-0.15, 0.15)
     band = np.concatenate([_ellipse(0, y, 0.89, 0.3, 170, 10), _ellipse(0, y + 0.2, 0.87, 0.3, 10, 170)])
-    return [Part(_ellipse(0, 0, 0.9, 0.9, n=36), "main"), Part(band, "dark"), Part(_ellipse(-0.32, -0.4, 0.2, 0.16, n=14), "light")]
+    return [
+        Part(_ellipse(0, 0, 0.9, 0.9, n=36), "main"),
+        Part(band, "dark"),
+        Part(_ellipse(-0.32, -0.4, 0.2, 0.16, n=14), "light"),
+    ]
 
 
 def _fish(rng: np.random.Generator) -> list[Part]:
     tall = rng.uniform(0.42, 0.52)
-    stripes = [Part(_poly(x, -tall * 0.8, x + 0.12, -tall * 0.85, x + 0.08, tall * 0.85, x - 0.04, tall * 0.8), "light") for x in (-0.2, 0.12)]
+    stripes = [
+        Part(_poly(x, -tall * 0.8, x + 0.12, -tall * 0.85, x + 0.08, tall * 0.85, x - 0.04, tall * 0.8), "light")
+        for x in (-0.2, 0.12)
+    ]
     return [Part(_poly(0.5, 0, 1.0, -0.45, 0.88, 0, 1.0, 0.45), "dark"), Part(_poly(-0.3, -tall * 0.8, 0.15, -tall - 0.3, 0.35, -tall * 0.6), "dark"),
             Part(_ellipse(-0.15, 0, 0.8, tall), "main"), *stripes, Part(_ellipse(-0.62, -0.1, 0.11, 0.11, n=12), "sail"),
             Part(_ellipse(-0.63, -0.1, 0.055, 0.055, n=10), "tyre")]  # fmt: skip

@@ -25,17 +25,19 @@ def _bank(cell_y: int, cell_x: int) -> NDArray[np.float32]:
     for axis, cell in ((0, cell_y), (1, cell_x)):
         nxt = np.roll(grid, -1, axis)
         steps = [grid + (nxt - grid) * np.float32(k / cell) for k in range(cell)]
-        grid = np.stack(steps, axis + 1).reshape(grid.shape[:axis] + (-1,) + grid.shape[axis + 1 :])
+        grid = np.stack(steps, axis + 1).reshape(*grid.shape[:axis], -1, *grid.shape[axis + 1 :])
     return np.asarray(grid / grid.std(), np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cell_y: int, cell_x: int) -> NDArray[np.float32]:
-    """A (height, width) float32 window of unit-variance noise with grains of (cell_y, cell_x) pixels (powers of two)."""
+    """A (height, width) float32 window of unit-variance noise, its grains (cell_y, cell_x) pixels (powers of two)."""
     y, x = rng.integers(0, _BANK - height), rng.integers(0, _BANK - width)
     return _bank(cell_y, cell_x)[y : y + height, x : x + width]
 
 
-def _paint(base: tuple[int, int, int], light: NDArray[np.float32], tint: tuple[float, float, float] = (1, 1, 1)) -> Image:
+def _paint(
+    base: tuple[int, int, int], light: NDArray[np.float32], tint: tuple[float, float, float] = (1, 1, 1)
+) -> Image:
     return np.asarray(np.array(base, np.float32) + light[..., None] * np.array(tint, np.float32), np.float32)
 
 
@@ -54,7 +56,9 @@ def _sand(rng: np.random.Generator, size: int) -> Image:
 def _water(rng: np.random.Generator, size: int) -> Image:
     y = np.arange(size, dtype=np.float32)[:, None]
     warp = smooth_noise(rng, size, size, 16, 32)
-    waves = np.sin(y * np.float32(rng.uniform(0.5, 0.8)) + 1.5 * warp) + smooth_noise(rng, size, size, 4, 16) * np.float32(0.6)
+    waves = np.sin(y * np.float32(rng.uniform(0.5, 0.8)) + 1.5 * warp) + smooth_noise(
+        rng, size, size, 4, 16
+    ) * np.float32(0.6)
     return _paint((52, 112, 172), 16 * waves, (0.8, 1.0, 1.0))
 
 

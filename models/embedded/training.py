@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from models.embedded.architecture import (
     build_autoencoder,
+    build_pipeline,
     build_scheduler,
     build_text_encoder,
     build_tokenizer,
@@ -32,6 +33,13 @@ __all__ = ["encode_latents", "train_autoencoder", "train_diffusion"]
 
 DROP_PROMPT = 0.1  # share of empty prompts, for classifier-free guidance (Ho & Salimans 2022)
 _CROP = 64
+# One prompt a class, and two of two classes, for the sheets that training leaves.
+_SHEET = [
+    "a red car on sand", "a blue bus on grass", "a white house on snow", "a green tree on bricks", "a boat on water",
+    "a yellow mug on wood", "a red mushroom on grass", "a purple ball on snow", "a fish on the sea", "a bird on sand",
+    "a green car and a red house on snow", "a white boat and a blue fish on the sea", "two trees on grass",
+    "a cup and a ball on wood", "snow",
+]  # fmt: skip
 _KL = 1e-6  # as Stable Diffusion's autoencoder
 
 Reporter = Callable[[Progress], None]
@@ -54,7 +62,7 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
 def train_autoencoder(
     corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu", report: Reporter = ignore
 ) -> AutoencoderKL:
-    """L1 on pixels and on their differences at three scales, over random 64² crops; the average's weights are returned."""
+    """Train on random 64² crops (see `reconstruction`) and a little KL; returns the averaged weights."""
 
     def loss(modules: nn.ModuleDict, step: int) -> Tensor:
         rng = np.random.default_rng([step, 11])
@@ -140,9 +148,19 @@ def train_diffusion(
         output = modules["unet"](noisy.to(device), times.to(device), text).sample
         return F.mse_loss(output.float(), target.to(device))
 
+    def look(progress: Progress, average: nn.ModuleDict) -> None:
+        report(progress)
+        if progress.step % 1000 == 0:
+            pipeline = build_pipeline(vae=vae, tokenizer=tokenizer, **dict(average.items()))
+            pipeline.set_progress_bar_config(disable=True)
+            seeds = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(_SHEET))]
+            pictures = pipeline(_SHEET, num_inference_steps=25, guidance_scale=3.0, generator=seeds, output_type="np")
+            images = (pictures.images * 255).round().astype(np.uint8)
+            save_sheet(folder / f"sheet-{progress.step:06d}.png", images.reshape(-1, 5, *images.shape[1:]))
+
     torch.manual_seed(0)
     parts = {"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)}
-    return fit(nn.ModuleDict(parts).to(device), loss, schedule, folder, report=lambda progress, _: report(progress))
+    return fit(nn.ModuleDict(parts).to(device), loss, schedule, folder, report=look)
 
 
 def save_sheet(path: Path, images: NDArray[np.uint8]) -> None:

@@ -24,7 +24,18 @@ from numpy.typing import NDArray
 from models.embedded.shapes import LOOKS, Part
 from models.embedded.textures import GROUNDS, smooth_noise
 
-__all__ = ["HELD_OUT", "SIZE", "Drawing", "Placed", "Scene", "describe", "draw", "draw_scene", "sample_scene", "vocabulary"]
+__all__ = [
+    "HELD_OUT",
+    "SIZE",
+    "Drawing",
+    "Placed",
+    "Scene",
+    "describe",
+    "draw",
+    "draw_scene",
+    "sample_scene",
+    "vocabulary",
+]
 
 SIZE = 128
 HELD_OUT = 1 << 40  # first seed of the held-out range
@@ -36,9 +47,9 @@ COLOURS = {
 }  # fmt: skip
 # Paints that do not follow the object's colour.
 FIXED = {
-    "glass": (168, 206, 226), "tyre": (34, 34, 38), "metal": (176, 180, 186), "lamp": (250, 234, 150), "roof": (112, 58, 46),
-    "wood": (104, 72, 46), "brick": (146, 78, 62), "sail": (238, 236, 226), "tea": (86, 50, 30), "stem": (226, 212, 184),
-    "beak": (226, 156, 46),
+    "glass": (168, 206, 226), "tyre": (34, 34, 38), "metal": (176, 180, 186), "lamp": (250, 234, 150),
+    "roof": (112, 58, 46), "wood": (104, 72, 46), "brick": (146, 78, 62), "sail": (238, 236, 226), "tea": (86, 50, 30),
+    "stem": (226, 212, 184), "beak": (226, 156, 46),
 }  # fmt: skip
 _SUBPIXEL = 4  # fractional bits of the polygon filler
 # Side of an object as a share of the picture, by number of objects in the scene; and the same for named sizes.
@@ -132,10 +143,13 @@ def _random_object(rng: np.random.Generator, name: str, count: int) -> Placed:
     size = "small" if quantile < _SMALL else "large" if quantile > _LARGE else ""
     x, y = rng.uniform(half, SIZE - half, 2)
     colour = str(rng.choice(_class(name)["colours"]))
-    return Placed(
-        name, colour, size, int(rng.integers(len(LOOKS[name]))), float(x), float(y), float(half),
-        float(rng.uniform(0.9, 1.1)), float(rng.uniform(-0.2, 0.2)), bool(rng.random() < 0.5), int(rng.integers(1 << 62)),
-    )  # fmt: skip
+    look, stretch, turn = (
+        int(rng.integers(len(LOOKS[name]))),
+        float(rng.uniform(0.9, 1.1)),
+        float(rng.uniform(-0.2, 0.2)),
+    )
+    flip, seed = bool(rng.random() < 0.5), int(rng.integers(1 << 62))
+    return Placed(name, colour, size, look, float(x), float(y), float(half), stretch, turn, flip, seed)
 
 
 def _uncovered(a: Placed, b: Placed) -> float:
@@ -162,7 +176,11 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 def _phrase(objects: list[Placed], rng: np.random.Generator) -> str:
     entry = _class(objects[0].name)
     size, colour = ({getattr(o, field) for o in objects} for field in ("size", "colour"))
-    words = [next(iter(values)) for values, chance in ((size, 0.5), (colour, 0.6)) if len(values) == 1 and rng.random() < chance]
+    words = [
+        next(iter(values))
+        for values, chance in ((size, 0.5), (colour, 0.6))
+        if len(values) == 1 and rng.random() < chance
+    ]
     which = int(rng.integers(len(entry["synonyms"])))
     words = [w for w in words if w] + [entry["synonyms" if len(objects) == 1 else "plurals"][which]]
     numbers = {2: "two", 3: "three", 4: "four", 5: "five"}

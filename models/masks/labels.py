@@ -21,7 +21,7 @@ class Labels(NamedTuple):
 
 
 def otsu(values: Tensor) -> Tensor:
-    """Otsu's threshold (1979) of each row of `values` (N, M) in [0, 1], as (N,): the split of greatest variance between."""
+    """Otsu's threshold (1979) of each row of `values` (N, M) in [0, 1], as (N,)."""
     bins = (values * _BINS).long().clamp(0, _BINS - 1)
     histogram = torch.zeros(len(values), _BINS, device=values.device).scatter_add_(1, bins, torch.ones_like(values))
     share = histogram / values.shape[1]

@@ -18,23 +18,29 @@ def pamr(images: Tensor, scores: Tensor, iterations: int = 10, dilations: tuple[
 
     The weight of a neighbour falls with its colour's distance in units of the neighbourhood's standard deviation.
     """
-    colours = _neighbours(images, dilations)  # (B, 3, N, H, W)
-    deviation = colours.std(2, keepdim=True)
-    logits = -((colours - images.unsqueeze(2)).abs() / (_SCALE * deviation + 1e-6)).mean(1)
-    weights = torch.softmax(logits, 1)  # (B, N, H, W)
+    shifts = [(y * d, x * d) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    weights = _weights(images, shifts)
     for _ in range(iterations):
-        scores = torch.stack(
-            [(_neighbours(s.unsqueeze(1), dilations)[:, 0] * weights).sum(1) for s in scores.unbind(1)], 1
-        )
+        padded = _extend(scores, shifts)
+        scores = torch.zeros_like(scores)
+        for weight, shift in zip(weights, shifts, strict=True):
+            scores.addcmul_(_shifted(padded, shift, scores.shape), weight.unsqueeze(1))
     return scores
 
 
-def _neighbours(maps: Tensor, dilations: tuple[int, ...]) -> Tensor:
-    """(B, C, H, W) → (B, C, 8 · len(dilations), H, W), the border repeated outwards."""
-    height, width = maps.shape[-2:]
-    reach = max(dilations)
-    padded = F.pad(maps, (reach,) * 4, mode="replicate")
-    shifts = [(y * d, x * d) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
-    return torch.stack(
-        [padded[..., reach + y : reach + y + height, reach + x : reach + x + width] for y, x in shifts], 2
-    )
+def _weights(images: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
+    """(N, B, H, W), summing to one over the N neighbours."""
+    padded = _extend(images, shifts)
+    colours = torch.stack([_shifted(padded, shift, images.shape) for shift in shifts])
+    unit = _SCALE * colours.std(0) + 1e-6
+    return torch.softmax(-((colours - images).abs() / unit).mean(2), 0)
+
+
+def _extend(maps: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
+    """(B, C, H, W) with the border repeated outwards as far as the shifts reach."""
+    return F.pad(maps, (max(x for _, x in shifts),) * 4, mode="replicate")
+
+
+def _shifted(padded: Tensor, shift: tuple[int, int], shape: torch.Size) -> Tensor:
+    reach, (y, x) = (padded.shape[-1] - shape[-1]) // 2, shift
+    return padded[..., reach + y : reach + y + shape[-2], reach + x : reach + x + shape[-1]]

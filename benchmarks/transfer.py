@@ -1,0 +1,50 @@
+"""Is a segmenter trained on what the night run published as good as one trained on as much exact truth?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from torch.utils.data import Dataset, Subset
+
+from benchmarks.claims import CACHE, Claim, Size, run
+from benchmarks.night import night
+from infra.store import SegmentationDataset, read_version
+from models.segmenters import ArraySet, DrawnScenes, LabelledItem, TrainingRecipe, train_segmenter
+from tasks.evaluate import drawn_truth, evaluate_segmenter
+from tasks.train import class_names
+
+_SAMPLES = {"quick": 20, "default": 2000, "full": 8000}
+_STEPS = {"quick": 20, "default": 3000, "full": 20000}
+_HELD_OUT = {"quick": 20, "default": 500, "full": 2000}
+
+
+def main(size: Size) -> list[Claim]:
+    made = night(size)
+    published = SegmentationDataset(made.store.url, made.version)
+    count = min(len(published), _SAMPLES[size])
+    print(f"{len(published)} samples published, {count} used")
+    classes = class_names(read_version(made.store, made.version).meta["classes"])
+    recipe = TrainingRecipe(steps=_STEPS[size])
+    sets: dict[str, Dataset[LabelledItem]] = {
+        "synthetic": Subset(published, range(count)),
+        "drawn": ArraySet(DrawnScenes(count, first=0), classes),
+    }
+    miou = {}
+    for name, samples in sets.items():
+        trained = train_segmenter(samples, classes, recipe, progress=print)
+        found = evaluate_segmenter(trained.segmenter, drawn_truth(_HELD_OUT[size], classes), "held-out drawn scenes")
+        miou[name] = found.miou
+        CACHE.mkdir(parents=True, exist_ok=True)
+        (CACHE / f"transfer-{size}-{name}.json").write_text(json.dumps(asdict(found)))
+        print(
+            f"trained on {count} {name}: mIoU {found.miou:.3f}", {k: round(v or 0.0, 3) for k, v in found.iou.items()}
+        )
+    return [
+        Claim("samples trained on", count, ">= 2000"),
+        Claim("mIoU of synthetic over exact truth", miou["synthetic"] / miou["drawn"], ">= 0.8"),
+    ]
+
+
+if __name__ == "__main__":
+    run("transfer", main)
