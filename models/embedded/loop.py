@@ -94,7 +94,7 @@ def _update(
 ) -> float:
     with _training(modules, dtype):
         value = loss(modules, step)
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
     optimiser.step()
     optimiser.zero_grad()
@@ -145,7 +145,11 @@ def _restore(path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimis
 def _save(
     path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimiser: torch.optim.Optimizer, step: int
 ) -> None:
-    parts = {"modules": modules, "average": average, "optimiser": optimiser}
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "modules": modules,
+        "average": average,
+        "optimiser": optimiser,
+    }
     temporary = path.with_suffix(".part")
     torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)
     temporary.replace(path)

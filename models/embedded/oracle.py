@@ -114,7 +114,7 @@ def train_oracle(
         return F.cross_entropy(modules["oracle"](images).float(), target)
 
     torch.manual_seed(0)
-    modules = nn.ModuleDict({"oracle": Oracle()}).to(device, memory_format=torch.channels_last)
+    modules = nn.ModuleDict({"oracle": Oracle()}).to(device)
     oracle = fit(modules, loss, schedule, folder, report=lambda progress, _: report(progress))["oracle"]
     assert isinstance(oracle, Oracle)
     return oracle

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,20 +71,22 @@ def train_autoencoder(
         crops = [corpus.images[r, y : y + _CROP, x : x + _CROP] for r, y, x in zip(rows, ys, xs, strict=True)]
         target = to_unit(np.stack(crops), device)
         generator = torch.Generator("cpu").manual_seed(step)
-        posterior = modules["vae"].encode(target).latent_dist
+        vae: Any = modules["vae"]
+        posterior = vae.encode(target).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-        output = modules["vae"].decode(posterior.mean + posterior.std * noise).sample.float()
-        return reconstruction(output, target) + _KL * posterior.kl().float().mean()
+        output = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        divergence: Tensor = posterior.kl().float().mean()
+        return reconstruction(output, target) + _KL * divergence
 
     def look(progress: Progress, average: nn.ModuleDict) -> None:
         report(progress)
         if progress.step % 500 == 0:
-            images = to_unit(corpus.images[:8], device)
+            vae: Any = average["vae"]
             with torch.no_grad():
-                output = average["vae"].decode(average["vae"].encode(images).latent_dist.mode()).sample
+                output = vae.decode(vae.encode(to_unit(corpus.images[:8], device)).latent_dist.mode()).sample
             save_sheet(folder / "sheet.png", np.stack([corpus.images[:8], to_bytes(output)]))
 
-    modules = nn.ModuleDict({"vae": build_autoencoder()}).to(device, memory_format=torch.channels_last)
+    modules = nn.ModuleDict({"vae": build_autoencoder()}).to(device)
     return fit(modules, loss, schedule, folder, report=look)["vae"]
 
 
