@@ -1,0 +1,223 @@
+"""Compose: rows that the plan calls composed → scenes of several instances, made of what other rows generated.
+
+Free-Mask's composition: objects of single-object rows on the image of a row without objects; or, for a share of the
+rows, DiffuMask's splicing of such images. Sources are what `select` would keep. The plan names them; one that is no
+good is replaced by the next in an order drawn from the row's seed, so a scene depends on its seed and sources alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import task
+
+from infra.settings import SelectSettings, Settings
+from infra.store import Marker, ShardReader, Store, read_marker, write_shard
+from models.scenes import IGNORE, Cutout, choose_grid, compose_scene, cut_objects, splice
+from tasks.progress import Report
+from tasks.select import select_shard
+
+__all__ = ["SPLICED", "Composed", "Pool", "Source", "compose", "compose_row"]
+
+Bytes = NDArray[np.uint8]
+
+SPLICED = 0.25  # share of composed rows that are mosaics
+SPARES = 8  # rows tried in place of a source that is no good
+
+
+@dataclass(frozen=True)
+class Source:
+    """A generated sample that is good enough: image (H, W, 3), label (H, W) uint8, and what refine says of it."""
+
+    row: int
+    id: str
+    image: Bytes
+    label: Bytes
+    confidence: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Image (H, W, 3), label and instance map (H, W), uint8; the sources, and JSON-ready provenance of each object."""
+
+    image: Bytes
+    label: Bytes
+    instance: Bytes
+    layout: str
+    sources: tuple[Source, ...]
+    objects: list[dict[str, Any]]
+
+
+Load = Callable[[int], Source | None]  # the sample of a row, None if it is no good
+
+
+class Pool:
+    """The rows of a plan that others may be made of: `load` gets one, and like-minded ones can be drawn."""
+
+    def __init__(self, plan: pd.DataFrame, load: Load) -> None:
+        single = plan[plan["kind"] == "single"]
+        names = single["classes"].map(lambda classes: classes[0])
+        self.class_of: dict[int, str] = dict(zip(single["row"], names, strict=True))
+        self._rows = {name: rows.to_numpy() for name, rows in single["row"].groupby(names)}
+        self._rows[""] = plan.loc[plan["kind"] == "negative", "row"].to_numpy()
+        self._load = load
+
+    def good(self, row: int, rng: np.random.Generator) -> Iterator[Source]:
+        """The sample of `row`, and others of its class (or negatives, if it is one), as far as they are good."""
+        like = self._rows[self.class_of.get(row, "")]
+        for candidate in dict.fromkeys([row, *rng.choice(like, SPARES).tolist()]):
+            if source := self._load(candidate):
+                yield source
+
+
+def compose_row(
+    sources: list[int],
+    seed: int,
+    pool: Pool,
+    ids: Mapping[str, int],
+    size: tuple[int, int],
+    *,
+    spliced: float = SPLICED,
+) -> Composed:
+    """The scene of a row: `sources` are its ground's row and one row for each object, far to near.
+
+    `ids` gives the label value of each class, `size` the (H, W) of all images; `spliced` is the chance of a mosaic. If
+    no source is good, the image is black and the label all 255, which `select` rejects.
+    """
+    rng = np.random.default_rng(seed)
+    make = _mosaic if rng.random() < spliced else _scene
+    return make(sources, pool, ids, size, rng) or _nothing(size)
+
+
+def _scene(
+    sources: list[int], pool: Pool, ids: Mapping[str, int], size: tuple[int, int], rng: np.random.Generator
+) -> Composed | None:
+    ground = next(pool.good(sources[0], rng), None)
+    found = [_object(row, pool, ids[pool.class_of[row]], rng) for row in sources[1:]]
+    objects = [pair for pair in found if pair]
+    if ground is None or not objects:
+        return None
+    scene = compose_scene(ground.image, ground.label, [cutout for _, cutout in objects], rng)
+    things = [asdict(thing) | {"source": objects[thing.source][0].id} for thing in scene.objects]
+    used = (ground, *(source for source, _ in objects))
+    return Composed(scene.image, scene.label, scene.instance, "scene", used, things)
+
+
+def _object(row: int, pool: Pool, class_id: int, rng: np.random.Generator) -> tuple[Source, Cutout] | None:
+    """The largest object of that class of the first good source that has one to cut out."""
+    for source in pool.good(row, rng):
+        for cutout in cut_objects(source.image, source.label):
+            if cutout.class_id == class_id:
+                return source, cutout
+    return None
+
+
+def _mosaic(
+    sources: list[int], pool: Pool, ids: Mapping[str, int], size: tuple[int, int], rng: np.random.Generator
+) -> Composed | None:
+    """Tiles of the row's classes, in turn, then its ground, and so on; each class's next source every time."""
+    grid = choose_grid(rng, size)
+    queues = [queue for row in [*sources[1:], sources[0]] if (queue := list(pool.good(row, rng)))]
+    if not queues:
+        return None
+    turns = [divmod(tile, len(queues)) for tile in range(grid[0] * grid[1])]
+    tiles = [queues[which][turn % len(queues[which])] for turn, which in turns]
+    order = rng.permutation(len(tiles))
+    tiles = [tiles[index] for index in order]
+    image, label, instance = splice([s.image for s in tiles], [s.label for s in tiles], grid, size)
+    things = [{"source": s.id, "tile": list(divmod(n, grid[1]))} for n, s in enumerate(tiles)]
+    return Composed(image, label, instance, f"{grid[0]}x{grid[1]}", tuple(tiles), things)
+
+
+def _nothing(size: tuple[int, int]) -> Composed:
+    unsure = np.full(size, IGNORE, np.uint8)
+    return Composed(np.zeros((*size, 3), np.uint8), unsure, unsure, "none", (), [])
+
+
+def compose_table(rows: pd.DataFrame, scenes: list[Composed]) -> pd.DataFrame:
+    """Columns of composed rows: `row`, `id`, `layout` ("scene", "2x2", …), `sources` (rows used), `objects` (JSON).
+
+    With them `confidence` and `consistency`, those of the worst source with objects, 0 if there is none; `coverage`
+    and `ignored`, shares of the image.
+    """
+    worst = [[s for s in scene.sources if _foreground(s.label)] for scene in scenes]
+    return rows[["row", "id"]].reset_index(drop=True).assign(
+        layout=[scene.layout for scene in scenes],
+        sources=[list(dict.fromkeys(source.row for source in scene.sources)) for scene in scenes],
+        objects=[json.dumps(scene.objects) for scene in scenes],
+        confidence=[min((s.confidence for s in sources), default=0.0) for sources in worst],
+        consistency=[min((s.consistency for s in sources), default=0.0) for sources in worst],
+        coverage=[_foreground(s.label) for s in scenes],
+        ignored=[float(np.mean(s.label == IGNORE)) for s in scenes],
+    )  # fmt: skip
+
+
+def _foreground(label: Bytes) -> float:
+    return float(np.mean((label > 0) & (label < IGNORE)))
+
+
+class _Generated:
+    """The generated samples of a run, read from the store one by one."""
+
+    def __init__(
+        self, store: Store, run: str, plan: pd.DataFrame, settings: SelectSettings, ids: Mapping[str, int]
+    ) -> None:
+        self._store, self._run, self._plan = store, run, plan.set_index("row", drop=False)
+        self._settings, self._ids = settings, ids
+        self._shard = cache(self._open)
+
+    def _open(self, shard: int) -> tuple[ShardReader, ShardReader, pd.DataFrame]:
+        images, labels = (f"{self._run}/{stage}/{shard:05d}" for stage in ("synthesize", "refine"))
+        table = self._store.read_table(f"{labels}.parquet")
+        return ShardReader(self._store, images), ShardReader(self._store, labels), table
+
+    def load(self, row: int) -> Source | None:
+        """The sample of that row; None if `select` would reject it."""
+        planned = self._plan.loc[row]
+        images, labels, table = self._shard(int(planned["shard"]))
+        index = images.ids.index(planned["id"])
+        picture, label = images.sample(index, ["image", "finite"]), labels.read("label", index)
+        columns = table.iloc[[index]].assign(
+            kind=planned["kind"], classes=[planned["classes"]], finite=picture["finite"]
+        )
+        verdict = select_shard(picture["image"][None], label[None], columns, self._settings, self._ids)
+        if not verdict["keep"].item():
+            return None
+        scores = float(columns["confidence"].item()), float(columns["consistency"].item())
+        return Source(int(row), str(planned["id"]), picture["image"], label, *scores)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the run's images."""
+        images, _, _ = self._shard(int(self._plan["shard"].iloc[0]))
+        _, height, width, _ = images.marker.fields["image"].shape
+        return height, width
+
+
+@task(name="compose", task_run_name="compose-{shard}")
+def compose(settings: Settings, shard: int) -> Marker:
+    """Make one shard's scenes, unless they are in the store; all its sources have to be refined."""
+    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    path = f"{run}/compose/{shard:05d}"
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    start = time.monotonic()
+    plan, ids = store.read_table(f"{run}/plan.parquet"), settings.load_vocabulary().ids
+    rows = plan[plan["shard"] == shard]
+    generated = _Generated(store, run, plan, settings.select, ids)
+    pool, size, scenes = Pool(plan, cache(generated.load)), generated.size(), []
+    with Report("compose", f"{shard:05d}", len(rows)) as report:
+        for sources, seed in zip(rows["sources"], rows["seed"], strict=True):
+            scenes.append(compose_row(list(sources), int(seed), pool, ids, size))
+            report(1)
+    arrays = {field: np.stack([getattr(scene, field) for scene in scenes]) for field in ("image", "label", "instance")}
+    stats = {"scenes": len(scenes), "objects": sum(len(scene.objects) for scene in scenes)}
+    return write_shard(store, path, arrays, compose_table(rows, scenes), stats, time.monotonic() - start)
