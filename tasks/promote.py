@@ -100,8 +100,8 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion, and write champion.json.
 
     The champion is taken as evaluated on that same set, if it was. The budget comes from the IoU of who stands and the
-    keep rates of the run that the challenger's version came from. Returned: `champion` (its entry, as written),
-    `moved`, `reason`, and the challenger's `checkpoint` and `evaluation`.
+    keep rates of the run that the challenger's version came from. Returned: champion.json as it stands, with `moved`,
+    `reason` and the `challenger` (its `checkpoint`, `version` and `evaluation`).
     """
     store = Store.open(settings.store.url, settings.store.options)
     challenger = _entry(store, checkpoint, fingerprint)
@@ -112,8 +112,7 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     standing = {**standing, "budget": _budget(store, standing["evaluation"]["iou"], challenger["version"])}
     if standing != before:
         store.write_json("champion.json", standing)
-    outcome = {"moved": decision.moved, "reason": decision.reason, "champion": standing}
-    return {**outcome, "checkpoint": checkpoint, "evaluation": challenger["evaluation"]}
+    return {**standing, "moved": decision.moved, "reason": decision.reason, "challenger": challenger}
 
 
 def _budget(store: Store, iou: Mapping[str, float | None], version: str) -> dict[str, float]:

@@ -101,7 +101,8 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
     def __init__(self, *, device: str, **options: Any) -> None:
         self._device = device
         hooks = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-        super().__init__(default_hooks=dict.fromkeys(hooks), default_scope="mmseg", **options)
+        processes = {"mp_cfg": {"mp_start_method": "spawn"}}  # "fork", its default, hangs with an open S3 client
+        super().__init__(default_hooks=dict.fromkeys(hooks), default_scope="mmseg", env_cfg=processes, **options)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: torch.nn.Module) -> torch.nn.Module:
         """Move the model to the device."""

@@ -8,6 +8,7 @@ the number of loading processes nor an interruption changes it.
 from __future__ import annotations
 
 from collections.abc import Sized
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypedDict, cast
 
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 from models.metrics import IGNORE
 from models.segmenters.openmmlab import PixelData, SegDataSample
 
-__all__ = ["LabelledItem", "TrainingView", "augment", "collate"]
+__all__ = ["LabelledItem", "TrainingView", "Views", "augment", "collate"]
 
 # Photometric jitter: factors of contrast and saturation, and brightness in shares of the range. Mild next to
 # mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because colour is part of what tells small classes apart.
@@ -37,35 +38,35 @@ class LabelledItem(TypedDict):
     id: str
 
 
-class TrainingView(Dataset[dict[str, Any]]):
-    """`length` training positions over a labelled set, shuffled anew each epoch, from position `start` on."""
+@dataclass(frozen=True)
+class Views:
+    """How a training sees its samples: `length` positions, cut to `crop` pixels (H, W), scaled within `scale`."""
 
-    def __init__(
-        self,
-        samples: Dataset[Any],
-        *,
-        length: int,
-        num_classes: int,
-        crop: tuple[int, int],
-        scale: tuple[float, float],
-        seed: int,
-        start: int = 0,
-    ) -> None:
-        self._samples, self._length, self._start = samples, length, start
-        self._num_classes, self._crop, self._scale, self._seed = num_classes, crop, scale, seed
+    length: int
+    num_classes: int
+    crop: tuple[int, int]
+    scale: tuple[float, float]
+    seed: int
+
+
+class TrainingView(Dataset[dict[str, Any]]):
+    """The training positions over a labelled set, shuffled anew each epoch, from position `start` on."""
+
+    def __init__(self, samples: Dataset[Any], views: Views, start: int = 0) -> None:
+        self._samples, self._views, self._start = samples, views, start
 
     def __len__(self) -> int:
-        return self._length - self._start
+        return self._views.length - self._start
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        position += self._start
+        position, views = position + self._start, self._views
         size = len(cast(Sized, self._samples))
         epoch, place = divmod(position, size)
-        item = self._samples[int(_order(self._seed, epoch, size)[place])]
-        _check_item(item, self._num_classes)
-        rng = np.random.default_rng((self._seed, 1, position))
-        image, label = augment(item["image"], item["label"], rng, crop=self._crop, scale=self._scale)
-        sample = SegDataSample(metainfo={"ori_shape": self._crop, "img_shape": self._crop})
+        item = self._samples[int(_order(views.seed, epoch, size)[place])]
+        _check_item(item, views.num_classes)
+        rng = np.random.default_rng((views.seed, 1, position))
+        image, label = augment(item["image"], item["label"], rng, crop=views.crop, scale=views.scale)
+        sample = SegDataSample(metainfo={"ori_shape": views.crop, "img_shape": views.crop})
         sample.gt_sem_seg = PixelData(data=label.long()[None])
         return {"inputs": image, "data_samples": sample}
 

@@ -16,7 +16,7 @@ from models.segmenters.hooks import Course, Resume, Schedule, Snapshots, read_sn
 from models.segmenters.networks import DEFAULT, Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
 from models.segmenters.precision import optim_wrapper, probe_precision
-from models.segmenters.samples import TrainingView, collate
+from models.segmenters.samples import TrainingView, Views, collate
 
 __all__ = ["Trained", "TrainingRecipe", "train_segmenter"]
 
@@ -77,37 +77,48 @@ def train_segmenter(
         raise ValueError("the labelled set is empty; give a version or folder with at least one sample")
     crop = recipe.crop or cast(tuple[int, int], tuple(samples[0]["label"].shape))
     notes: dict[str, Any] = {"recipe": asdict(recipe), "classes": list(classes), "crop": crop}
-    begun = time.perf_counter()
-    with isolated(), tempfile.TemporaryDirectory() as folder:
+    course, begun = Course(recipe.steps, recipe.batch_size, every, progress), time.perf_counter()
+    with isolated():
         saved = read_snapshot(snapshots, notes)
         torch.manual_seed(recipe.seed)
         segmenter = build_segmenter(recipe.config, classes)
         notes["precision"] = saved["notes"]["precision"] if saved else _precision(segmenter, recipe, crop, device)
-        course = Course(recipe.steps, recipe.batch_size, every, progress)
-        hooks = [course, Schedule(recipe.learning_rate, recipe.warmup, recipe.steps)]
-        hooks += [Resume(snapshots, notes, course, saved)] if snapshots else []
-        view = TrainingView(
-            samples,
-            length=recipe.steps * recipe.batch_size,
-            num_classes=len(classes),
-            crop=crop,
-            scale=recipe.scale,
-            seed=recipe.seed,
-            start=saved["notes"]["step"] * recipe.batch_size if saved else 0,
+        start = saved["notes"]["step"] * recipe.batch_size if saved else 0
+        view = TrainingView(samples, _views(recipe, crop, len(classes)), start)
+        hooks = [Resume(snapshots, notes, course, saved)] if snapshots else []
+        _run(
+            segmenter.network.to(device),
+            recipe,
+            notes["precision"],
+            device,
+            _loader(view, recipe, workers),
+            [course, *hooks],
         )
-        QuietRunner(
-            device=device,
-            model=segmenter.network,
-            work_dir=folder,
-            experiment_name=uuid.uuid4().hex,
-            train_dataloader=_loader(view, recipe.batch_size, workers),
-            train_cfg={"type": "IterBasedTrainLoop", "max_iters": recipe.steps, "fast_forward_on_resume": True},
-            optim_wrapper=_optimiser(segmenter.network.to(device), recipe, notes["precision"], device),
-            custom_hooks=hooks,
-            randomness={"seed": recipe.seed},
-        ).train()
     segmenter.network.to("cpu").eval()
     return Trained(segmenter, course.rows, notes["precision"], time.perf_counter() - begun)
+
+
+def _run(
+    network: torch.nn.Module,
+    recipe: TrainingRecipe,
+    precision: str,
+    device: str,
+    loader: DataLoader[dict[str, Any]],
+    hooks: Sequence[Any],
+) -> None:
+    """All steps of a training, by mmengine."""
+    with tempfile.TemporaryDirectory() as folder:
+        QuietRunner(
+            device=device,
+            model=network,
+            work_dir=folder,
+            experiment_name=uuid.uuid4().hex,
+            train_dataloader=loader,
+            train_cfg={"type": "IterBasedTrainLoop", "max_iters": recipe.steps, "fast_forward_on_resume": True},
+            optim_wrapper=_optimiser(network, recipe, precision, device),
+            custom_hooks=[*hooks, Schedule(recipe.learning_rate, recipe.warmup, recipe.steps)],
+            randomness={"seed": recipe.seed},
+        ).train()
 
 
 def _precision(segmenter: Segmenter, recipe: TrainingRecipe, crop: tuple[int, int], device: str) -> str:
@@ -116,12 +127,16 @@ def _precision(segmenter: Segmenter, recipe: TrainingRecipe, crop: tuple[int, in
     return probe_precision(segmenter.network, (recipe.batch_size, *crop), device)
 
 
-def _loader(view: TrainingView, batch_size: int, workers: int) -> DataLoader[dict[str, Any]]:
+def _views(recipe: TrainingRecipe, crop: tuple[int, int], num_classes: int) -> Views:
+    length = recipe.steps * recipe.batch_size
+    return Views(length, num_classes=num_classes, crop=crop, scale=recipe.scale, seed=recipe.seed)
+
+
+def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoader[dict[str, Any]]:
     context = "spawn" if workers else None  # forked workers deadlock with an open object store
     generator = torch.Generator()  # its own: with torch's, starting to load would shift the draws of a resumed training
-    return DataLoader(
-        view, batch_size, num_workers=workers, collate_fn=collate, multiprocessing_context=context, generator=generator
-    )
+    options: dict[str, Any] = {"multiprocessing_context": context, "num_workers": workers, "generator": generator}
+    return DataLoader(view, recipe.batch_size, collate_fn=collate, **options)
 
 
 def _optimiser(network: torch.nn.Module, recipe: TrainingRecipe, precision: str, device: str) -> Any:

@@ -31,7 +31,7 @@ from models.segmenters import (
     unpack_segmenter,
 )
 from models.segmenters.openmmlab import MODELS, isolated
-from models.segmenters.samples import TrainingView, augment
+from models.segmenters.samples import TrainingView, Views, augment
 from models.segmenters.sources import translation
 
 CLASSES = ("background", "red", "blue")
@@ -256,7 +256,7 @@ def test_every_sample_is_seen_once_an_epoch() -> None:
             seen.append(index)
             return super().__getitem__(index)
 
-    view = TrainingView(Watched(5), length=15, num_classes=3, crop=(64, 64), scale=(1, 1), seed=0)
+    view = TrainingView(Watched(5), Views(15, num_classes=3, crop=(64, 64), scale=(1, 1), seed=0))
     for position in range(15):
         view[position]
     epochs = [seen[start : start + 5] for start in (0, 5, 10)]

@@ -111,19 +111,19 @@ def test_promoting_again_changes_nothing(settings: Settings, store: Store) -> No
     promote.fn(settings, "better", "a" * 64)
     before = store.read_bytes("champion.json")
     outcome = promote.fn(settings, "better", "a" * 64)
-    assert not outcome["moved"] and outcome["evaluation"]["miou"] == 0.6
+    assert not outcome["moved"] and outcome["challenger"]["evaluation"]["miou"] == 0.6
     assert store.read_bytes("champion.json") == before
 
 
 def test_the_budget_goes_to_the_weak_and_the_seldom_kept(settings: Settings, store: Store) -> None:
-    budget = promote.fn(settings, "old", "a" * 64)["champion"]["budget"]
+    budget = promote.fn(settings, "old", "a" * 64)["budget"]
     assert budget["bus"] > budget["car"] and sum(budget.values()) == pytest.approx(1)
     assert store.read_json("champion.json")["budget"] == budget
 
 
 def test_a_version_whose_run_is_gone_is_promoted_still(settings: Settings, store: Store) -> None:
     store.delete("runs/nightly")
-    assert set(promote.fn(settings, "old", "a" * 64)["champion"]["budget"]) == {"car", "bus"}
+    assert set(promote.fn(settings, "old", "a" * 64)["budget"]) == {"car", "bus"}
 
 
 def test_a_champion_measured_on_the_new_set_as_well_is_compared_there(settings: Settings, store: Store) -> None:
