@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
+import pandas as pd
+
 from infra.store.errors import MissingError, StoreError
 from infra.store.layout import CHECK_BYTES, Encoded
 from infra.store.seal import FileSum
@@ -19,6 +21,7 @@ __all__ = ["Problem", "verify_run", "verify_version"]
 
 _T = TypeVar("_T")
 _SUFFIXES = (".json", ".parquet", ".zarr")
+_COMPOSED = {"synthesize": False, "refine": False, "compose": True}  # stages with one kind of rows; others have all
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,26 @@ def verify_version(store: Store, version: str) -> list[Problem]:
 def verify_run(store: Store, run: str) -> list[Problem]:
     """Return all that is wrong with the stages of a run that have begun: damage, and shards not finished.
 
-    Each of them should hold every shard of the plan. `MissingError` if there is no such run.
+    Each of them should hold every shard of the plan that has rows of its kind: generated or composed ones, or all.
+    `MissingError` if there is no such run.
     """
     folder = f"runs/{run}"
     stages = [name for name in store.list(folder) if "." not in name]
     if not store.exists(folder):
         raise MissingError(f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}")
     try:
-        planned = {f"{int(shard):05d}" for shard in store.read_table(f"{folder}/plan.parquet")["shard"].unique()}
+        plan = store.read_table(f"{folder}/plan.parquet")
     except StoreError as error:
         return [Problem(f"{folder}/plan.parquet", str(error))]
-    paths = [f"{folder}/{s}/{name}" for s in stages for name in sorted(planned | _shard_names(store, f"{folder}/{s}"))]
+    names = {stage: _planned(plan, stage) | _shard_names(store, f"{folder}/{stage}") for stage in stages}
+    paths = [f"{folder}/{stage}/{name}" for stage in stages for name in sorted(names[stage])]
     return _each(store, lambda path: _check_shard(store, path), paths)
+
+
+def _planned(plan: pd.DataFrame, stage: str) -> set[str]:
+    if "kind" in plan and stage in _COMPOSED:
+        plan = plan[(plan["kind"] == "composed") == _COMPOSED[stage]]
+    return {f"{int(shard):05d}" for shard in plan["shard"].unique()}
 
 
 def _each(store: Store, check: Callable[[_T], Iterable[Problem]], items: Iterable[_T]) -> list[Problem]:
