@@ -14,10 +14,14 @@ from infra.settings import Settings
 from infra.store import Marker, Store, publish_version, read_marker, read_shard, write_shard
 from tasks.card import dataset_card
 
-__all__ = ["EVENT", "publish", "publish_shard", "version_of"]
+__all__ = ["EVENT", "NothingKeptError", "publish", "publish_shard", "version_of"]
 
 EVENT = "segmint.version.published"
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
+
+
+class NothingKeptError(RuntimeError):
+    """Select kept no sample of the run, so there is nothing to publish."""
 
 
 def version_of(settings: Settings) -> str:
@@ -60,9 +64,11 @@ def publish(settings: Settings, shards: list[int]) -> str:
     store, version = Store.open(settings.store.url, settings.store.options), version_of(settings)
     vocabulary = settings.load_vocabulary()
     folder = f"versions/{version}"
-    store.write_json(f"{folder}/vocabulary.json", vocabulary.model_dump(mode="json"))
     paths = [f"{folder}/data/{shard:05d}" for shard in shards]
     samples = pd.concat([store.read_table(f"{path}.parquet") for path in paths])
+    if samples.empty:
+        raise NothingKeptError(_rejections(store, settings.name, shards))
+    store.write_json(f"{folder}/vocabulary.json", vocabulary.model_dump(mode="json"))
     planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
     store.write_bytes(f"{folder}/card.md", dataset_card(version, settings, samples, planned).encode())
     meta = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
@@ -73,3 +79,12 @@ def publish(settings: Settings, shards: list[int]) -> str:
         payload={"version": version, "samples": manifest.samples, "settings": settings.resolved()},
     )
     return version
+
+
+def _rejections(store: Store, run: str, shards: list[int]) -> str:
+    columns = pd.concat([store.read_table(f"runs/{run}/select/{shard:05d}.parquet") for shard in shards])
+    reasons = ", ".join(f"{count} {reason}" for reason, count in columns["reason"].value_counts().items())
+    return (
+        f"run {run!r}: none of {len(columns)} rows was kept ({reasons}), so nothing is published; "
+        f"see runs/{run}/report.html, then mend the generator or loosen the select settings and take another name"
+    )
