@@ -6,12 +6,12 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.pretrain import PretrainSettings, autoencoder, diffusion, oracle
+from tasks.pretrain import Recipe, autoencoder, diffusion, oracle
 
 __all__ = ["pretrain"]
 
 
 @flow(name="pretrain")
-def pretrain(settings: PretrainSettings) -> tuple[Path, Path]:
+def pretrain(recipe: Recipe) -> tuple[Path, Path]:
     """Train autoencoder, then diffusion model, then oracle; returns pipeline directory and oracle file."""
-    return diffusion(settings, autoencoder(settings)), oracle(settings)
+    return diffusion(recipe, autoencoder(recipe)), oracle(recipe)

@@ -236,11 +236,11 @@ def pretrain(config: Config = None, flags: Flags = None) -> None:
     """Train the embedded generator and the oracle anew on the drawn world; settings are of their own."""
     from flows.pretrain import pretrain
     from infra.sources import read_flat
-    from tasks.pretrain import PretrainSettings
+    from models.embedded.pretraining import Recipe
 
-    settings = read_flat(PretrainSettings, config, flags or ())
+    recipe = read_flat(Recipe, config, flags or ())
     with show.progress():
-        pipeline, oracle = pretrain(settings)
+        pipeline, oracle = pretrain(recipe)
     show.facts([("pipeline", pipeline), ("oracle", oracle)])
 
 

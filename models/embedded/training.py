@@ -129,11 +129,15 @@ def train_diffusion(
     folder: Path,
     schedule: Schedule,
     *,
+    start: nn.ModuleDict | None = None,
     batch: int = 32,
     device: str = "cpu",
     report: Reporter = ignore,
 ) -> nn.ModuleDict:
-    """v-prediction (Salimans & Ho 2022) on scaled latents, U-Net and text encoder together; returns the average."""
+    """v-prediction (Salimans & Ho 2022) on scaled latents, U-Net and text encoder together; returns the average.
+
+    `start` holds `unet` and `text_encoder` to go on from, such as the shipped ones; None begins with random weights.
+    """
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     empty = torch.tensor(tokenizer("", padding="max_length")["input_ids"])
 
@@ -162,8 +166,8 @@ def train_diffusion(
             save_sheet(folder / f"sheet-{progress.step:06d}.png", images.reshape(-1, 5, *images.shape[1:]))
 
     torch.manual_seed(0)
-    parts = {"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)}
-    return fit(nn.ModuleDict(parts).to(device), loss, schedule, folder, report=look)
+    parts = start or nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
+    return fit(parts.to(device), loss, schedule, folder, report=look)
 
 
 def save_sheet(path: Path, images: NDArray[np.uint8]) -> None:

@@ -1,0 +1,89 @@
+"""How the shipped weights come about: three trainings, each resumed from its folder, with logs and sheets beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from transformers import CLIPTextModel
+
+from models.embedded.architecture import build_pipeline, build_tokenizer
+from models.embedded.corpus import Corpus, open_corpus
+from models.embedded.loop import Schedule
+from models.embedded.oracle import save_oracle, train_oracle
+from models.embedded.training import Reporter, encode_latents, ignore, train_autoencoder, train_diffusion
+
+__all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline"]
+
+
+class Recipe(BaseModel):
+    """How long and on how much; the defaults are those of a GPU. MODEL_CARD.md tells what the shipped weights had."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path = Field(default=Path("out/pretrain"), description="where state, logs and sheets are kept")
+    device: str = Field(default="cpu", description="cpu or cuda")
+    images: int = Field(default=100_000, ge=1, description="drawn pictures to train on")
+    autoencoder_steps: int = Field(default=10_000, ge=1)
+    diffusion_steps: int = Field(default=40_000, ge=1)
+    oracle_steps: int = Field(default=6_000, ge=1)
+    batch: int = Field(default=32, ge=1, description="pictures a step of the U-Net")
+    start: Path | None = Field(default=None, description="pipeline directory to go on from, its autoencoder as it is")
+
+
+def corpus_of(recipe: Recipe) -> Corpus:
+    """The drawn pictures, drawn now unless they are there."""
+    return open_corpus(recipe.folder / "corpus", recipe.images, build_tokenizer())
+
+
+def make_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Path:
+    """Train the autoencoder and set its scaling factor, or take that of `start`; returns its directory."""
+    if recipe.start:
+        return recipe.start / "vae"
+    corpus, folder = corpus_of(recipe), recipe.folder / "autoencoder"
+    schedule = Schedule(recipe.autoencoder_steps, 2e-3, average=0.998, weight_decay=0.0)
+    vae = train_autoencoder(corpus, folder, schedule, device=recipe.device, report=report)
+    latents = encode_latents(vae, corpus, recipe.folder / "latents.npy")
+    vae.register_to_config(scaling_factor=round(1 / float(latents[:4000].astype("float32").std()), 4))
+    vae.save_pretrained(folder / "final")
+    return folder / "final"
+
+
+def make_pipeline(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) -> Path:
+    """Train U-Net and text encoder and write the pipeline in fp16; returns its directory."""
+    corpus, vae = corpus_of(recipe), AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
+    latents = encode_latents(vae, corpus, recipe.folder / "latents.npy")
+    schedule = Schedule(recipe.diffusion_steps, 1e-3, average=0.9995)
+    parts = train_diffusion(
+        vae,
+        corpus,
+        latents,
+        recipe.folder / "diffusion",
+        schedule,
+        start=_started(recipe.start),
+        batch=recipe.batch,
+        device=recipe.device,
+        report=report,
+    )
+    pipeline = build_pipeline(vae=vae, tokenizer=build_tokenizer(), **dict(parts.items()))
+    pipeline.to("cpu", torch.float16).save_pretrained(recipe.folder / "pipeline")
+    return recipe.folder / "pipeline"
+
+
+def _started(folder: Path | None) -> nn.ModuleDict | None:
+    if folder is None:
+        return None
+    parts = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+    return nn.ModuleDict({n: kind.from_pretrained(folder / n, torch_dtype=torch.float32) for n, kind in parts.items()})
+
+
+def make_oracle(recipe: Recipe, report: Reporter = ignore) -> Path:
+    """Train the oracle; returns its weights' file."""
+    path = recipe.folder / "oracle.safetensors"
+    schedule = Schedule(recipe.oracle_steps, 2e-3, decay=0.5, average=0.995)
+    oracle = train_oracle(corpus_of(recipe), recipe.folder / "oracle", schedule, device=recipe.device, report=report)
+    save_oracle(oracle, path)
+    return path

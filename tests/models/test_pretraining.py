@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.embedded import loop
+from models.embedded.architecture import MAX_TOKENS, build_tokenizer
+from models.embedded.corpus import CAPTIONS, open_corpus
+from models.embedded.loop import Progress, Schedule, fit
+from models.generators import check_pipeline, generate, load_pipeline
+
+
+class StoppedError(Exception):
+    pass
+
+
+def train(folder: Path, stop: int | None = None) -> nn.ModuleDict:
+    torch.manual_seed(0)
+    modules = nn.ModuleDict({"net": nn.Linear(4, 1)})
+
+    def loss(parts: nn.ModuleDict, step: int) -> Tensor:
+        if step == stop:
+            raise StoppedError
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
+
+    return fit(modules, loss, Schedule(40, 0.05, warmup=4), folder, dtype=torch.float32)
+
+
+def test_an_interrupted_training_ends_in_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_SAVE_SECONDS", 0.0)
+    whole = train(tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train(tmp_path / "parts", stop=23)
+    resumed = train(tmp_path / "parts")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_lowers_the_loss_and_reports_it(tmp_path):
+    told: list[Progress] = []
+    torch.manual_seed(0)
+    modules = nn.ModuleDict({"net": nn.Linear(4, 1)})
+
+    def loss(parts: nn.ModuleDict, step: int) -> Tensor:
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
+
+    fit(modules, loss, Schedule(200, 0.05, warmup=4), tmp_path, report=lambda p, _: told.append(p), report_every=50)
+    assert [p.step for p in told] == [50, 100, 150, 200]
+    assert told[-1].loss < told[0].loss / 10
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
+    from models.embedded import world
+
+    corpus = open_corpus(tmp_path, 6, build_tokenizer(), first_seed=100)
+    assert np.array_equal(corpus.images[3], world.draw(103).image)
+    assert np.array_equal(corpus.labels[3], world.draw(103).label)
+    assert corpus.tokens.shape == (6, CAPTIONS, MAX_TOKENS)
+    written = (tmp_path / "images.npy").stat().st_mtime_ns
+    open_corpus(tmp_path, 6, build_tokenizer(), first_seed=100)
+    assert (tmp_path / "images.npy").stat().st_mtime_ns == written
+
+
+def test_every_prompt_of_the_world_fits_the_tokenizer():
+    from models.embedded import world
+
+    tokenizer = build_tokenizer()
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        assert len(tokenizer(world.describe(world.sample_scene(rng), rng))["input_ids"]) <= MAX_TOKENS
+
+
+def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground():
+    from models.embedded.oracle import load_oracle
+    from models.generators.loading import EMBEDDED
+
+    check_pipeline(EMBEDDED)
+    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*.safetensors")) < 32 << 20
+    grounds = {"grass": "a car on grass", "snow": "a bird on snow", "water": "a boat on water", "wood": "a mug on wood"}
+    made = generate(
+        load_pipeline("embedded", device="cpu"),
+        list(grounds.values()),
+        [[] for _ in grounds],
+        [1, 2, 3, 4],
+        num_inference_steps=8,
+        guidance_scale=3.0,
+        self_attention=False,
+    )
+    assert load_oracle().see(made.images).grounds == list(grounds)
