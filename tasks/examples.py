@@ -32,19 +32,21 @@ def choose(samples: pd.DataFrame, by: str, count: int) -> pd.DataFrame:
     return ordered.assign(turn=turn).sort_values(["turn", "seed"]).head(count).drop(columns="turn")
 
 
-def draw_cells(store: Store, ledger: Ledger, samples: pd.DataFrame, height: int = TILE) -> Iterator[Cell]:
+def draw_cells(
+    store: Store, ledger: Ledger, samples: pd.DataFrame, height: int = TILE, unreadable: set[str] | None = None
+) -> Iterator[Cell]:
     """A cell for each sample: image, label overlay, attention of its class words; for a composed one image and overlay.
 
-    What was not made, or is damaged, is hatched.
+    What was not made, or is damaged, is hatched; shards that are damaged are added to `unreadable`.
     """
-    read = _reader(store)
+    read = _reader(store, set() if unreadable is None else unreadable)
     for sample in samples.to_dict("records"):
         keep = sample["keep"] if isinstance(sample["keep"], bool) else None
         caption = f"{sample['reason']}: {sample['prompt']}" if keep is False else str(sample["prompt"])
         yield Cell(_tiles(sample, ledger, read, height), caption, keep)
 
 
-def _reader(store: Store) -> Read:
+def _reader(store: Store, unreadable: set[str]) -> Read:
     """How to get a field of a sample from a shard; None if it isn't there or its bytes are wrong. Shards stay open."""
     opened = cache(lambda path: ShardReader(store, path))
 
@@ -53,6 +55,7 @@ def _reader(store: Store) -> Read:
             reader = opened(path) if isinstance(path, str) else None
             return reader.read(field, reader.ids.index(sample_id)) if reader and field in reader.fields else None
         except (CorruptShardError, MissingError):
+            unreadable.add(path)
             return None
 
     return read

@@ -5,7 +5,7 @@ Pure functions of a ledger. A figure that cannot be known yet is None, and a das
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -93,11 +93,12 @@ def _miou(evaluation: Mapping[str, Any] | None) -> float | None:
     return evaluation.get("miou") if evaluation else None
 
 
-def advice(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """What to do next, with the command if there is one."""
+def advice(ledger: Ledger, damaged: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """What to do next, with the command if there is one; `damaged` names files or shards that could not be read."""
     counts, missing = counts_of(ledger.samples), [row for row in time_rows(ledger) if row["shards"] < row["planned"]]
-    if ledger.damaged:
-        yield f"{len(ledger.damaged)} damaged files: {', '.join(ledger.damaged[:3])}.", f"segmint verify {ledger.run}"
+    if damaged:
+        rest = " and more" if len(damaged) > 3 else ""
+        yield f"Damaged: {', '.join(damaged[:3])}{rest}.", f"segmint verify {ledger.run}"
     if missing or not counts["planned"]:
         stages = ", ".join(str(row["stage"]) for row in missing) or "plan"
         yield f"Unfinished: {stages}. The same command again makes what is missing and nothing else.", "segmint run"

@@ -210,7 +210,7 @@ def encode(picture: Picture, limit: int | None = None) -> bytes:
 
 def _webp(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
+    image.save(buffer, "WEBP", quality=quality, method=2)  # 4 takes twice as long for 6 % fewer bytes
     return buffer.getvalue()
 
 

@@ -58,14 +58,18 @@ def _write(store: Store, ledger: Ledger) -> str:
 
 def render(store: Store, ledger: Ledger) -> str:
     """The page as HTML; pictures are read from the store."""
+    unreadable: set[str] = set()
+    examples = _examples(store, ledger, unreadable)
+    damaged = sorted({*ledger.damaged, *unreadable})
     return _template().render(
         ledger=ledger,
         folder=f"runs/{ledger.run}",
         counts=counts_of(ledger.samples),
         generated=counts_of(ledger.samples[ledger.samples["kind"] != "composed"]),
         figures=list(figures(ledger)),
-        advice=list(advice(ledger)),
-        examples=_examples(store, ledger),
+        advice=list(advice(ledger, damaged)),
+        examples=examples,
+        damaged=damaged,
         classes=list(class_rows(ledger)),
         reasons=list(reason_rows(ledger.samples)),
         curve=_training_curve(ledger),
@@ -86,7 +90,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html")
 
 
-def _examples(store: Store, ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+def _examples(store: Store, ledger: Ledger, unreadable: set[str]) -> dict[str, list[dict[str, Any]]]:
     """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its pictures."""
     made = ledger.samples[ledger.samples["image_at"].notna()]
     composed, keep = made["kind"] == "composed", made["keep"]
@@ -96,11 +100,12 @@ def _examples(store: Store, ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
         "unjudged": choose(made[~composed & keep.isna()], "first", _KEPT),
         "composed": choose(made[composed], "first", _COMPOSED),
     }
-    return {kind: list(_drawn(store, ledger, samples)) for kind, samples in chosen.items()}
+    return {kind: list(_drawn(store, ledger, samples, unreadable)) for kind, samples in chosen.items()}
 
 
-def _drawn(store: Store, ledger: Ledger, samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for sample, cell in zip(samples.to_dict("records"), draw_cells(store, ledger, samples), strict=True):
+def _drawn(store: Store, ledger: Ledger, samples: pd.DataFrame, unreadable: set[str]) -> Iterator[dict[str, Any]]:
+    cells = draw_cells(store, ledger, samples, unreadable=unreadable)
+    for sample, cell in zip(samples.to_dict("records"), cells, strict=True):
         pictures = strip(cell.tiles)
         uri = data_uri(encode(pictures, _STRIP_BYTES))
         yield {**sample, "src": uri, "keep": cell.kept, "width": pictures.shape[1], "height": pictures.shape[0]}

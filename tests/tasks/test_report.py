@@ -233,7 +233,9 @@ def test_damaged_files_are_named_and_the_rest_is_shown(night: Night) -> None:
     [images] = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 10_000]
     images.write_bytes(images.read_bytes()[:4000] + b"\xff" * 4000 + images.read_bytes()[8000:])
     page = night.page()
-    assert f"runs/{RUN}/refine/00001.parquet" in page and "segmint verify" in page
+    damaged = page.partition("Damaged: ")[2].partition("</p>")[0]
+    assert f"runs/{RUN}/refine/00001.parquet" in damaged and f"runs/{RUN}/synthesize/00000" in damaged
+    assert f"segmint verify {RUN}" in damaged
 
 
 def test_equal_stores_give_equal_pages(finished: Night, page: str) -> None:
