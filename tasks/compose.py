@@ -126,13 +126,13 @@ def _mosaic(
 ) -> Composed | None:
     """Tiles of the row's classes, in turn, then its ground, and so on; each class's next source every time."""
     grid = choose_grid(rng, size)
-    queues = [queue for row in [*sources[1:], sources[0]] if (queue := list(pool.good(row, rng)))]
-    if not queues:
+    *objects, grounds = (list(pool.good(row, rng)) for row in [*sources[1:], sources[0]])
+    if not any(objects):
         return None
+    queues = [queue for queue in (*objects, grounds) if queue]
     turns = [divmod(tile, len(queues)) for tile in range(grid[0] * grid[1])]
-    tiles = [queues[which][turn % len(queues[which])] for turn, which in turns]
-    order = rng.permutation(len(tiles))
-    tiles = [tiles[index] for index in order]
+    inside = [queues[which][turn % len(queues[which])] for turn, which in turns]
+    tiles = [inside[index] for index in rng.permutation(len(inside))]
     image, label, instance = splice([s.image for s in tiles], [s.label for s in tiles], grid, size)
     things = [{"source": s.id, "tile": list(divmod(n, grid[1]))} for n, s in enumerate(tiles)]
     return Composed(image, label, instance, f"{grid[0]}x{grid[1]}", tuple(tiles), things)

@@ -96,6 +96,22 @@ def test_nothing_of_the_old_ground_shows_around_a_pasted_object(unsure: int):
     assert image[..., 1].max() <= between[1] + 4
 
 
+@pytest.mark.parametrize(("old", "new"), [("bricks", "snow"), ("grass", "water"), ("sand", "wood")])
+def test_a_moved_object_looks_more_like_the_truth_than_its_bare_pixels(old: str, new: str):
+    before, after = (drawn(7, [], ground).image for ground in (old, new))
+    distance = np.hypot(*(np.mgrid[:128, :128] - 64))
+    alpha = np.clip(30.5 - distance, 0, 1)[..., None]
+    image, truth = (np.round(alpha * RED + (1 - alpha) * ground).astype(np.uint8) for ground in (before, after))
+    label = (distance <= 30).astype(np.uint8)
+    moved, bare = after.copy(), np.where(label[..., None], image, after)
+    (cutout,) = cut_objects(image, label)
+    corner = np.argwhere(label).min(0) - np.argwhere(cutout.solid).min(0)
+    paste(moved, cutout, *corner)
+    outline = np.abs(distance - 30) < 2
+    error, of_bare = (np.abs(made.astype(float) - truth)[outline].mean() for made in (moved, bare))
+    assert error < 0.85 * of_bare
+
+
 def test_pixels_beyond_the_object_keep_their_bytes():
     (cutout,) = cut_objects(*image_and_label(drawn(3, ["bird"])))
     ground = drawn(4, [], "grass").image
@@ -111,7 +127,7 @@ def test_harmonising_moves_the_mean_by_its_strength_and_nothing_else():
     (cutout,) = cut_objects(*disc())
     ground = np.full((50, 3), 128, np.uint8)
     none, half = (harmonise(cutout, ground, (s, s, s)) for s in (0.0, 0.5))
-    assert np.abs(none.colour - cutout.colour).max() < 0.5
+    assert np.abs(none.colour - cutout.colour)[cutout.alpha > 0].max() < 1
     moved = half.colour[half.solid].mean(0)
     assert 128 < moved[0] < 190
     assert 60 < moved[1] < 128
