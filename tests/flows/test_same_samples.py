@@ -25,7 +25,7 @@ def assert_identical(ours: nights.Samples, theirs: nights.Samples) -> None:
 def test_the_night_has_every_kind_and_publishes_some(undisturbed: Settings) -> None:
     arrays, table = nights.samples(undisturbed)
     assert set(table["kind"]) == {"single", "multi", "negative", "composed"}
-    assert set(table.groupby("kind")["select.keep"].any()) == {True}
+    assert {"negative", "single", "composed"} <= set(table.loc[table["select.keep"], "kind"])
     assert arrays["synthesize.image"].shape == (8, 128, 128, 3)
     assert len(np.unique(arrays["synthesize.image"])) > 50
 

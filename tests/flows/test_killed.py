@@ -1,0 +1,95 @@
+"""A night that is killed again and again comes to the same end as one that nothing disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from infra.settings import Settings
+from infra.store import verify_run, verify_version
+from tasks.publish import version_of
+from tests.flows import nights
+
+KILLS = 10
+SEED = 7
+LONGEST_DELAY = 0.2  # seconds from a written file to the kill: as long as a shard takes on an idle core
+
+
+def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
+    undisturbed: Settings, place: Path, tmp_path: Path
+) -> None:
+    chosen, theirs = nights.settings(place), Path(undisturbed.store.url)
+    moments, markers, reached = random.Random(SEED), {}, set()
+    for kill in range(KILLS):
+        before, log = nights.finished(chosen) if place.exists() else set(), tmp_path / f"{kill}.log"
+        process = nights.start(chosen, log)
+        _wait_for_files(process, place, _moment(moments, _files(place), _files(theirs), KILLS - kill))
+        time.sleep(moments.uniform(0, LONGEST_DELAY))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the night was over before it was killed"
+        assert _worked(log) <= _missing(before), "a finished shard was worked on again"
+        assert {path: _identity(place, path) for path in markers} == markers, "a finished shard was written again"
+        markers = {path: _identity(place, path) for path in nights.finished(chosen)}
+        reached |= {path.split("/")[2] for path in markers}
+    assert reached >= {"synthesize", "refine"}
+    assert len(markers) < 18, "the kills were spread over the whole night"
+    assert +nights.run(chosen) == _missing(set(markers))
+    assert {path: _identity(place, path) for path in markers} == markers
+    assert nights.objects(place) == nights.objects(theirs)
+    assert verify_run(nights.store_of(chosen), "night") == []
+    assert verify_version(nights.store_of(chosen), version_of(undisturbed)) == []
+
+
+def test_a_finished_night_works_on_nothing_and_writes_no_sample(undisturbed: Settings) -> None:
+    root = Path(undisturbed.store.url)
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*.json")}
+    assert nights.run(undisturbed) == Counter()
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
+
+
+def _moment(moments: random.Random, done: int, total: int, kills: int) -> int:
+    """How many files there shall be at the next of so many kills; new ones, so that work was under way."""
+    return min(max(done, 2) + moments.randint(1, max(1, 2 * (total - done) // (kills + 1))), total - 2)
+
+
+def _wait_for_files(process: BaseProcess, root: Path, count: int) -> None:
+    while _files(root) < count and process.is_alive():
+        time.sleep(0.01)
+
+
+def _files(root: Path) -> int:
+    return sum(1 for _ in _paths(root))
+
+
+def _paths(root: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(root):
+        yield from (f"{folder}/{name}" for name in names if not name.endswith(".partial") and name[0] != ".")
+
+
+def _identity(root: Path, path: str) -> tuple[int, int]:
+    found = (root / f"{path}.json").stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _missing(done: set[str]) -> Counter[str]:
+    """Rows that each stage has to do if the shards in `done` are finished."""
+    left = {
+        stage: nights.ROWS * sum(f"runs/night/{stage}/{shard:05d}" not in done for shard in shards)
+        for stage, shards in nights.STAGES.items()
+    }
+    return +Counter(left)
+
+
+def _worked(log: Path) -> Counter[str]:
+    worked: Counter[str] = Counter()
+    for line in log.read_text().splitlines():
+        stage, rows = line.split()
+        worked[stage] += int(rows)
+    return worked
