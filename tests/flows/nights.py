@@ -24,7 +24,19 @@ from infra.settings import Settings
 from infra.store import Store, read_marker, read_shard
 from tasks.progress import Event, listening
 
-__all__ = ["SHARDS", "STAGES", "Samples", "finished", "objects", "run", "samples", "settings", "start", "store_of"]
+__all__ = [
+    "SHARDS",
+    "STAGES",
+    "Samples",
+    "finished",
+    "objects",
+    "run",
+    "samples",
+    "settings",
+    "start",
+    "store_of",
+    "version",
+]
 
 STAGES = {"synthesize": range(4), "refine": range(4), "compose": range(4, 5), "select": range(5)}
 SHARDS = range(5)
@@ -60,6 +72,11 @@ def settings(url: Path | str, **changes: Any) -> Settings:
 
 def store_of(chosen: Settings) -> Store:
     return Store.open(chosen.store.url, chosen.store.options)
+
+
+def version(chosen: Settings) -> str:
+    """Name of the version that a night with these settings has published; its identity knows the generator's weights."""
+    return f"{chosen.name}-{store_of(chosen).read_json(f'runs/{chosen.name}/settings.json')['identity'][:8]}"
 
 
 def run(chosen: Settings) -> Counter[str]:

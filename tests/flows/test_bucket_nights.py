@@ -13,7 +13,6 @@ from flows.nightly import ShardsFailedError
 from infra.settings import Settings
 from infra.store import SegmentationDataset, StoreError, verify_run, verify_version
 from tasks.progress import Event, listening
-from tasks.publish import version_of
 from tests.flows import nights
 from tests.swift import Bucket, Swift
 
@@ -52,7 +51,7 @@ def assert_same(ours: Settings, theirs: Settings) -> None:
 def test_a_night_into_a_bucket_can_be_read_back(into: Into, undisturbed: Settings) -> None:
     chosen = into()
     nights.run(chosen)
-    store, version = nights.store_of(chosen), version_of(undisturbed)
+    store, version = nights.store_of(chosen), nights.version(undisturbed)
     assert verify_run(store, "night") == verify_version(store, version) == []
     far, near = (SegmentationDataset(s.store.url, version, s.store.options) for s in (chosen, undisturbed))
     assert len(far) == len(near) > 0

@@ -13,7 +13,7 @@ from flows.nightly import ShardsFailedError
 from infra.settings import Settings, SettingsError
 from infra.store import list_versions, verify_run, verify_version
 from models.generators import pipeline_folder
-from tasks.publish import NothingKeptError, version_of
+from tasks.publish import NothingKeptError
 from tests.flows import nights
 
 
@@ -47,9 +47,9 @@ def test_two_nights_published_at_once_by_two_processes_both_survive(place: Path,
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     store = nights.store_of(chosen[0])
-    assert {manifest.version for manifest in list_versions(store)} == {version_of(each) for each in chosen}
+    assert {manifest.version for manifest in list_versions(store)} == {nights.version(each) for each in chosen}
     for each in chosen:
-        assert verify_run(store, each.name) == verify_version(store, version_of(each)) == []
+        assert verify_run(store, each.name) == verify_version(store, nights.version(each)) == []
 
 
 def test_one_night_run_by_two_processes_at_once_is_one_night(

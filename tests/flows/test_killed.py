@@ -13,7 +13,6 @@ from pathlib import Path
 
 from infra.settings import Settings
 from infra.store import verify_run, verify_version
-from tasks.publish import version_of
 from tests.flows import nights
 
 KILLS = 10
@@ -44,7 +43,7 @@ def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
     assert {path: _identity(place, path) for path in markers} == markers
     assert nights.objects(place) == nights.objects(theirs)
     assert verify_run(nights.store_of(chosen), "night") == []
-    assert verify_version(nights.store_of(chosen), version_of(undisturbed)) == []
+    assert verify_version(nights.store_of(chosen), nights.version(undisturbed)) == []
 
 
 def test_a_finished_night_works_on_nothing_and_writes_no_sample(undisturbed: Settings) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from flows.retrain import retrain
 from infra.settings import Settings
-from tasks.publish import version_of
 from tests.flows import nights
 
 TINY = {"train": {"steps": 2, "batch_size": 2}, "evaluate": {"images": 2, "batch_size": 2}}
@@ -18,7 +17,7 @@ TINY = {"train": {"steps": 2, "batch_size": 2}, "evaluate": {"images": 2, "batch
 def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(undisturbed: Settings, place: Path) -> None:
     shutil.copytree(undisturbed.store.url, place)
     chosen = nights.settings(place, **TINY)
-    store, version = nights.store_of(chosen), version_of(chosen)
+    store, version = nights.store_of(chosen), nights.version(chosen)
     outcome = retrain(chosen, version)
     champion = store.read_json("champion.json")
     assert outcome["moved"]
