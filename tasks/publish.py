@@ -17,6 +17,7 @@ from tasks.card import dataset_card
 __all__ = ["EVENT", "NothingKeptError", "publish", "publish_shard", "version_of"]
 
 EVENT = "segmint.version.published"
+_SCENE = ["image", "label", "instance"]
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
 
 
@@ -32,15 +33,15 @@ def version_of(settings: Settings) -> str:
 def kept_samples(
     store: Store, run: str, shard: int, plan: pd.DataFrame
 ) -> tuple[dict[str, NDArray[np.uint8]], pd.DataFrame]:
-    """Fields `image` and `label` of a shard's kept rows, and their columns of plan and selection."""
+    """Fields of a shard's kept rows (`image`, `label`, of scenes `instance`), and their columns of plan and selection."""
     columns = read_shard(store, f"runs/{run}/select/{shard:05d}", [])[1]
     rows = plan[plan["shard"] == shard]
-    pictures, labels = ("compose",) * 2 if (rows["kind"] == "composed").all() else ("synthesize", "refine")
-    keep = columns["keep"].to_numpy()
-    arrays = {
-        field: read_shard(store, f"runs/{run}/{stage}/{shard:05d}", [field])[0][field][keep]
-        for field, stage in (("image", pictures), ("label", labels))
-    }
+    composed = (rows["kind"] == "composed").all()
+    stages = {"compose": _SCENE} if composed else {"synthesize": ["image"], "refine": ["label"]}
+    keep, arrays = columns["keep"].to_numpy(), {}
+    for stage, fields in stages.items():
+        read, _ = read_shard(store, f"runs/{run}/{stage}/{shard:05d}", fields)
+        arrays.update({field: read[field][keep] for field in fields})
     table = rows[_COLUMNS].reset_index(drop=True).merge(columns.drop(columns=["id", "keep", "reason"]), on="row")
     return arrays, table[keep].reset_index(drop=True)
 
