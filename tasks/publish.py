@@ -33,7 +33,7 @@ def version_of(settings: Settings) -> str:
 def kept_samples(
     store: Store, run: str, shard: int, plan: pd.DataFrame
 ) -> tuple[dict[str, NDArray[np.uint8]], pd.DataFrame]:
-    """Fields of a shard's kept rows (`image`, `label`, of scenes `instance`), and their columns of plan and selection."""
+    """Fields of a shard's kept rows (`image`, `label`; of scenes `instance`), and their columns of plan and select."""
     columns = read_shard(store, f"runs/{run}/select/{shard:05d}", [])[1]
     rows = plan[plan["shard"] == shard]
     composed = (rows["kind"] == "composed").all()
