@@ -68,8 +68,8 @@ class Ledger:
 
     @property
     def version(self) -> str:
-        """Name under which the run's dataset is, or will be, published."""
-        return f"{self.run}-{self.identity[:8]}"
+        """Name under which the run's dataset is, or will be, published; empty if the run's identity is not known."""
+        return f"{self.run}-{self.identity[:8]}" if self.identity else ""
 
     @property
     def damaged(self) -> tuple[str, ...]:
