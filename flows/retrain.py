@@ -9,6 +9,7 @@ from prefect import flow
 from infra.settings import Settings
 from tasks.evaluate import evaluate
 from tasks.promote import promote
+from tasks.publish import run_of
 from tasks.report import report
 from tasks.train import train
 
@@ -19,10 +20,10 @@ __all__ = ["retrain"]
 def retrain(settings: Settings, version: str) -> dict[str, Any]:
     """Train on a version, evaluate, promote, and plan the next night's budget; each step resumes if it was stopped.
 
-    Returns what `promote` tells: champion, reason, and this checkpoint's evaluation.
+    Returns what `promote` tells: the champion, whether and why it moved, and the challenger with its evaluation.
     """
     checkpoint = train(settings, version)
     evaluation = evaluate(settings, checkpoint)
     outcome = promote(settings, checkpoint, evaluation["fingerprint"])
-    report(settings)
+    report(settings, run=run_of(settings, version))
     return outcome

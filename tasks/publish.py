@@ -11,10 +11,10 @@ from prefect import task
 from prefect.events import emit_event
 
 from infra.settings import Settings
-from infra.store import Marker, Store, publish_version, read_marker, read_shard, write_shard
+from infra.store import Marker, Store, publish_version, read_marker, read_shard, read_version, write_shard
 from tasks.card import dataset_card
 
-__all__ = ["EVENT", "NothingKeptError", "publish", "publish_shard", "version_of"]
+__all__ = ["EVENT", "NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
 
 EVENT = "segmint.version.published"
 _SCENE = ["image", "label", "instance"]
@@ -28,6 +28,11 @@ class NothingKeptError(RuntimeError):
 def version_of(settings: Settings) -> str:
     """Name of the version that this run publishes: the same settings always publish the same one."""
     return f"{settings.name}-{settings.identity[:8]}"
+
+
+def run_of(settings: Settings, version: str) -> str:
+    """Name of the run that published a version."""
+    return str(read_version(Store.open(settings.store.url, settings.store.options), version).meta["run"])
 
 
 def kept_samples(
