@@ -21,8 +21,9 @@ def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(undis
     outcome = retrain(chosen, version)
     champion = store.read_json("champion.json")
     assert outcome["moved"]
-    assert champion == outcome["champion"]
-    assert (champion["checkpoint"], champion["version"]) == (outcome["checkpoint"], version)
+    assert champion["version"] == version
+    assert champion == {name: outcome[name] for name in champion}
+    assert outcome["challenger"] == {name: champion[name] for name in ("checkpoint", "version", "evaluation")}
     following = nights.settings(place, name="next", plan={"images": 4})
     nights.run(following)
     budget = store.read_json("runs/next/settings.json")["settings"]["plan"]["budget"]
