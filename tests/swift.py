@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 
 __all__ = ["Bucket", "Swift", "bucket", "s3"]
 
@@ -136,6 +135,8 @@ class Swift:
 
     def new_bucket(self) -> Bucket:
         """Make a bucket of a name never used before: what was in a deleted one can come back."""
+        import s3fs  # half a second that tests without a bucket need not wait
+
         name = f"b-{uuid.uuid4().hex}"
         s3fs.S3FileSystem(**self.options).mkdir(name)
         return Bucket(f"s3://{name}", self.options)

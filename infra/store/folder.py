@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.store.errors import CorruptShardError, MissingError, StoreError
@@ -33,7 +33,7 @@ _REMEDIES = {
 class Folder:
     """Files below `root`, an absolute path."""
 
-    writers = 1  # files written side by side hold up each other's fsync
+    writers = 3  # the largest file, the next one, and the small ones
     readers = 2
 
     def __init__(self, root: str) -> None:
@@ -111,5 +111,6 @@ def _write_through(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left behind."""
     for entry in os.scandir(folder):
-        if entry.name.endswith(PARTIAL) and time.time() - entry.stat().st_mtime > ABANDONED:
-            Path(entry).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # a living writer has just finished with it
+            if entry.name.endswith(PARTIAL) and time.time() - entry.stat().st_mtime > ABANDONED:
+                Path(entry).unlink()

@@ -24,10 +24,8 @@ __all__ = ["DTYPES", "GROUP", "Encoded", "Layout", "check", "decompress", "encod
 
 Array = NDArray[Any]
 _Parts = list[bytes | memoryview]
-_NUMBERS = [
-    f"{kind}{bits}" for kind in ("uint", "int", "float") for bits in (8, 16, 32, 64) if kind + str(bits) != "float8"
-]
-DTYPES = ("bool", *_NUMBERS)
+_INTEGERS = [f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)]
+DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 CHECK_BYTES = 4
 # Labels shrink 18 times, noisy photographs 1.1 times at a tenth of the speed: what does not halve is stored as it is.
 WORTHWHILE = 0.5
@@ -152,7 +150,7 @@ def parse_index(data: bytes | bytearray, layout: Layout) -> NDArray[np.int64]:
 def decompress(chunks: memoryview, out: Array) -> None:
     """Decode one or several adjoining zstd chunks into `out`, contiguous; ValueError if they are damaged.
 
-    One call for many chunks, since a call costs as much as decoding 80 kB.
+    128x128 label maps take 0.6 of the time when many are decoded in one call.
     """
     try:
         decoded = _ZSTD.decompress(chunks, out.nbytes)
@@ -162,7 +160,7 @@ def decompress(chunks: memoryview, out: Array) -> None:
 
 
 def check(chunk: bytes | bytearray | memoryview) -> bytes:
-    """Return the CRC32C, 4 bytes little-endian."""
+    """Return the CRC32C of a chunk, 4 bytes little-endian."""
     # google_crc32c takes arrays and bytes, but no memoryview
     return int(google_crc32c.value(np.frombuffer(chunk, np.uint8))).to_bytes(CHECK_BYTES, "little")
 

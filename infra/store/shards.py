@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,9 @@ class Marker:
 
     def to_bytes(self) -> bytes:
         """Return the marker as it is stored."""
-        return seal(asdict(self))
+        fields = {name: vars(layout) for name, layout in self.fields.items()}
+        files = {suffix: vars(file) for suffix, file in self.files.items()}
+        return seal({**vars(self), "fields": fields, "files": files})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Marker:
@@ -90,7 +93,7 @@ def write_shard(
     _check(path, arrays, table)
     layouts = {name: Layout.of(array) for name, array in sorted(arrays.items())}
     payloads = _payloads(arrays, layouts, table)
-    marker = Marker(tuple(table["id"]), layouts, {}, {}, dict(stats or {}), seconds)
+    marker = Marker(tuple(table["id"].tolist()), layouts, {}, {}, dict(stats or {}), seconds)
     finished = _finished(store, path, marker, payloads)
     if finished:
         return finished
@@ -102,9 +105,9 @@ def write_shard(
 def _check(path: str, arrays: Mapping[str, NDArray[Any]], table: pd.DataFrame) -> None:
     if "id" not in table.columns:
         raise StoreError(f"{path}: the table has no column 'id', only {list(table.columns)}; add the samples' ids")
-    ids = table["id"]
-    if not ids.is_unique or not all(isinstance(name, str) for name in ids):
-        twice = sorted({str(name) for name in ids[ids.duplicated()]})
+    ids = table["id"].tolist()
+    if len(set(ids)) < len(ids) or not all(isinstance(name, str) for name in ids):
+        twice = [name for name, times in Counter(ids).items() if times > 1]
         raise StoreError(f"{path}: ids must be unique strings; given twice: {twice[:5]}")
     for name, array in arrays.items():
         if not _FIELD.fullmatch(name):
@@ -125,12 +128,12 @@ def _payloads(
         f".zarr/{name}/{layout.key}": partial(encode, arrays[name], layout)
         for name, layout in sorted(layouts.items(), key=lambda item: -arrays[item[0]].nbytes)
         if not layout.is_empty
-    }  # the largest first, so that the rest is made while it is on its way
+    }  # the largest first, so that all else is made while it is on its way
     payloads |= {f".zarr/{name}/zarr.json": layout.metadata for name, layout in layouts.items()}
     return payloads | {".zarr/zarr.json": lambda: GROUP, ".parquet": partial(parquet, table)}
 
 
-def _finished(store: Store, path: str, marker: Marker, payloads: Mapping[str, _Payload]) -> Marker | None:
+def _finished(store: Store, path: str, marker: Marker, payloads: dict[str, _Payload]) -> Marker | None:
     """Return the marker that is there if the content is the same; clear the way if it differs and may be replaced."""
     published = store.is_published(path)  # asked first: what is published has its markers
     previous = read_marker(store, path)
@@ -146,20 +149,27 @@ def _finished(store: Store, path: str, marker: Marker, payloads: Mapping[str, _P
     return None
 
 
-def _save(payloads: Mapping[str, _Payload], marker: Marker, put: _Put, writers: int = 1) -> Marker:
-    """Make and put all files, checksums and compression on the way; return the marker with them."""
+def _save(payloads: dict[str, _Payload], marker: Marker, put: _Put, writers: int = 1) -> Marker:
+    """Make and put all files, and sum them meanwhile; return the marker with their checksums.
+
+    The largest is put first and summed last: google_crc32c holds up all other threads, and by then its file is being
+    written (0.85 of plain writing's speed instead of 0.75).
+    """
     with ThreadPoolExecutor(len(payloads)) as makers, ThreadPoolExecutor(writers) as putters:
-        made = {suffix: makers.submit(make) for suffix, make in payloads.items()}
+        made: dict[str, Future[bytes | Encoded]] = {}
+        puts = []
+        for suffix, make in payloads.items():
+            made[suffix] = makers.submit(make)
+            puts.append(putters.submit(lambda key: put(key, _parts(made[key].result())), suffix))
+        sums = {suffix: _sum(made[suffix].result()) for suffix in reversed(payloads)}
+        for done in puts:
+            done.result()
+    checks = {name: sums[marker.suffix(name)][1].hex() for name in marker.fields if marker.suffix(name) in sums}
+    return replace(marker, files={suffix: file for suffix, (file, _) in sums.items()}, checks=checks)
 
-        def save(suffix: str) -> tuple[FileSum, bytes]:
-            content = made[suffix].result()
-            summing = makers.submit(_sum, content)
-            put(suffix, content.parts if isinstance(content, Encoded) else [content])
-            return summing.result()
 
-        saved = dict(zip(payloads, putters.map(save, payloads), strict=True))
-    checks = {name: saved[marker.suffix(name)][1].hex() for name in marker.fields if marker.suffix(name) in saved}
-    return replace(marker, files={suffix: file for suffix, (file, _) in saved.items()}, checks=checks)
+def _parts(content: bytes | Encoded) -> list[bytes | memoryview]:
+    return content.parts if isinstance(content, Encoded) else [content]
 
 
 def _sum(content: bytes | Encoded) -> tuple[FileSum, bytes]:

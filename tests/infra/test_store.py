@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,12 @@ def test_a_reader_never_sees_half_a_file(store: Store) -> None:
     while writer.is_alive():
         assert store.read_bytes("x") in contents
     writer.join()
+
+
+def test_many_writers_in_one_folder_do_not_disturb_each_other(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.write_bytes(f"files/{number}", bytes([number % 256])), range(400)))
+    assert len(store.list("files")) == 400
 
 
 KILLED = """

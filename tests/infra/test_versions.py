@@ -71,10 +71,11 @@ import sys
 import numpy as np, pandas as pd
 from infra.store import Store, publish_version, write_shard
 store = Store.open(sys.argv[1])
+arrays, table = {"label": np.zeros((50, 300, 300), np.uint8)}, pd.DataFrame({"id": [str(row) for row in range(50)]})
 print(flush=True)
 for number in range(10**6):
     path = f"versions/v{number}/data/00000"
-    write_shard(store, path, {"label": np.zeros((50, 300, 300), np.uint8)}, pd.DataFrame({"id": list(map(str, range(50)))}))
+    write_shard(store, path, arrays, table)
     publish_version(store, f"v{number}", shards=[path], meta={})
 """
 
