@@ -26,7 +26,8 @@ __all__ = ["Oracle", "Seen", "load_oracle", "train_oracle"]
 _WEIGHTS = Path(__file__).parent / "oracle.safetensors"
 _CLASSES = len(world.vocabulary()["classes"])
 _GROUNDS = [b["name"] for b in world.vocabulary()["backgrounds"]]
-_WIDTHS = (24, 48, 96, 128)
+_WIDTHS = (48, 96, 160, 224)
+_FOLD = 2  # pixels of a side that go into channels: half the time of full-size layers, and room for three times the weights
 
 
 class Seen(NamedTuple):
@@ -50,27 +51,29 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Oracle(nn.Module):
-    """A U-Net (Ronneberger et al. 2015): (B, 3, H, W) in [-1, 1] → (B, 1 + classes + grounds, H, W).
+    """A U-Net (Ronneberger et al. 2015) over 2×2 pixels folded into channels: (B, 3, H, W) in [-1, 1] → (B, 1 + classes + grounds, H, W).
 
     Channel 0 is never right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = nn.ModuleList(_convolve(a, b) for a, b in zip((3, *_WIDTHS), _WIDTHS, strict=False))
+        inputs = (3 * _FOLD**2, *_WIDTHS)
+        self.down = nn.ModuleList(_convolve(a, b) for a, b in zip(inputs, _WIDTHS, strict=False))
         pairs = list(zip(_WIDTHS[::-1], _WIDTHS[-2::-1], strict=False))
         self.up = nn.ModuleList(_convolve(a + b, b) for a, b in pairs)
-        self.head = nn.Conv2d(_WIDTHS[0], 1 + _CLASSES + len(_GROUNDS), 1)
+        self.head = nn.Conv2d(_WIDTHS[0], (1 + _CLASSES + len(_GROUNDS)) * _FOLD**2, 1)
+        self.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits at full size."""
-        x, skips = images, []
+        x, skips = F.pixel_unshuffle(images, _FOLD), []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), skip], 1))
-        return torch.as_tensor(self.head(x))
+        return F.pixel_shuffle(self.head(x), _FOLD)
 
     @torch.inference_mode()
     def see(self, images: NDArray[np.uint8], batch: int = 64) -> Seen:
