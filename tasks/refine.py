@@ -36,7 +36,7 @@ def refine_rows(
     for image, maps, names in zip(images, attention, rows["classes"], strict=True):
         refined = refine_labels(
             torch.from_numpy(image)[None],
-            torch.from_numpy(maps.astype(np.float32))[None, : len(names) + 1],
+            torch.from_numpy(maps.astype(np.float32))[None, : len(names)],
             [ids[name] for name in names],
             iterations=settings.pamr_iterations,
             band=settings.ignore_band,

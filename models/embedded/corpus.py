@@ -36,7 +36,7 @@ class Corpus:
     tokens: NDArray[np.int16]
 
 
-def open_corpus(folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_seed: int = 0, workers: int = 2) -> Corpus:
+def open_corpus(folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_seed: int = 0) -> Corpus:
     """Draw pictures `first_seed …` into `folder`, or open what an earlier call finished there."""
     size, done = world.SIZE, folder / "done.json"
     shapes = {"images": (count, size, size, 3), "labels": (count, size, size), "grounds": (count,)}
@@ -46,7 +46,7 @@ def open_corpus(folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_see
             np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, shape)
         starts = range(0, count, _BLOCK)
         jobs = [(folder, s, min(s + _BLOCK, count), first_seed) for s in starts]
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             captions = [text for texts in pool.map(_draw_block, jobs) for text in texts]
         ids = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="np")
         np.save(folder / "tokens.npy", ids["input_ids"].astype(np.int16).reshape(count, CAPTIONS, MAX_TOKENS))

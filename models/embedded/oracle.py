@@ -27,7 +27,9 @@ _WEIGHTS = Path(__file__).parent / "oracle.safetensors"
 _CLASSES = len(world.vocabulary()["classes"])
 _GROUNDS = [b["name"] for b in world.vocabulary()["backgrounds"]]
 _WIDTHS = (48, 96, 160, 224)
-_FOLD = 2  # pixels of a side that go into channels: half the time of full-size layers, and room for three times the weights
+_FOLD = (
+    2  # pixels of a side that go into channels: half the time of full-size layers, and room for three times the weights
+)
 
 
 class Seen(NamedTuple):
@@ -51,8 +53,9 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Oracle(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) over 2×2 pixels folded into channels: (B, 3, H, W) in [-1, 1] → (B, 1 + classes + grounds, H, W).
+    """A U-Net (Ronneberger et al. 2015) over 2×2 pixels folded into channels.
 
+    From (B, 3, H, W) in [-1, 1] to logits (B, 1 + classes + grounds, H, W).
     Channel 0 is never right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
     """
 
@@ -63,11 +66,11 @@ class Oracle(nn.Module):
         pairs = list(zip(_WIDTHS[::-1], _WIDTHS[-2::-1], strict=False))
         self.up = nn.ModuleList(_convolve(a + b, b) for a, b in pairs)
         self.head = nn.Conv2d(_WIDTHS[0], (1 + _CLASSES + len(_GROUNDS)) * _FOLD**2, 1)
-        self.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits at full size."""
-        x, skips = F.pixel_unshuffle(images, _FOLD), []
+        folded = F.pixel_unshuffle(images, _FOLD)
+        x, skips = folded.contiguous(memory_format=torch.channels_last), []  # a fifth faster on CPUs
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)

@@ -168,7 +168,9 @@ def train_diffusion(
 
     torch.manual_seed(0)
     parts = start or nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
-    if device == "cpu":  # plain attention: a third of a step faster than the fused kernels, whose backward is slow there
+    if (
+        device == "cpu"
+    ):  # plain attention: a third of a step faster than the fused kernels, whose backward is slow there
         cast(UNet2DConditionModel, parts["unet"]).set_attn_processor(AttnProcessor())
     return fit(parts.to(device), loss, schedule, folder, report=look)
 

@@ -1,5 +1,6 @@
 """Attention → label, as pure batched functions of tensors."""
 
+from models.masks.colours import split_by_colour
 from models.masks.labels import IGNORE, Labels, label_maps, otsu
 from models.masks.pamr import pamr
 from models.masks.propagation import merge_resolutions, propagate
@@ -16,4 +17,5 @@ __all__ = [
     "pamr",
     "propagate",
     "refine_labels",
+    "split_by_colour",
 ]

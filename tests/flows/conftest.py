@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from prefect.settings import PREFECT_LOGGING_LEVEL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.settings import (
+    PREFECT_LOGGING_LEVEL,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    temporary_settings,
+)
 from prefect.testing.utilities import prefect_test_harness
 
 from infra.settings import Settings
@@ -20,7 +25,9 @@ START_SECONDS = 300  # it takes ten on an idle machine
 def server() -> Iterator[None]:
     """Prefect's API for this process, and for those it starts."""
     quiet = {PREFECT_LOGGING_LEVEL: "CRITICAL", PREFECT_LOGGING_TO_API_ENABLED: False}
-    with prefect_test_harness(server_startup_timeout=START_SECONDS), temporary_settings(quiet):
+    # its telemetry writes while the database is being made, and on a busy machine one of the two finds it locked
+    alone = {PREFECT_SERVER_ANALYTICS_ENABLED: False}
+    with temporary_settings(quiet | alone), prefect_test_harness(server_startup_timeout=START_SECONDS):
         yield
 
 

@@ -16,9 +16,14 @@ class StoppedError(Exception):
     pass
 
 
-def train(folder: Path, stop: int | None = None) -> nn.ModuleDict:
+def build() -> nn.ModuleDict:
+    """A network with layers for either optimiser: the middle one's matrix is wide enough for Muon."""
     torch.manual_seed(0)
-    modules = nn.ModuleDict({"net": nn.Linear(4, 1)})
+    return nn.ModuleDict({"net": nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.Linear(48, 1))})
+
+
+def train(folder: Path, stop: int | None = None) -> nn.ModuleDict:
+    modules = build()
 
     def loss(parts: nn.ModuleDict, step: int) -> Tensor:
         if step == stop:
@@ -39,10 +44,14 @@ def test_an_interrupted_training_ends_in_the_same_weights(tmp_path, monkeypatch)
         assert torch.equal(a, b)
 
 
+def test_every_weight_is_trained_by_one_of_the_two_optimisers(tmp_path):
+    before, after = build(), train(tmp_path)
+    assert all(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
 def test_training_lowers_the_loss_and_reports_it(tmp_path):
     told: list[Progress] = []
-    torch.manual_seed(0)
-    modules = nn.ModuleDict({"net": nn.Linear(4, 1)})
+    modules = build()
 
     def loss(parts: nn.ModuleDict, step: int) -> Tensor:
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))

@@ -1,0 +1,60 @@
+"""prefect.yaml is what a team deploys as it is: its runs find the project's code wherever their worker was started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import get_current_settings
+
+PROJECT = Path(__file__).parents[2]
+
+
+def prefect(*arguments: str, folder: Path) -> str:
+    """Prefect's command line against the tests' server."""
+    environment = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(server: None) -> None:
+    prefect("work-pool", "create", "segmint", "--type", "process", folder=PROJECT)
+    prefect("--no-prompt", "deploy", "--all", folder=PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "parameters", "remedy"),
+    [
+        ("nightly/nightly", {"settings": {"vocabulary": "missing.json"}}, "missing.json"),
+        ("retrain/retrain", {"settings": {"vocabulary": "missing.json"}, "version": "none"}, "none"),
+    ],
+)
+def test_a_deployed_run_starts_the_flow_from_any_folder(
+    deployment: str, parameters: dict[str, Any], remedy: str, tmp_path: Path
+) -> None:
+    """The flow itself says what is wrong with its settings: so it was found, and its parameters reached it."""
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(deployment)
+        made: FlowRun = client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        prefect("flow-run", "execute", str(made.id), folder=tmp_path)
+        state = client.read_flow_run(made.id).state
+    assert state is not None and state.is_failed()
+    assert remedy in str(state.message)
+
+
+def test_publication_triggers_one_retraining_at_a_time() -> None:
+    with get_client(sync_client=True) as client:
+        retrain = client.read_deployment_by_name("retrain/retrain")
+        automations = client._client.post("/automations/filter", json={}).json()
+    triggers = [each["trigger"] for each in automations if each["name"].startswith("retrain")]
+    assert [trigger["expect"] for trigger in triggers] == [["segmint.version.published"]]
+    assert retrain.global_concurrency_limit is not None and retrain.global_concurrency_limit.limit == 1
