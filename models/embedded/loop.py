@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from models.embedded.parallel import agree, average_gradients, place
+
 __all__ = ["Progress", "Schedule", "fit"]
 
 Loss = Callable[[nn.ModuleDict, int], Tensor]
@@ -63,19 +65,24 @@ def fit(
 
     State goes to `folder/state.pt` every few minutes and at the end; a later call takes up from there, and a finished
     one returns at once. `loss` must draw its randomness from the step alone, so a resumed run sees what it would have.
-    `dtype` None is whichever of float32 and bfloat16 takes a step faster here.
+    `dtype` None is whichever of float32 and bfloat16 takes a step faster here. Of processes `side_by_side` each trains
+    on steps of its own, so a step has as many batches as there are; the first alone saves, logs and reports.
     """
+    rank, processes = place()
     folder.mkdir(parents=True, exist_ok=True)
     average = copy.deepcopy(modules).eval().requires_grad_(False)
     optimiser = _Optimiser(modules, schedule)
     step = _restore(folder / "state.pt", modules, average, optimiser)
-    dtype = dtype or (_faster(modules, loss) if step < schedule.steps else torch.float32)
+    dtype = agree(dtype or (_faster(modules, loss) if step < schedule.steps else torch.float32))
     saved = started = time.monotonic()
     total, count = 0.0, 0
     while step < schedule.steps:
-        total, count = total + _update(modules, loss, optimiser, step, schedule.rate(step), dtype), count + 1
+        own, rate = step * processes + rank, schedule.rate(step)
+        total, count = total + _update(modules, loss, optimiser, own, rate, dtype), count + 1
         _blend(average, modules, min(schedule.average, (step + 1) / (step + 10)))
         step += 1
+        if rank:
+            continue
         if step % report_every == 0 or step == schedule.steps:
             now = time.monotonic()
             progress = Progress(step, schedule.steps, total / count, count / (now - started))
@@ -139,6 +146,7 @@ def _update(
     with _training(modules, dtype):
         value = loss(modules, step)
     value.backward()  # type: ignore[no-untyped-call]
+    average_gradients(modules)
     nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
     optimiser.step(rate)
     return float(value.detach())

@@ -13,7 +13,8 @@ from transformers import CLIPTextModel
 from models.embedded.architecture import build_pipeline, build_tokenizer
 from models.embedded.corpus import Corpus, open_corpus
 from models.embedded.loop import Schedule
-from models.embedded.oracle import save_oracle, train_oracle
+from models.embedded.oracle import Oracle, save_oracle, train_oracle
+from models.embedded.parallel import side_by_side
 from models.embedded.training import Reporter, encode_latents, ignore, train_autoencoder, train_diffusion
 
 __all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline"]
@@ -31,6 +32,7 @@ class Recipe(BaseModel):
     diffusion_steps: int = Field(default=40_000, ge=1)
     oracle_steps: int = Field(default=6_000, ge=1)
     batch: int = Field(default=32, ge=1, description="pictures a step of the U-Net")
+    processes: int = Field(default=1, ge=1, description="that train side by side, on a CPU one a core; batch is each's")
     start: Path | None = Field(default=None, description="pipeline directory to go on from, its autoencoder as it is")
 
 
@@ -44,8 +46,8 @@ def make_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Path:
     if recipe.start:
         return recipe.start / "vae"
     corpus, folder = corpus_of(recipe), recipe.folder / "autoencoder"
-    schedule = Schedule(recipe.autoencoder_steps, 2e-3, average=0.998, weight_decay=0.0)
-    vae = train_autoencoder(corpus, folder, schedule, device=recipe.device, report=report)
+    with side_by_side(recipe.processes, _train_autoencoder, recipe):
+        vae = _train_autoencoder(recipe, report)
     latents = encode_latents(vae, corpus, recipe.folder / "latents.npy")
     vae.register_to_config(scaling_factor=round(1 / float(latents[:4000].astype("float32").std()), 4))
     vae.save_pretrained(folder / "final")
@@ -54,21 +56,12 @@ def make_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Path:
 
 def make_pipeline(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) -> Path:
     """Train U-Net and text encoder and write the pipeline in fp16; returns its directory."""
-    corpus, vae = corpus_of(recipe), AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
-    latents = encode_latents(vae, corpus, recipe.folder / "latents.npy")
-    schedule = Schedule(recipe.diffusion_steps, 1e-3, average=0.9995)
-    parts = train_diffusion(
-        vae,
-        corpus,
-        latents,
-        recipe.folder / "diffusion",
-        schedule,
-        start=_started(recipe.start),
-        batch=recipe.batch,
-        device=recipe.device,
-        report=report,
-    )
+    vae = AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
+    encode_latents(vae, corpus_of(recipe), recipe.folder / "latents.npy")
+    with side_by_side(recipe.processes, _train_diffusion, recipe, autoencoder):
+        parts = _train_diffusion(recipe, autoencoder, report)
     pipeline = build_pipeline(vae=vae, tokenizer=build_tokenizer(), **dict(parts.items()))
+    pipeline.vae.register_to_config(_name_or_path="")  # the folder it was loaded from is nobody's business
     pipeline.to("cpu", torch.float16).save_pretrained(recipe.folder / "pipeline")
     return recipe.folder / "pipeline"
 
@@ -83,7 +76,33 @@ def _started(folder: Path | None) -> nn.ModuleDict | None:
 def make_oracle(recipe: Recipe, report: Reporter = ignore) -> Path:
     """Train the oracle; returns its weights' file."""
     path = recipe.folder / "oracle.safetensors"
-    schedule = Schedule(recipe.oracle_steps, 2e-3, decay=0.5, average=0.995)
-    oracle = train_oracle(corpus_of(recipe), recipe.folder / "oracle", schedule, device=recipe.device, report=report)
-    save_oracle(oracle, path)
+    corpus_of(recipe)
+    with side_by_side(recipe.processes, _train_oracle, recipe):
+        save_oracle(_train_oracle(recipe, report), path)
     return path
+
+
+def _train_autoencoder(recipe: Recipe, report: Reporter = ignore) -> AutoencoderKL:
+    schedule = Schedule(recipe.autoencoder_steps, 2e-3, average=0.998, weight_decay=0.0)
+    folder = recipe.folder / "autoencoder"
+    return train_autoencoder(corpus_of(recipe), folder, schedule, device=recipe.device, report=report)
+
+
+def _train_diffusion(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) -> nn.ModuleDict:
+    corpus, vae = corpus_of(recipe), AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
+    return train_diffusion(
+        vae,
+        corpus,
+        encode_latents(vae, corpus, recipe.folder / "latents.npy"),
+        recipe.folder / "diffusion",
+        Schedule(recipe.diffusion_steps, 1e-3, average=0.9995),
+        start=_started(recipe.start),
+        batch=recipe.batch,
+        device=recipe.device,
+        report=report,
+    )
+
+
+def _train_oracle(recipe: Recipe, report: Reporter = ignore) -> Oracle:
+    schedule = Schedule(recipe.oracle_steps, 2e-3, decay=0.5, average=0.995)
+    return train_oracle(corpus_of(recipe), recipe.folder / "oracle", schedule, device=recipe.device, report=report)

@@ -9,6 +9,7 @@ from models.embedded import loop
 from models.embedded.architecture import MAX_TOKENS, build_tokenizer
 from models.embedded.corpus import CAPTIONS, open_corpus
 from models.embedded.loop import Progress, Schedule, fit
+from models.embedded.parallel import side_by_side
 from models.generators import check_pipeline, generate, load_pipeline
 
 
@@ -22,14 +23,19 @@ def build() -> nn.ModuleDict:
     return nn.ModuleDict({"net": nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.Linear(48, 1))})
 
 
+def batch_loss(parts: nn.ModuleDict, step: int) -> Tensor:
+    """Of a batch that depends on the step alone: the network is to add up four numbers."""
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+    return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
+
+
 def train(folder: Path, stop: int | None = None) -> nn.ModuleDict:
     modules = build()
 
     def loss(parts: nn.ModuleDict, step: int) -> Tensor:
         if step == stop:
             raise StoppedError
-        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
+        return batch_loss(parts, step)
 
     return fit(modules, loss, Schedule(40, 0.05, warmup=4), folder, dtype=torch.float32)
 
@@ -44,6 +50,25 @@ def test_an_interrupted_training_ends_in_the_same_weights(tmp_path, monkeypatch)
         assert torch.equal(a, b)
 
 
+def train_in_pairs(folder: Path) -> nn.ModuleDict:
+    """One process whose every step has the two batches that two processes would have had."""
+    modules = build()
+
+    def loss(parts: nn.ModuleDict, step: int) -> Tensor:
+        return (batch_loss(parts, 2 * step) + batch_loss(parts, 2 * step + 1)) / 2
+
+    return fit(modules, loss, Schedule(40, 0.05, warmup=4), folder, dtype=torch.float32)
+
+
+def test_two_processes_train_as_one_with_both_their_batches(tmp_path):
+    with side_by_side(2, train, tmp_path / "two"):
+        two = train(tmp_path / "two")
+    pairs, one = train_in_pairs(tmp_path / "pairs"), train(tmp_path / "one")
+    for together, expected, alone in zip(two.parameters(), pairs.parameters(), one.parameters(), strict=True):
+        assert (together - expected).abs().max() < 0.1 * (alone - expected).abs().max()
+    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
+
+
 def test_every_weight_is_trained_by_one_of_the_two_optimisers(tmp_path):
     before, after = build(), train(tmp_path)
     assert all(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
@@ -52,12 +77,14 @@ def test_every_weight_is_trained_by_one_of_the_two_optimisers(tmp_path):
 def test_training_lowers_the_loss_and_reports_it(tmp_path):
     told: list[Progress] = []
     modules = build()
-
-    def loss(parts: nn.ModuleDict, step: int) -> Tensor:
-        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
-
-    fit(modules, loss, Schedule(200, 0.05, warmup=4), tmp_path, report=lambda p, _: told.append(p), report_every=50)
+    fit(
+        modules,
+        batch_loss,
+        Schedule(200, 0.05, warmup=4),
+        tmp_path,
+        report=lambda p, _: told.append(p),
+        report_every=50,
+    )
     assert [p.step for p in told] == [50, 100, 150, 200]
     assert told[-1].loss < told[0].loss / 10
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
