@@ -33,6 +33,7 @@ class Recipe(BaseModel):
     oracle_steps: int = Field(default=6_000, ge=1)
     batch: int = Field(default=32, ge=1, description="pictures a step of the U-Net")
     processes: int = Field(default=1, ge=1, description="that train side by side, on a CPU one a core; batch is each's")
+    compiled: bool = Field(default=False, description="compile the U-Net; takes a C++ compiler and some minutes")
     start: Path | None = Field(default=None, description="pipeline directory to go on from, its autoencoder as it is")
 
 
@@ -99,6 +100,7 @@ def _train_diffusion(recipe: Recipe, autoencoder: Path, report: Reporter = ignor
         start=_started(recipe.start),
         batch=recipe.batch,
         device=recipe.device,
+        compiled=recipe.compiled,
         report=report,
     )
 
