@@ -1,5 +1,6 @@
 """Attention → label, as pure batched functions of tensors."""
 
+from models.masks.affinity import AffinityNet, affinity_loss, pair_affinity, pair_offsets, random_walk
 from models.masks.colours import split_by_colour
 from models.masks.crf import PUBLISHED, Kernel, binary_crf, dense_crf, two_label_certainty
 from models.masks.labels import IGNORE, Labels, label_maps, otsu
@@ -7,23 +8,35 @@ from models.masks.lattice import Lattice
 from models.masks.pamr import pamr
 from models.masks.propagation import merge_resolutions, propagate
 from models.masks.refinement import Refined, object_scores, refine_labels
+from models.masks.seeds import SeedRule, seed_labels, seed_thresholds
+from models.masks.threshold import GRID, adaptive_threshold
 
 __all__ = [
+    "GRID",
     "IGNORE",
     "PUBLISHED",
+    "AffinityNet",
     "Kernel",
     "Labels",
     "Lattice",
     "Refined",
+    "SeedRule",
+    "adaptive_threshold",
+    "affinity_loss",
     "binary_crf",
     "dense_crf",
     "label_maps",
     "merge_resolutions",
     "object_scores",
     "otsu",
+    "pair_affinity",
+    "pair_offsets",
     "pamr",
     "propagate",
+    "random_walk",
     "refine_labels",
+    "seed_labels",
+    "seed_thresholds",
     "split_by_colour",
     "two_label_certainty",
 ]
