@@ -11,18 +11,21 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.sources import nearest
 
 __all__ = ["Background", "ClassEntry", "Vocabulary", "VocabularyError", "has_word", "load_vocabulary"]
 
-# Shipped vocabularies; data beside the code that draws the world, read by path because infra imports no models.
-_SHIPPED = {"world": Path(__file__).parents[1] / "models" / "embedded" / "data" / "world.json"}
+# Shipped vocabularies; the drawn world's is beside the code that draws it, read by path as infra imports no models.
+_WORLD = Path(__file__).parents[1] / "models" / "embedded" / "data" / "world.json"
+_SHIPPED = {"world": _WORLD} | {file.stem: file for file in sorted((Path(__file__).parent / "vocabularies").iterdir())}
 # A word or phrase of a prompt: no braces, commas or line breaks, no space at either end.
 Words = Annotated[str, Field(pattern=r"^[^\s,{}]+( [^\s,{}]+)*$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -37,13 +40,21 @@ class _Entry(BaseModel):
 
 
 class ClassEntry(_Entry):
-    """One class: `id` is its value in label maps, `synonyms` the words for one of it, `plurals` those for several."""
+    """One class: `id` is its value in label maps, `synonyms` the words for one of it, `plurals` those for several.
+
+    `subclasses` are words before the noun with their weights, "" the noun alone, as in DiffuMask's "golden retriever"
+    dogs; `scenes` names the backgrounds it is found on, none meaning all; no prompt that names it holds a word of
+    `avoid`, nor a class that is called so.
+    """
 
     id: int = Field(ge=1, le=254)  # 0 is background, 255 is ignored
     name: Words
     synonyms: tuple[Words, ...] = Field(default=(), validate_default=True)  # none: the name
     plurals: tuple[Words, ...] = ()  # none: prompts never ask for several
     adjectives: tuple[Words, ...] = Field(default=(), validation_alias=AliasChoices("adjectives", "colours"))
+    subclasses: dict[Words | Literal[""], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    scenes: tuple[Words, ...] = ()
+    avoid: tuple[Words, ...] = ()
     palette: tuple[Byte, Byte, Byte] | None = None
 
     @field_validator("synonyms")
@@ -95,7 +106,7 @@ class Vocabulary(_Entry):
 
     @model_validator(mode="after")
     def _nothing_is_ambiguous(self) -> Vocabulary:
-        problems = [*self._duplicates(), *self._hidden_words()]
+        problems = [*self._duplicates(), *self._hidden_words(), *self._places()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -116,9 +127,40 @@ class Vocabulary(_Entry):
         common = [*self.sizes, *self.counts, *self.templates, *(s for b in self.backgrounds for s in b.synonyms)]
         for entry in self.classes:
             others = [word for other in self.classes if other is not entry for word in other.words]
-            adjectives = [word for other in self.classes for word in other.adjectives]
+            adjectives = [word for other in self.classes for word in (*other.adjectives, *other.subclasses)]
             for text in dict.fromkeys((*common, *others, *adjectives)):
                 yield from (f"class word {w!r} stands in {text!r}; reword it" for w in entry.words if has_word(text, w))
+
+    def _places(self) -> Iterator[str]:
+        """Scenes that there are not, and classes that no prompt can name."""
+        known = [background.name for background in self.backgrounds]
+        for entry in self.classes:
+            for scene in entry.scenes:
+                if scene not in known:
+                    yield f"scene {scene!r} of class {entry.name!r} is no background; {nearest(scene, known)}"
+            texts = [*entry.words, *(s for b in self.grounds([entry]) for s in b.synonyms)]
+            yield from (
+                f"class {entry.name!r} avoids {word!r}, which stands in {text!r}; drop one of them"
+                for word in entry.avoid
+                for text in texts
+                if has_word(text, word)
+            )
+
+    def grounds(self, entries: Iterable[ClassEntry]) -> tuple[Background, ...]:
+        """The backgrounds on which all of these classes are found."""
+        places = [set(entry.scenes) for entry in entries if entry.scenes]
+        return tuple(b for b in self.backgrounds if all(b.name in scenes for scenes in places))
+
+    @cached_property
+    def found_on(self) -> NDArray[np.bool_]:
+        """On which backgrounds each class is found, (classes, backgrounds)."""
+        return np.array([[b in self.grounds([entry]) for b in self.backgrounds] for entry in self.classes])
+
+    @cached_property
+    def apart(self) -> NDArray[np.bool_]:
+        """Which classes no prompt names together, (classes, classes): one avoids the other's words, or they are one."""
+        shuns = [[any(has_word(w, x) for w in b.words for x in a.avoid) for b in self.classes] for a in self.classes]
+        return np.asarray(np.array(shuns) | np.array(shuns).T | np.eye(len(self.classes), dtype=np.bool_))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def make_plan(
     """
     rng = np.random.default_rng(settings.seed)
     weights = _weights(settings.plan.budget, vocabulary)
-    chosen = choose_classes(rng, settings.plan, weights)
+    chosen = choose_classes(rng, settings.plan, weights, vocabulary)
     rows = [word_row(vocabulary, classes, draws) for classes, draws in random_numbers(rng, chosen)]
     rows += _compose(rng, settings.compose.images, chosen, rows, vocabulary)
     plan = pd.DataFrame(rows, columns=Row._fields)
@@ -94,9 +94,11 @@ def _compose(
     objects = [np.flatnonzero(single & (chosen[:, 0] == index)).tolist() for index in range(len(vocabulary.classes))]
     available = np.array([float(bool(rows_of_class)) for rows_of_class in objects])
     composed = []
-    for classes, draws in random_numbers(rng, distinct_classes(rng, count, available)):
-        sources = [pick(grounds, draws), *(pick(objects[index], draws) for index in classes)]
+    for classes, draws in random_numbers(rng, distinct_classes(rng, count, available, vocabulary)):
         entries = [vocabulary.classes[index] for index in classes]
+        scenes = {background.name for background in vocabulary.grounds(entries)}
+        suitable = [row for row in grounds if rows[row].background in scenes] or grounds
+        sources = [pick(suitable, draws), *(pick(objects[index], draws) for index in classes)]
         composed.append(word_composed(vocabulary, entries, rows[sources[0]], sources))
     return composed
 

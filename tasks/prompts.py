@@ -6,7 +6,9 @@ The drawn world describes its scenes in the same way, with the same frequencies:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -31,7 +33,7 @@ Ints = NDArray[np.int64]
 T = TypeVar("T")
 
 MOST_CLASSES = 3  # that one prompt names
-MOST_DRAWS = 3 + 7 * MOST_CLASSES  # random numbers that wording one row can take
+MOST_DRAWS = 3 + 8 * MOST_CLASSES  # random numbers that wording one row can take
 THREE = 0.3  # share of prompts with several objects that name three classes
 # How often a prompt says more than the noun: the drawn world's own frequencies for sizes and colours.
 SIZE, ADJECTIVE, SEVERAL = 0.25, 0.6, 0.1
@@ -52,14 +54,16 @@ class Row(NamedTuple):
     sources: list[int]
 
 
-def choose_classes(rng: np.random.Generator, plan: PlanSettings, weights: NDArray[np.float64]) -> Ints:
+def choose_classes(
+    rng: np.random.Generator, plan: PlanSettings, weights: NDArray[np.float64], vocabulary: Vocabulary
+) -> Ints:
     """Class indices (n, 3) of every generated row, -1 where there is none, in their final, shuffled order."""
     negatives = round(plan.images * plan.negatives)
     multi = min(round(plan.images * plan.multi), plan.images - negatives)
     singles = plan.images - negatives - multi
     chosen = np.full((plan.images, MOST_CLASSES), -1, np.int64)
     chosen[:singles, 0] = np.repeat(np.arange(len(weights)), _apportion(singles, weights))
-    chosen[singles : singles + multi] = distinct_classes(rng, multi, weights)
+    chosen[singles : singles + multi] = distinct_classes(rng, multi, weights, vocabulary)
     return rng.permutation(chosen)
 
 
@@ -71,22 +75,30 @@ def _apportion(total: int, weights: NDArray[np.float64]) -> Ints:
     return counts
 
 
-def distinct_classes(rng: np.random.Generator, rows: int, weights: NDArray[np.float64]) -> Ints:
-    """Two or three different classes a row (rows, 3), drawn by weight one after another, -1 where there is none."""
-    possible = int(np.count_nonzero(weights))
-    if rows and possible < 2:
+def distinct_classes(rng: np.random.Generator, rows: int, weights: NDArray[np.float64], vocabulary: Vocabulary) -> Ints:
+    """Two or three different classes a row (rows, 3), drawn by weight one after another, -1 where there is none.
+
+    All of a row are found on one background, and none avoids another; where two have no third, they stay two.
+    """
+    found_on, together = vocabulary.found_on, ~vocabulary.apart
+    meets = together & (found_on @ found_on.T)
+    paired = np.where((meets & (weights > 0)).any(1), weights, 0)
+    if rows and not paired.any():
         raise PlanError(
-            "prompts of several objects need two classes of weight above 0; set plan.multi and compose.images to 0"
+            "prompts of several objects need two classes of weight above 0 that are found on one background; "
+            "set plan.multi and compose.images to 0"
         )
-    sizes = np.where(rng.random(rows) < THREE, min(3, possible), 2)
+    sizes = np.where(rng.random(rows) < THREE, 3, 2)
     chosen = np.full((rows, MOST_CLASSES), -1, np.int64)
     for start in range(0, rows, 65536):  # keeps (rows, classes) small
         block = chosen[start : start + 65536]
-        left = np.tile(weights, (len(block), 1))
+        left, grounds = np.tile(paired, (len(block), 1)), np.ones((len(block), found_on.shape[1]), np.bool_)
         for slot in range(MOST_CLASSES):
             reach = left.cumsum(1)
-            block[:, slot] = (reach > rng.random((len(block), 1)) * reach[:, -1:]).argmax(1)
-            left[np.arange(len(block)), block[:, slot]] = 0
+            drawn = (reach > rng.random((len(block), 1)) * reach[:, -1:]).argmax(1)
+            block[:, slot] = np.where(reach[:, -1] > 0, drawn, -1)
+            grounds &= found_on[drawn]
+            left *= together[drawn] & (grounds @ found_on.T)
     chosen[np.arange(MOST_CLASSES) >= sizes[:, None]] = -1
     return chosen
 
@@ -103,7 +115,7 @@ def random_numbers(rng: np.random.Generator, chosen: Ints) -> Iterator[tuple[lis
 def word_row(vocabulary: Vocabulary, classes: list[int], draws: Iterator[float]) -> Row:
     """The row of these classes (indices into the vocabulary), worded by `draws`, MOST_DRAWS numbers in [0, 1)."""
     entries = [vocabulary.classes[index] for index in classes]
-    background = pick(vocabulary.backgrounds, draws)
+    background = pick(vocabulary.grounds(entries), draws)
     place = pick(background.synonyms, draws)
     if not entries:
         return Row("negative", place, [], [], background.name, [])
@@ -119,8 +131,16 @@ def _phrase(vocabulary: Vocabulary, entry: ClassEntry, crowd: bool, draws: Itera
     several = crowd and entry.plurals and len(vocabulary.counts) > 1 and next(draws) < SEVERAL
     words = [pick(vocabulary.sizes, draws)] if vocabulary.sizes and next(draws) < SIZE else []
     words += [pick(entry.adjectives, draws)] if entry.adjectives and next(draws) < ADJECTIVE else []
+    words += [_weighted(entry.subclasses, draws)] if entry.subclasses else []
     words.append(pick(entry.plurals if several else entry.synonyms, draws))
+    words = [word for word in words if word]
     return " ".join([pick(vocabulary.counts[1:], draws) if several else _article(words[0]), *words]), words[-1]
+
+
+def _weighted(options: Mapping[str, float], draws: Iterator[float]) -> str:
+    """The option that the next number of `draws` falls on, by weight."""
+    reach = list(accumulate(options.values()))
+    return list(options)[bisect_right(reach, next(draws) * reach[-1])]
 
 
 def _article(word: str) -> str:

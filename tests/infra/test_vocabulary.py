@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmseg.utils import class_names
 
 from infra.vocabulary import Vocabulary, VocabularyError, has_word, load_vocabulary
 
@@ -37,6 +38,34 @@ def test_the_shipped_vocabulary_loads_by_name() -> None:
     assert world.ids["car"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("voc", class_names.voc_classes()[1:]), ("cityscapes", class_names.cityscapes_classes()),
+     ("ade20k", [c.strip() for c in class_names.ade_classes()])],
+)  # fmt: skip
+def test_shipped_vocabularies_name_the_published_classes_in_their_order(name: str, published: list[str]) -> None:
+    assert list(load_vocabulary(name).ids.items()) == [(label, i) for i, label in enumerate(published, 1)]
+
+
+def test_coco_s_eighty_classes_are_shipped() -> None:
+    coco = load_vocabulary("coco")
+    assert (len(coco.classes), coco.ids["person"], coco.ids["toothbrush"]) == (80, 1, 80)
+
+
+def test_classes_meet_where_both_are_found_and_neither_avoids_the_other(tmp_path: Path) -> None:
+    value = content()
+    value["classes"] += [{"id": 9, "name": "dog", "scenes": ["lawn"]}, {"id": 10, "name": "vase", "scenes": ["carpet"]}]
+    value["classes"][0]["avoid"] = ["dog"]
+    pets = load(tmp_path, value)
+    cat, plant, dog, vase = range(4)
+    assert pets.apart[cat, dog]
+    assert pets.apart[dog, cat]
+    assert not pets.apart[cat, plant]
+    assert pets.found_on[dog].tolist() == [True, False]
+    assert pets.found_on[plant].tolist() == [True, True]
+    assert not pets.grounds([pets.classes[dog], pets.classes[vase]])
+
+
 def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
     pets = load(tmp_path, content())
     assert pets.classes[1].words == ("potted plant",)
@@ -60,6 +89,10 @@ def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
         (["classes", 0, "palette"], [0, 0, 256], r"palette.2 = 256"),
         (["classes", 0, "synonims"], [], "unknown field 'classes.0.synonims'; did you mean 'synonyms'"),
         (["backgrounds", 0, "nam"], "x", "unknown field 'backgrounds.0.nam'; did you mean 'name'"),
+        (["classes", 0, "scenes"], ["lwn"], "scene 'lwn' of class 'cat' is no background; did you mean 'lawn'"),
+        (["classes", 0, "avoid"], ["grass"], "class 'cat' avoids 'grass', which stands in 'grass'; drop one of them"),
+        (["classes", 0, "subclasses"], {"tabby": 0}, r"subclasses.tabby = 0: .*greater than 0"),
+        (["classes", 1, "subclasses"], {"cat grass": 1}, "class word 'cat' stands in 'cat grass'"),
         (["clases"], [], "unknown field 'clases'; did you mean 'classes'"),
         (["backgrounds", 0, "synonyms"], ["a lawn with a cat"], "class word 'cat' stands in 'a lawn with a cat'"),
         (["templates"], ["a photo of {objects}"], "needs {objects} and {background} once each"),

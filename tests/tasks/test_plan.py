@@ -86,6 +86,36 @@ def test_prompts_are_worded_as_the_drawn_world_words_them() -> None:
     assert len(unseen) <= 0.01 * sum(map(len, tokens))
 
 
+@pytest.mark.parametrize("vocabulary", ["voc", "cityscapes", "coco", "ade20k"])
+def test_classes_are_only_named_where_they_are_found(vocabulary: str) -> None:
+    settings = night(vocabulary=vocabulary, plan={"images": 2000, "multi": 0.5}, compose={"images": 100})
+    known = settings.load_vocabulary()
+    entries = {entry.name: entry for entry in known.classes}
+    table = make_plan(settings, known)
+    for row in table[table["kind"] != "negative"].itertuples():
+        assert row.background in {b.name for b in known.grounds([entries[name] for name in row.classes])}
+    assert table["classes"].explode().nunique() == len(known.classes)
+    assert (table.loc[table["kind"] == "multi", "classes"].map(len) >= 2).all()
+
+
+def test_sub_classes_come_by_their_weights_before_the_noun() -> None:
+    prompts = plan(vocabulary="voc", classes=("sheep",), plan={"images": 2000, "multi": 0, "negatives": 0})["prompt"]
+    sheep = next(c for c in Settings(vocabulary="voc").load_vocabulary().classes if c.name == "sheep")
+    alone = sheep.subclasses[""] / sum(sheep.subclasses.values())
+    named = prompts.str.contains("|".join(f"{name} sheep" for name in sheep.subclasses if name))
+    assert named.mean() == pytest.approx(1 - alone, abs=0.03)
+
+
+def test_classes_that_avoid_each_other_never_meet(tmp_path: Path) -> None:
+    value = json.loads(Settings().load_vocabulary().model_dump_json())
+    value["classes"][0]["avoid"] = ["bus", "coach"]
+    file = tmp_path / "apart.json"
+    file.write_text(json.dumps(value))
+    classes = plan(vocabulary=str(file), plan={"images": 2000, "multi": 1.0, "negatives": 0})["classes"]
+    assert not classes.map({"car", "bus"}.issubset).any()
+    assert classes.map({"car", "tree"}.issubset).any()
+
+
 def test_the_budget_sets_how_often_a_class_is_drawn() -> None:
     table = plan(classes=("car", "tree", "bus"), plan={"multi": 0, "negatives": 0, "budget": {"car": 2, "bus": 0}})
     counts = table["classes"].str[0].value_counts().to_dict()
@@ -145,7 +175,7 @@ def test_another_seed_makes_another_plan() -> None:
     [
         ({"plan": {"budget": {"cra": 1}}}, "unknown class 'cra' in plan.budget: did you mean 'car'"),
         ({"classes": ("car",), "plan": {"budget": {"tree": 1}}}, "unknown class 'tree' in plan.budget"),
-        ({"classes": ("car",)}, "need two classes of weight above 0; set plan.multi and compose.images to 0"),
+        ({"classes": ("car",)}, "need two classes of weight above 0 that are found on one"),
         ({"classes": ("car",), "plan": {"multi": 0, "budget": {"car": 0}}}, "every class weight 0"),
         ({"plan": {"negatives": 0}, "compose": {"images": 1}}, "raise plan.negatives"),
         ({"classes": ("cra",)}, "unknown class 'cra' in classes: did you mean 'car'"),
