@@ -129,6 +129,10 @@ class TrainSettings(_Section):
     steps: Count = 2000
     batch_size: Count = 16
     learning_rate: float = Field(default=6e-4, gt=0)
+    splice: Share = 0.0  # shares of the pictures that DiffuMask's augmentations fall to
+    blur: Share = 0.0
+    occlusion: Share = 0.0
+    perspective: Share = 0.0
     workers: int = Field(default=0, ge=0)  # processes that read the dataset
 
 

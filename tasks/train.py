@@ -47,7 +47,7 @@ def class_names(ids: Mapping[str, int]) -> tuple[str, ...]:
 
 def recipe_of(settings: Settings) -> TrainingRecipe:
     """What the settings say of training; the seed is the run's."""
-    from models.segmenters import TrainingRecipe
+    from models.segmenters import Augmentation, TrainingRecipe
 
     chosen = settings.train
     return TrainingRecipe(
@@ -55,6 +55,7 @@ def recipe_of(settings: Settings) -> TrainingRecipe:
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         learning_rate=chosen.learning_rate,
+        augmentation=Augmentation(chosen.splice, chosen.blur, chosen.occlusion, chosen.perspective),
         seed=settings.seed % 2**32,
     )
 

@@ -19,7 +19,7 @@ from models.segmenters.networks import (
     save_segmenter,
     unpack_segmenter,
 )
-from models.segmenters.samples import LabelledItem
+from models.segmenters.samples import Augmentation, LabelledItem
 from models.segmenters.sources import ArraySet, DrawnScenes
 from models.segmenters.training import Trained, TrainingRecipe, train_segmenter
 
@@ -27,6 +27,7 @@ __all__ = [
     "DEFAULT",
     "PRESETS",
     "ArraySet",
+    "Augmentation",
     "DrawnScenes",
     "LabelledItem",
     "Segmenter",

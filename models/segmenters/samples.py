@@ -20,9 +20,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from models.metrics import IGNORE
+from models.scenes import choose_grid, splice
+from models.segmenters.distortions import blur, occlude, tilt
 from models.segmenters.openmmlab import PixelData, SegDataSample
 
-__all__ = ["LabelledItem", "TrainingView", "Views", "augment", "collate"]
+__all__ = ["Augmentation", "LabelledItem", "TrainingView", "Views", "augment", "collate"]
 
 # Photometric jitter: factors of contrast and saturation, and brightness in shares of the range. Mild next to
 # mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because colour is part of what tells small classes apart.
@@ -39,6 +41,16 @@ class LabelledItem(TypedDict):
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Shares of the training's positions that are spliced of several samples, blurred, occluded, tilted; 0 is off."""
+
+    splice: float = 0.0
+    blur: float = 0.0
+    occlusion: float = 0.0
+    perspective: float = 0.0
+
+
+@dataclass(frozen=True)
 class Views:
     """How a training sees its samples: `length` positions, cut to `crop` pixels (H, W), scaled within `scale`."""
 
@@ -47,6 +59,7 @@ class Views:
     crop: tuple[int, int]
     scale: tuple[float, float]
     seed: int
+    augmentation: Augmentation = Augmentation()
 
 
 class TrainingView(Dataset[dict[str, Any]]):
@@ -62,13 +75,33 @@ class TrainingView(Dataset[dict[str, Any]]):
         position, views = position + self._start, self._views
         size = len(cast(Sized, self._samples))
         epoch, place = divmod(position, size)
-        item = self._samples[int(_order(views.seed, epoch, size)[place])]
-        _check_item(item, views.num_classes)
+        image, label = self._read(int(_order(views.seed, epoch, size)[place]))
+        image, label = self._distorted(image, label, np.random.default_rng((views.seed, 2, position)))
         rng = np.random.default_rng((views.seed, 1, position))
-        image, label = augment(item["image"], item["label"], rng, crop=views.crop, scale=views.scale)
+        image, label = augment(image, label, rng, crop=views.crop, scale=views.scale)
         sample = SegDataSample(metainfo={"ori_shape": views.crop, "img_shape": views.crop})
         sample.gt_sem_seg = PixelData(data=label.long()[None])
         return {"inputs": image, "data_samples": sample}
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        item = self._samples[index]
+        _check_item(item, self._views.num_classes)
+        return item["image"], item["label"]
+
+    def _distorted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The sample under whichever of the augmentations fall to this position, splicing first."""
+        chosen = self._views.augmentation
+        if rng.random() < chosen.splice:
+            grid = choose_grid(rng, self._views.crop)
+            others = rng.integers(len(cast(Sized, self._samples)), size=grid[0] * grid[1] - 1)
+            pictures = [(image, label), *(self._read(int(other)) for other in others)]
+            images = [np.ascontiguousarray(i.numpy().transpose(1, 2, 0)) for i, _ in pictures]
+            whole, ids, _ = splice(images, [ids.numpy() for _, ids in pictures], grid, self._views.crop)
+            image, label = torch.from_numpy(whole.transpose(2, 0, 1).copy()), torch.from_numpy(ids)
+        for share, distort in ((chosen.blur, blur), (chosen.occlusion, occlude), (chosen.perspective, tilt)):
+            if rng.random() < share:
+                image, label = distort(image, label, rng)
+        return image, label
 
 
 @lru_cache(maxsize=2)

@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,7 @@ from models.segmenters.hooks import Course, Resume, Schedule, Snapshots, read_sn
 from models.segmenters.networks import DEFAULT, Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
 from models.segmenters.precision import optim_wrapper, probe_precision
-from models.segmenters.samples import TrainingView, Views, collate
+from models.segmenters.samples import Augmentation, TrainingView, Views, collate
 
 __all__ = ["Trained", "TrainingRecipe", "train_segmenter"]
 
@@ -38,6 +38,7 @@ class TrainingRecipe:
     warmup: int = 100
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.75, 1.33)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
     precision: str = "auto"
 
@@ -129,7 +130,7 @@ def _precision(segmenter: Segmenter, recipe: TrainingRecipe, crop: tuple[int, in
 
 def _views(recipe: TrainingRecipe, crop: tuple[int, int], num_classes: int) -> Views:
     length = recipe.steps * recipe.batch_size
-    return Views(length, num_classes=num_classes, crop=crop, scale=recipe.scale, seed=recipe.seed)
+    return Views(length, num_classes, crop, recipe.scale, recipe.seed, recipe.augmentation)
 
 
 def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoader[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from models import metrics
+from models.scenes import components
 from models.segmenters import (
     ArraySet,
     DrawnScenes,
@@ -30,8 +31,9 @@ from models.segmenters import (
     train_segmenter,
     unpack_segmenter,
 )
+from models.segmenters.distortions import blur, occlude, tilt
 from models.segmenters.openmmlab import MODELS, isolated
-from models.segmenters.samples import TrainingView, Views, augment
+from models.segmenters.samples import Augmentation, TrainingView, Views, augment
 from models.segmenters.sources import translation
 
 CLASSES = ("background", "red", "blue")
@@ -277,6 +279,39 @@ def test_augmentation_keeps_labels_on_their_pixels(size: tuple[int, int]) -> Non
         inside, outside = grey[cut == 1], grey[cut == 0]
         if inside.numel() and outside.numel():
             assert (inside.median() > outside.median()).item()
+
+
+SQUARE = torch.zeros(96, 96, dtype=torch.uint8)
+SQUARE[20:70, 30:60] = 1
+
+
+@pytest.mark.parametrize("distort", [blur, occlude, tilt])
+def test_distortions_keep_labels_on_their_pixels_and_come_from_their_seed(distort: Any) -> None:
+    image = torch.where(SQUARE.bool(), 200, 60).to(torch.uint8).expand(3, 96, 96)
+    changed = 0
+    for draw in range(10):
+        (view, label), again = (distort(image, SQUARE, np.random.default_rng(draw)) for _ in range(2))
+        assert torch.equal(view, again[0]) and torch.equal(label, again[1])
+        assert set(label.unique().tolist()) <= {0, 1, 255}
+        inside, outside = (view.float().mean(0)[label == i] for i in (1, 0))
+        assert inside.median() > 190 and outside.median() < 70
+        changed += not torch.equal(view, image)
+    assert changed == 10
+    assert torch.equal(image, torch.where(SQUARE.bool(), 200, 60).to(torch.uint8).expand(3, 96, 96))
+
+
+def test_augmentations_fall_to_their_share_of_the_pictures() -> None:
+    def views(augmentation: Augmentation) -> list[Any]:
+        chosen = Views(40, num_classes=3, crop=(96, 96), scale=(1, 1), seed=0, augmentation=augmentation)
+        view = TrainingView(Squares(8), chosen)
+        return [view[position]["data_samples"].gt_sem_seg.data for position in range(40)]
+
+    plain, none, half, every = (views(Augmentation(occlusion=share)) for share in (0.0, 0.0, 0.5, 1.0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, none, strict=True))
+    differs = [[not torch.equal(a, b) for a, b in zip(plain, other, strict=True)] for other in (half, every)]
+    assert 10 <= sum(differs[0]) <= 30 and all(differs[1])
+    pieces = [len(list(components(label[0].numpy()))) for label in views(Augmentation(splice=1.0))]
+    assert np.mean(pieces) > 1.5 * np.mean([len(list(components(label[0].numpy()))) for label in plain])
 
 
 def test_what_lies_beyond_the_picture_is_ignored() -> None:
