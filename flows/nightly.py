@@ -1,10 +1,14 @@
 """The night run: class names in, a published dataset version out.
 
-plan → synthesize → refine → compose → select → publish. A task makes one shard and leaves it in the store, so running
+plan → synthesize → refine → select → compose → select → publish, and before the first select, if asked for, noise
+learning over the whole run. A task makes one shard and leaves it in the store, so running
 the flow again with the same settings does what is missing and nothing else.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 from prefect import Task, flow
 from prefect.client.schemas.objects import State
@@ -12,19 +16,19 @@ from prefect.futures import PrefectFuture, wait
 
 from infra.clusters import task_runner
 from infra.settings import Settings
-from infra.store import Marker
 from tasks.compose import compose
+from tasks.folds import hold_out, learn_fold, rank
 from tasks.prepare import Shards, prepare
 from tasks.publish import publish, publish_shard
 from tasks.refine import refine
 from tasks.report import report
-from tasks.select import select
+from tasks.select import screen, select
 from tasks.synthesize import synthesize
 
 __all__ = ["ShardsFailedError", "nightly"]
 
-Stage = Task[[Settings, int], Marker]
-Future = PrefectFuture[Marker]
+Future = PrefectFuture[Any]
+Futures = dict[int, Future]
 
 
 class ShardsFailedError(RuntimeError):
@@ -47,30 +51,47 @@ def nightly(settings: Settings) -> str:
 def make_shards(settings: Settings, shards: Shards) -> None:
     """Fan the shards out to the task runner, each through its stages."""
 
-    def submit(stage: Stage, shard: int, *after: Future) -> Future:
-        return stage.submit(settings, shard, return_state=False, wait_for=after)
+    made = {s: _submit(synthesize, settings, s) for s in shards.generated}
+    labelled = {s: _submit(refine, settings, s, after=[made[s]]) for s in shards.generated}
+    learnt = learn_noise(settings, labelled) if settings.select.folds else {}
+    ranked = learnt.get("rank", {}).values()
+    chosen = {s: _submit(select, settings, s, after=[labelled[s], *ranked]) for s in shards.generated}
+    scenes = {s: _submit(compose, settings, s, after=chosen.values()) for s in shards.composed}
+    chosen |= {s: _submit(select, settings, s, after=[scenes[s]]) for s in shards.composed}
+    published = {s: _submit(publish_shard, settings, s, after=[last]) for s, last in chosen.items()}
+    made_first = {"synthesize": made, "refine": labelled, **learnt}
+    _finish(made_first | {"compose": scenes, "select": chosen, "publish": published})
 
-    made = {s: submit(synthesize, s) for s in shards.generated}
-    labelled = {s: submit(refine, s, made[s]) for s in shards.generated}
-    scenes = {s: submit(compose, s, *labelled.values()) for s in shards.composed}
-    chosen = {s: submit(select, s, last) for s, last in (labelled | scenes).items()}
-    published = {s: submit(publish_shard, s, last) for s, last in chosen.items()}
-    _finish({"synthesize": made, "refine": labelled, "compose": scenes, "select": chosen, "publish": published})
+
+def learn_noise(settings: Settings, labelled: Futures) -> dict[str, Futures]:
+    """Screen the shards, train a network a fold, let each judge what it never saw, and rank what they say."""
+    screened = {s: _submit(screen, settings, s, after=[last]) for s, last in labelled.items()}
+    taught = {
+        fold: _submit(learn_fold, settings, fold, after=screened.values()) for fold in range(settings.select.folds)
+    }
+    judged = {s: _submit(hold_out, settings, s, after=taught.values()) for s in labelled}
+    ranked = {max(labelled): _submit(rank, settings, after=judged.values())}
+    return {"screen": screened, "learn-fold": taught, "hold-out": judged, "rank": ranked}
 
 
-def _finish(stages: dict[str, dict[int, Future]]) -> None:
-    """Wait for every task, then name the first that failed of each shard."""
+def _submit(stage: Task[..., Any], *given: Any, after: Iterable[Future] = ()) -> Future:
+    return stage.submit(*given, return_state=False, wait_for=list(after))
+
+
+def _finish(stages: dict[str, Futures]) -> None:
+    """Wait for every task, then name the first that failed of each shard and fold."""
     wait([future for futures in stages.values() for future in futures.values()])
-    failed: dict[int, str] = {}
+    failed: dict[str, str] = {}
     for stage, futures in stages.items():
-        for shard, future in futures.items():
+        for number, future in futures.items():
             if not future.state.is_completed():
-                failed.setdefault(shard, f"shard {shard:05d}: {stage} {_reason(future.state)}")
+                what = f"fold {number}" if stage == "learn-fold" else f"shard {number:05d}"
+                failed.setdefault(what, f"{what}: {stage} {_reason(future.state)}")
     if failed:
         raise ShardsFailedError(
             "; ".join(failed.values()) + ". Everything finished is in the store: mend the cause and start the run again"
         )
 
 
-def _reason(state: State[Marker]) -> str:
+def _reason(state: State[Any]) -> str:
     return str(state.message or state.name).removeprefix("Task run encountered an exception ")

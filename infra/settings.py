@@ -15,7 +15,16 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from infra.credentials import public, refuse_written
@@ -119,7 +128,18 @@ class SelectSettings(_Section):
     max_area: Share = 0.94  # DiffuMask keeps objects up to 94 % of the image
     min_confidence: Share = 0.5
     max_components: Count = 4
-    min_consistency: Share = 0.5  # IoU with a held-out prediction
+    min_consistency: Share = 0.5  # IoU of the label before and after it followed the image's edges
+    folds: int = Field(default=0, ge=0)  # of noise learning: networks that each judge what they were not trained on
+    fold_steps: Count = 600
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each class that the folds' networks agree with best
+    pixel_loss: Annotated[float, Field(gt=0)] | None = None  # of its class's mean held-out loss; above, 255
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_has_nothing_to_learn_from(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("1 fold leaves nothing to train on; give 0 for no noise learning, or 2 and more")
+        return folds
 
 
 class TrainSettings(_Section):

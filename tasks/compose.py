@@ -1,7 +1,7 @@
 """Compose: rows that the plan calls composed → scenes of several instances, made of what other rows generated.
 
 Free-Mask's composition: objects of single-object rows on the image of a row without objects; or, for a share of the
-rows, DiffuMask's splicing of such images. Sources are what `select` would keep. The plan names them; one that is no
+rows, DiffuMask's splicing of such images. Sources are what `select` kept. The plan names them; one that is no
 good is replaced by the next in an order drawn from the row's seed, so a scene depends on its seed and sources alone.
 """
 
@@ -19,11 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from prefect import task
 
-from infra.settings import SelectSettings, Settings
+from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, write_shard
 from models.scenes import IGNORE, Cutout, choose_grid, compose_scene, cut_objects, splice
 from tasks.progress import Report
-from tasks.select import select_shard
 
 __all__ = ["SPLICED", "Composed", "Pool", "Source", "compose", "compose_row"]
 
@@ -168,32 +167,27 @@ def _foreground(label: Bytes) -> float:
 class _Generated:
     """The generated samples of a run, read from the store one by one."""
 
-    def __init__(
-        self, store: Store, run: str, plan: pd.DataFrame, settings: SelectSettings, ids: Mapping[str, int]
-    ) -> None:
+    def __init__(self, store: Store, run: str, plan: pd.DataFrame) -> None:
         self._store, self._run, self._plan = store, run, plan.set_index("row", drop=False)
-        self._settings, self._ids = settings, ids
         self._shard = cache(self._open)
 
     def _open(self, shard: int) -> tuple[ShardReader, ShardReader, pd.DataFrame]:
-        images, labels = (f"{self._run}/{stage}/{shard:05d}" for stage in ("synthesize", "refine"))
-        table = self._store.read_table(f"{labels}.parquet")
-        return ShardReader(self._store, images), ShardReader(self._store, labels), table
+        """Readers of a shard's images and labels, and `select`'s verdicts by row."""
+        images, labels, verdicts = (
+            ShardReader(self._store, f"{self._run}/{stage}/{shard:05d}") for stage in ("synthesize", "refine", "select")
+        )
+        table = self._store.read_table(f"{self._run}/select/{shard:05d}.parquet").set_index("row")
+        return images, verdicts if "label" in verdicts.fields else labels, table
 
     def load(self, row: int) -> Source | None:
-        """The sample of that row; None if `select` would reject it."""
+        """The sample of that row; None if `select` rejected it."""
         planned = self._plan.loc[row]
-        images, labels, table = self._shard(int(planned["shard"]))
-        index = images.ids.index(planned["id"])
-        picture, label = images.sample(index, ["image", "finite"]), labels.read("label", index)
-        columns = table.iloc[[index]].assign(
-            kind=planned["kind"], classes=[planned["classes"]], finite=picture["finite"]
-        )
-        verdict = select_shard(picture["image"][None], label[None], columns, self._settings, self._ids)
-        if not verdict["keep"].item():
+        images, labels, verdicts = self._shard(int(planned["shard"]))
+        verdict, index = verdicts.loc[row], images.ids.index(planned["id"])
+        if not verdict["keep"]:
             return None
-        scores = float(columns["confidence"].item()), float(columns["consistency"].item())
-        return Source(int(row), str(planned["id"]), picture["image"], label, *scores)
+        scores = float(verdict["confidence"]), float(verdict["consistency"])
+        return Source(int(row), str(planned["id"]), images.read("image", index), labels.read("label", index), *scores)
 
     def size(self) -> tuple[int, int]:
         """Height and width of the run's images."""
@@ -204,7 +198,7 @@ class _Generated:
 
 @task(name="compose", task_run_name="compose-{shard}")
 def compose(settings: Settings, shard: int) -> Marker:
-    """Make one shard's scenes, unless they are in the store; all its sources have to be refined."""
+    """Make one shard's scenes, unless they are in the store; all its sources have to be selected."""
     store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
     path = f"{run}/compose/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
@@ -212,7 +206,7 @@ def compose(settings: Settings, shard: int) -> Marker:
     start = time.monotonic()
     plan, ids = store.read_table(f"{run}/plan.parquet"), settings.load_vocabulary().ids
     rows = plan[plan["shard"] == shard]
-    generated = _Generated(store, run, plan, settings.select, ids)
+    generated = _Generated(store, run, plan)
     pool, size, scenes = Pool(plan, cache(generated.load)), generated.size(), []
     with Report("compose", f"{shard:05d}", len(rows)) as report:
         for sources, seed in zip(rows["sources"], rows["seed"], strict=True):

@@ -41,6 +41,9 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():
         announce(stage, sum(images[kind] for kind in kinds))
     announce("select", len(plan))
+    if settings.select.folds:
+        announce("screen", images["generated"])
+        announce("learn-fold", settings.select.folds * settings.select.fold_steps)
     shards = {kind: sorted({int(shard) for shard in plan.loc[of_kind, "shard"]}) for kind, of_kind in rows.items()}
     return settings, Shards(**shards)
 

@@ -39,14 +39,14 @@ def kept_samples(
     store: Store, run: str, shard: int, plan: pd.DataFrame
 ) -> tuple[dict[str, NDArray[np.uint8]], pd.DataFrame]:
     """Fields of a shard's kept rows (`image`, `label`; of scenes `instance`), and their columns of plan and select."""
-    columns = read_shard(store, f"runs/{run}/select/{shard:05d}", [])[1]
+    refined, columns = read_shard(store, f"runs/{run}/select/{shard:05d}")
     rows = plan[plan["shard"] == shard]
     composed = (rows["kind"] == "composed").all()
     stages = {"compose": _SCENE} if composed else {"synthesize": ["image"], "refine": ["label"]}
     keep, arrays = columns["keep"].to_numpy(), {}
     for stage, fields in stages.items():
-        read, _ = read_shard(store, f"runs/{run}/{stage}/{shard:05d}", fields)
-        arrays.update({field: read[field][keep] for field in fields})
+        arrays.update(read_shard(store, f"runs/{run}/{stage}/{shard:05d}", fields)[0])
+    arrays = {field: values[keep] for field, values in (arrays | refined).items()}
     table = rows[_COLUMNS].reset_index(drop=True).merge(columns.drop(columns=["id", "keep", "reason"]), on="row")
     return arrays, table[keep].reset_index(drop=True)
 

@@ -1,8 +1,8 @@
 """Select: which samples may be published; every rejection has one reason.
 
-Follows DiffuMask's pre-filters and "count, rank, prune" (ICCV 2023, noise learning), with the label's agreement with a
-second label of the same image in place of a cross-validated network's, and Free-Mask's rule that only classes count
-which occur. A sample's verdict depends on it alone; only `prune` compares samples, over a whole run.
+Follows DiffuMask's pre-filters and "count, rank, prune" (ICCV 2023, noise learning), and Free-Mask's rule that only
+classes count which occur. By itself a sample is judged by its label's agreement with a second label of the same image;
+with `select.folds`, `tasks.folds` ranks those that pass by what cross-validated networks predict.
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ from infra.store import Marker, Store, read_marker, read_shard, write_shard
 from models.scenes import IGNORE, components
 from tasks.progress import Report
 
-__all__ = ["ALL", "NEGATIVE", "REASONS", "Reason", "prune", "select", "select_shard", "summarise"]
+__all__ = [
+    "ALL",
+    "LOSS_UNIT",
+    "NEGATIVE",
+    "REASONS",
+    "Reason",
+    "prune",
+    "screen",
+    "select",
+    "select_shard",
+    "summarise",
+    "sure_labels",
+]
 
 Images = NDArray[Any]
 Labels = NDArray[np.uint8]
@@ -38,7 +50,7 @@ REASONS: dict[Reason, str] = {  # the first that holds is given
     "components": "a class lies in too many pieces, or its largest piece is a small part of it",
     "confidence": "the labelled pixels are too uncertain",
     "disagreement": "a second label of the same image is too different",
-    "rank": "others of its class score higher",
+    "rank": "others of its class agree better with a network that saw neither",
 }
 ALL, NEGATIVE = "(all)", "(negative)"  # rows of a summary beside the classes
 
@@ -46,6 +58,7 @@ MAX_IGNORED = 0.4  # of the image
 MIN_LARGEST = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
 SPECK = 0.001  # of the image; smaller pieces are not counted
 BLACK = 8  # brightest 8-bit level of an image that counts as black
+LOSS_UNIT = 1 / 32  # of stored held-out losses: 255 stands for 8 and more, probabilities under 0.0004
 FLAT = 3  # 8-bit levels that each channel of a blank image spans at most; drawn snow spans 14 and more
 
 
@@ -182,23 +195,84 @@ def summarise(tables: Iterable[pd.DataFrame], plan: pd.DataFrame) -> pd.DataFram
     return counts
 
 
-@task(name="select", task_run_name="select-{shard}")
-def select(settings: Settings, shard: int) -> Marker:
-    """Judge one shard's samples, generated or composed, unless that is in the store."""
-    store = Store.open(settings.store.url, settings.store.options)
-    run = f"runs/{settings.name}"
-    path = f"{run}/select/{shard:05d}"
+def sure_labels(
+    labels: Labels, losses: NDArray[np.floating[Any]], means: Mapping[int, float], multiple: float
+) -> Labels:
+    """Labels (B, H, W) with 255 where a pixel's held-out loss is over `multiple` times its class's mean.
+
+    FreeMask's filter (NeurIPS 2023, section 3.3), with the run's own held-out samples in place of real ones.
+    """
+    bound = np.full(IGNORE + 1, np.inf)
+    bound[list(means)] = [multiple * mean for mean in means.values()]
+    return np.where(losses > bound[labels], np.uint8(IGNORE), labels)
+
+
+@task(name="screen", task_run_name="screen-{shard}")
+def screen(settings: Settings, shard: int) -> Marker:
+    """Judge each of one generated shard's samples by itself, before folds learn from them; or find that done."""
+    store, path = _place(settings, "screen", shard)
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
+    _, verdicts = _judge(store, settings, shard, "screen")
+    return write_shard(store, path, {}, verdicts, _count(verdicts), time.monotonic() - start)
+
+
+@task(name="select", task_run_name="select-{shard}")
+def select(settings: Settings, shard: int) -> Marker:
+    """Judge one shard's samples, generated or composed, unless that is in the store.
+
+    After noise learning the ranking has its say on generated ones, and `label` is there again without the pixels of
+    high loss.
+    """
+    store, path = _place(settings, "select", shard)
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    start, run, arrays = time.monotonic(), f"runs/{settings.name}", {}
+    labels, verdicts = _judge(store, settings, shard, "select")
+    if settings.select.folds and read_marker(store, f"{run}/held-out/{shard:05d}") is not None:
+        verdicts = _ranked(store, run, verdicts)
+        if settings.select.pixel_loss is not None:
+            arrays["label"] = _filtered(store, run, shard, labels, verdicts, settings.select.pixel_loss)
+    return write_shard(store, path, arrays, verdicts, _count(verdicts), time.monotonic() - start)
+
+
+def _place(settings: Settings, stage: str, shard: int) -> tuple[Store, str]:
+    store = Store.open(settings.store.url, settings.store.options)
+    return store, f"runs/{settings.name}/{stage}/{shard:05d}"
+
+
+def _judge(store: Store, settings: Settings, shard: int, stage: str) -> tuple[Labels, pd.DataFrame]:
+    """Labels of a shard and the verdict on each of its samples by itself."""
+    run = f"runs/{settings.name}"
     plan = store.read_table(f"{run}/plan.parquet")
-    with Report("select", f"{shard:05d}", int((plan["shard"] == shard).sum())) as report:
+    with Report(stage, f"{shard:05d}", int((plan["shard"] == shard).sum())) as report:
         images, labels, table = _read(store, run, shard, plan)
         verdicts = select_shard(images, labels, table, settings.select, settings.load_vocabulary().ids)
         report(len(verdicts))
+    return labels, verdicts
+
+
+def _count(verdicts: pd.DataFrame) -> dict[str, Any]:
     reasons = verdicts.loc[~verdicts["keep"], "reason"].value_counts().sort_index()
-    stats = {"kept": int(verdicts["keep"].sum()), "rejected": {name: int(count) for name, count in reasons.items()}}
-    return write_shard(store, path, {}, verdicts, stats, time.monotonic() - start)
+    return {"kept": int(verdicts["keep"].sum()), "rejected": {name: int(count) for name, count in reasons.items()}}
+
+
+def _ranked(store: Store, run: str, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts on generated rows after the ranking, whose score, `agreement` and `quality` they take over."""
+    ranking = store.read_table(f"{run}/ranking.parquet").set_index("row").reindex(verdicts["row"]).reset_index()
+    judged = ranking["keep"].notna()
+    columns = {name: verdicts[name].mask(judged, ranking[name]) for name in ("keep", "reason", "score")}
+    return verdicts.assign(**columns, agreement=ranking["agreement"], quality=ranking["quality"]).astype({"keep": bool})
+
+
+def _filtered(store: Store, run: str, shard: int, labels: Labels, verdicts: pd.DataFrame, multiple: float) -> Labels:
+    """Labels of a shard without the pixels of high held-out loss; rows that nobody judged stay as they are."""
+    arrays, judged = read_shard(store, f"{run}/held-out/{shard:05d}", ["loss"])
+    losses = np.zeros(labels.shape, np.float32)
+    losses[pd.Index(verdicts["row"]).get_indexer(judged["row"])] = arrays["loss"] * np.float32(LOSS_UNIT)
+    means = {int(label): mean for label, mean in store.read_json(f"{run}/losses.json").items()}
+    return sure_labels(labels, losses, means, multiple)
 
 
 def _read(store: Store, run: str, shard: int, plan: pd.DataFrame) -> tuple[Images, Labels, pd.DataFrame]:

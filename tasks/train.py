@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,17 @@ from infra.store import CorruptShardError, Manifest, MissingError, SegmentationD
 from tasks.progress import Report
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
+    from torch.utils.data import Dataset
+
     from models.segmenters import Segmenter, TrainingRecipe
 
 __all__ = [
+    "advance",
     "checkpoint_name",
     "class_names",
+    "finish_training",
     "load_checkpoint",
+    "load_folder",
     "read_meta",
     "recipe_of",
     "tell_run",
@@ -79,20 +84,37 @@ def train_on_version(
     Raises `MissingError` for a version that is not published, `CorruptShardError` if its bytes changed, and what
     `train_segmenter` raises.
     """
-    from models.segmenters import pack_segmenter, train_segmenter
-
     manifest, name = read_version(store, version), checkpoint_name(version, recipe)
     folder = f"checkpoints/{name}"
     if store.exists(f"{folder}/meta.json"):
         return read_meta(store, name, manifest)
-    classes = class_names(manifest.meta["classes"])
-    samples = SegmentationDataset(store.url, version, store.options)
+    samples, classes = SegmentationDataset(store.url, version, store.options), class_names(manifest.meta["classes"])
+    origin = {"checkpoint": name, "version": version, "manifest": manifest.digest, "samples": manifest.samples}
+    return finish_training(store, folder, samples, classes, recipe, origin, workers=workers, progress=progress)
+
+
+def finish_training(
+    store: Store,
+    folder: str,
+    samples: Dataset[Any],
+    classes: Sequence[str],
+    recipe: TrainingRecipe,
+    origin: Mapping[str, Any],
+    *,
+    workers: int = 0,
+    progress: Callable[[Row], None] | None = None,
+) -> dict[str, Any]:
+    """Train, or take an interrupted training up, and leave weights, config and meta.json in `folder` of the store.
+
+    Returns the meta.json: what `origin` says, and how the training went.
+    """
+    from models.segmenters import pack_segmenter, train_segmenter
+
     snapshots = _snapshots(store, f"{folder}/snapshot.safetensors")
     trained = train_segmenter(samples, classes, recipe, workers=workers, progress=progress, snapshots=snapshots)
     files = pack_segmenter(trained.segmenter)
     meta = {
-        "checkpoint": name, "version": version, "manifest": manifest.digest, "samples": manifest.samples,
-        "classes": classes, "recipe": asdict(recipe), "precision": trained.precision, "curve": trained.curve,
+        **origin, "classes": classes, "recipe": asdict(recipe), "precision": trained.precision, "curve": trained.curve,
         "seconds": trained.seconds, "files": {file: _sha256(content) for file, content in files.items()},
     }  # fmt: skip
     for file, content in files.items():
@@ -128,15 +150,18 @@ def read_meta(store: Store, name: str, manifest: Manifest | None = None) -> dict
 
 def load_checkpoint(store: Store, name: str) -> Segmenter:
     """The segmenter of a finished checkpoint. Raises `CorruptShardError` naming the file whose bytes changed."""
+    return load_folder(store, f"checkpoints/{name}", read_meta(store, name))
+
+
+def load_folder(store: Store, folder: str, meta: Mapping[str, Any] | None = None) -> Segmenter:
+    """The segmenter that `finish_training` left in `folder`; `meta` is its meta.json, read if not given."""
     from models.segmenters import unpack_segmenter
 
     files = {}
-    for file, checksum in read_meta(store, name)["files"].items():
-        files[file] = store.read_bytes(f"checkpoints/{name}/{file}")
+    for file, checksum in (meta or store.read_json(f"{folder}/meta.json"))["files"].items():
+        files[file] = store.read_bytes(f"{folder}/{file}")
         if _sha256(files[file]) != checksum:
-            raise CorruptShardError(
-                f"checkpoints/{name}/{file} is not what was written; delete the checkpoint and train again"
-            )
+            raise CorruptShardError(f"{folder}/{file} is not what was written; delete {folder} and train again")
     return unpack_segmenter(files)
 
 
@@ -149,16 +174,21 @@ def train(settings: Settings, version: str) -> str:
     """Train the settings' segmenter on a version, unless that is done; return the checkpoint's name."""
     store, recipe = Store.open(settings.store.url, settings.store.options), recipe_of(settings)
     with Report("train", version, recipe.steps) as report:
-        done = 0
-
-        def advance(row: Row) -> None:
-            nonlocal done
-            report(int(row["step"]) - done)
-            done = int(row["step"])
-
-        meta = train_on_version(store, version, recipe, workers=settings.train.workers, progress=advance)
+        meta = train_on_version(store, version, recipe, workers=settings.train.workers, progress=advance(report))
     tell_run(store, version, "training", meta)
     return str(meta["checkpoint"])
+
+
+def advance(report: Report) -> Callable[[Row], None]:
+    """Tells `report` of the steps done, from the rows of a training's curve."""
+    done = 0
+
+    def tell(row: Row) -> None:
+        nonlocal done
+        report(int(row["step"]) - done)
+        done = int(row["step"])
+
+    return tell
 
 
 def tell_run(store: Store, version: str, what: str, value: Mapping[str, Any]) -> None:

@@ -21,7 +21,8 @@ __all__ = ["Problem", "verify_run", "verify_version"]
 
 _T = TypeVar("_T")
 _SUFFIXES = (".json", ".parquet", ".zarr")
-_COMPOSED = {"synthesize": False, "refine": False, "compose": True}  # stages with one kind of rows; others have all
+# stages with one kind of rows; others have all
+_COMPOSED = {"synthesize": False, "refine": False, "screen": False, "held-out": False, "compose": True}
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from tests.flows import nights
 
 
 def test_a_failing_shard_is_named_and_all_others_are_finished(undisturbed: Settings, place: Path) -> None:
-    chosen, obstacle = nights.settings(place), place / "runs/night/select/00001.parquet"
+    chosen, obstacle = nights.settings(place), place / "runs/night/select/00004.parquet"
     obstacle.mkdir(parents=True)
     with pytest.raises(ShardsFailedError) as failure:
         nights.run(chosen)
     told = str(failure.value)
-    assert told.startswith("shard 00001: select ")
-    assert "00001.parquet" in told
+    assert told.startswith("shard 00004: select ")
+    assert "00004.parquet" in told
     assert "shard 00000" not in told
     assert told.endswith("Everything finished is in the store: mend the cause and start the run again")
-    assert nights.finished(undisturbed) - nights.finished(chosen) == {"runs/night/select/00001"}
+    assert nights.finished(undisturbed) - nights.finished(chosen) == {"runs/night/select/00004"}
     assert list_versions(nights.store_of(chosen)) == []
     obstacle.rmdir()
     assert nights.run(chosen) == {"select": nights.ROWS}

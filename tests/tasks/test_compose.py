@@ -37,6 +37,7 @@ def draw_run(settings: Settings, spoilt: frozenset[int] = frozenset()) -> tuple[
         confidence = [0.0 if row in spoilt else 0.5 + row / 1000 for row in rows["row"]]
         scores = table.assign(confidence=confidence, consistency=0.8)
         write_shard(store, f"{run}/refine/{shard:05d}", {"label": label}, scores)
+        select.fn(settings, int(shard))
     return store, plan
 
 
@@ -129,16 +130,31 @@ def test_most_scenes_are_kept_and_one_without_good_sources_is_not(night, tmp_pat
     assert select.fn(hopeless, shard).stats == {"kept": 0, "rejected": {"black": COMPOSED}}
 
 
-def test_a_finished_shard_is_not_made_again_and_an_unrefined_source_stops_it(night, tmp_path: Path):
+def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(night, tmp_path: Path):
     settings, store, plan, _, _ = night
     shard = int(plan["shard"].max())
     first = compose.fn(settings, shard)
     assert compose.fn(settings, shard) == first
-    unrefined = settings_at(tmp_path)
-    store, _ = draw_run(unrefined)
-    store.delete("runs/nightly/refine")
+    unselected = settings_at(tmp_path)
+    store, _ = draw_run(unselected)
+    store.delete("runs/nightly/select")
     with pytest.raises(MissingError):
-        compose.fn(unrefined, shard)
+        compose.fn(unselected, shard)
+
+
+def test_labels_that_noise_learning_filtered_are_the_ones_pasted(night, tmp_path: Path):
+    settings = settings_at(tmp_path)
+    store, plan = draw_run(settings)
+    for shard in plan.loc[plan["kind"] != "composed", "shard"].unique():
+        path = f"runs/nightly/select/{shard:05d}"
+        labels = read_shard(store, path.replace("select", "refine"), ["label"])[0]["label"]
+        verdicts = store.read_table(f"{path}.parquet")
+        store.delete(f"{path}.json")
+        write_shard(store, path, {"label": np.where(labels == IDS["mug"], np.uint8(255), labels)}, verdicts)
+    arrays, _ = compose_all(settings, plan)
+    assert (night[3]["label"] == IDS["mug"]).any()
+    assert not (arrays["label"] == IDS["mug"]).any()
+    assert (arrays["label"] == IDS["car"]).any()
 
 
 def test_a_row_that_never_splices_is_a_scene_and_one_that_always_does_a_mosaic():

@@ -1,0 +1,184 @@
+"""Noise learning: what networks that never saw a sample say of its label (DiffuMask, ICCV 2023, §3.4).
+
+The run's screened samples are dealt into folds by their row. One network a fold is trained on the other folds; it then
+predicts the fold's samples. Where label and prediction agree, both are probably right.
+
+    checkpoints/<run>-<identity>-fold-<fold>/   the networks, meta.json last
+    runs/<run>/held-out/<shard>                 `loss` and the scores of a shard's samples
+    runs/<run>/losses.json                      mean loss of each label id
+    runs/<run>/ranking.parquet                  the verdict on every screened row, last
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from prefect import task
+from torch.utils.data import Dataset
+
+from infra.settings import Settings
+from infra.store import Marker, ShardReader, Store, read_marker, read_shard, write_shard
+from models.metrics import IGNORE
+from tasks.progress import Report
+from tasks.select import LOSS_UNIT, prune
+from tasks.train import advance, class_names, finish_training, load_folder
+
+__all__ = ["Screened", "hold_out", "image_scores", "learn_fold", "pixel_losses", "rank"]
+
+_TEMPERATURE = 0.1  # of the soft minimum over pixels; cleanlab's for segmentation
+
+
+def pixel_losses(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Cross-entropy (B, H, W) of labels under softmax (B, C, H, W); 0 where the label is 255."""
+    index = np.where(labels == IGNORE, 0, labels).astype(np.int64)[:, None]
+    chosen = np.take_along_axis(probabilities, index, 1)[:, 0]
+    return np.where(labels == IGNORE, 0, -np.log(np.maximum(chosen, 1e-12))).astype(np.float32)
+
+
+def image_scores(
+    probabilities: NDArray[np.float32], labels: NDArray[np.uint8], classes: Sequence[Sequence[int]]
+) -> pd.DataFrame:
+    """How far each label (B, H, W) is to be trusted given held-out softmax (B, C, H, W); columns in [0, 1].
+
+    `agreement`: IoU of label and prediction, the least over the row's label ids `classes` (a row without any: share of
+    pixels predicted as background). `quality`: cleanlab's soft minimum over pixels of the label's own probability.
+    Pixels of 255 count for neither.
+    """
+    predicted, counted = probabilities.argmax(1), labels != IGNORE
+    agreement = [
+        min((_iou(p[c] == i, label[c] == i) for i in ids), default=float((p[c] == 0).mean()) if c.any() else 0.0)
+        for p, label, c, ids in zip(predicted, labels, counted, classes, strict=True)
+    ]
+    own = np.exp(-pixel_losses(probabilities, labels)).reshape(len(labels), -1)
+    weight = np.exp((1 - own) / _TEMPERATURE) * counted.reshape(len(labels), -1)
+    quality = (weight * own).sum(1) / np.maximum(weight.sum(1), 1e-12)
+    return pd.DataFrame({"agreement": agreement, "quality": quality})
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+class Screened(Dataset[dict[str, Any]]):
+    """Images and labels of a run's screened rows, read from their shards one by one; items as `LabelledItem`.
+
+    `rows` holds `row`, `shard` and `place` (position in the shard), in the order of the items.
+    """
+
+    def __init__(self, store: Store, run: str, rows: pd.DataFrame) -> None:
+        self._store, self._run = store, run
+        self._where = list(zip(rows["shard"].tolist(), rows["place"].tolist(), strict=True))
+        self._readers: dict[str, ShardReader] = {}
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        shard, place = self._where[index]
+        image = self._reader(f"synthesize/{shard:05d}").read("image", place)
+        label = self._reader(f"refine/{shard:05d}").read("label", place)
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        return {"image": pixels, "label": torch.from_numpy(label), "id": f"{shard}:{place}"}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}
+
+    def _reader(self, path: str) -> ShardReader:
+        if path not in self._readers:
+            self._readers[path] = ShardReader(self._store, f"runs/{self._run}/{path}")
+        return self._readers[path]
+
+
+def _screened(store: Store, settings: Settings) -> pd.DataFrame:
+    """Generated rows that passed the screen, by row: the plan's columns, the screen's `score`, `place`, `fold`."""
+    run = f"runs/{settings.name}"
+    plan = store.read_table(f"{run}/plan.parquet")
+    plan = plan[plan["kind"] != "composed"].assign(place=lambda p: p.groupby("shard").cumcount())
+    verdicts = pd.concat([store.read_table(f"{run}/screen/{shard:05d}.parquet") for shard in plan["shard"].unique()])
+    rows = plan.merge(verdicts[["row", "keep", "reason", "score"]], on="row")
+    return rows[rows["keep"]].sort_values("row").assign(fold=lambda r: r["row"] % settings.select.folds)
+
+
+def _folder(settings: Settings, fold: int) -> str:
+    return f"checkpoints/{settings.name}-{settings.identity[:8]}-fold-{fold}"
+
+
+@task(name="learn-fold", task_run_name="learn-fold-{fold}")
+def learn_fold(settings: Settings, fold: int) -> str:
+    """Train the network that judges this fold on all the others, unless it is in the store; return its folder."""
+    from models.segmenters import TrainingRecipe
+
+    store, folder = Store.open(settings.store.url, settings.store.options), _folder(settings, fold)
+    if store.exists(f"{folder}/meta.json"):
+        return folder
+    rows = _screened(store, settings)
+    samples = Screened(store, settings.name, rows[rows["fold"] != fold])
+    # not the settings' recipe: that may change without making another dataset
+    steps = settings.select.fold_steps
+    recipe = TrainingRecipe(steps=steps, warmup=min(100, steps // 5), seed=settings.seed % 2**32)
+    with Report("learn-fold", str(fold), recipe.steps) as report:
+        names = class_names(settings.load_vocabulary().ids)
+        origin = {"fold": fold, "samples": len(samples)}
+        finish_training(store, folder, samples, names, recipe, origin, progress=advance(report))
+    return folder
+
+
+@task(name="hold-out", task_run_name="hold-out-{shard}")
+def hold_out(settings: Settings, shard: int) -> Marker:
+    """Judge one shard's screened samples, each by the network of its own fold, unless that is in the store."""
+    from models.segmenters import predict_probabilities
+
+    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    path = f"{run}/held-out/{shard:05d}"
+    if (marker := read_marker(store, path)) is not None:
+        return marker
+    start = time.monotonic()
+    rows = _screened(store, settings)
+    rows = rows[rows["shard"] == shard]
+    images = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image"])[0]["image"][rows["place"]]
+    labels = read_shard(store, f"{run}/refine/{shard:05d}", ["label"])[0]["label"][rows["place"]]
+    ids, losses, tables = settings.load_vocabulary().ids, np.zeros(labels.shape, np.uint8), []
+    with Report("hold-out", f"{shard:05d}", len(rows)) as report:
+        for fold, of_fold in rows.reset_index(drop=True).groupby("fold"):
+            network = load_folder(store, _folder(settings, fold))
+            for begin in range(0, len(of_fold), settings.evaluate.batch_size):
+                batch = of_fold.iloc[begin : begin + settings.evaluate.batch_size]
+                pixels = torch.from_numpy(images[batch.index]).permute(0, 3, 1, 2).contiguous()
+                found = predict_probabilities(network, pixels).numpy()
+                loss = pixel_losses(found, labels[batch.index])
+                losses[batch.index] = np.minimum(loss / LOSS_UNIT, 255).round()
+                classes = [[ids[name] for name in names] for names in batch["classes"]]
+                scores = image_scores(found, labels[batch.index], classes)
+                tables.append(batch[["row", "id"]].reset_index(drop=True).join(scores))
+                report(len(batch))
+    table = pd.concat(tables or [pd.DataFrame(columns=["agreement", "quality", "row", "id"])]).sort_values("row")
+    known = [0, *ids.values()]
+    stats = {
+        "pixels": {str(i): int((labels == i).sum()) for i in known},
+        "loss": {str(i): float(losses[labels == i].sum(dtype=np.int64) * LOSS_UNIT) for i in known},
+    }
+    return write_shard(store, path, {"loss": losses}, table.reset_index(drop=True), stats, time.monotonic() - start)
+
+
+@task(name="rank")
+def rank(settings: Settings) -> None:
+    """Write the verdict on every screened row of the run, and each label id's mean held-out loss.
+
+    A row's score is its agreement; of each class the share `select.keep` with the highest stays.
+    """
+    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    rows = _screened(store, settings).drop(columns="score")
+    paths = [f"{run}/held-out/{shard:05d}" for shard in rows["shard"].unique()]
+    markers = [ShardReader(store, path).marker for path in paths]
+    rows = rows.merge(pd.concat([store.read_table(f"{path}.parquet") for path in paths]).drop(columns="id"), on="row")
+    ranked = prune(rows.assign(score=rows["agreement"]), settings.select.keep)
+    sums = {kind: pd.DataFrame([m.stats[kind] for m in markers]).sum() for kind in ("loss", "pixels")}
+    means: pd.Series[float] = sums["loss"] / sums["pixels"].clip(lower=1)
+    store.write_json(f"{run}/losses.json", {str(label): float(mean) for label, mean in means.items()})
+    store.write_table(f"{run}/ranking.parquet", ranked[["row", "keep", "reason", "score", "agreement", "quality"]])

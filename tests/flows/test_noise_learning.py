@@ -1,0 +1,53 @@
+"""A night whose labels are ranked by networks that never saw them: the same whoever runs it, and however it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.nightly import ShardsFailedError
+from infra.settings import Settings
+from infra.store import read_shard, verify_run
+from tests.flows import nights
+
+LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}
+
+
+def learning(place: Path) -> Settings:
+    return nights.settings(place, select=LEARNING, plan={"images": 8, "multi": 0.0, "negatives": 0.25})
+
+
+def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(place: Path) -> None:
+    chosen = learning(place)
+    worked = nights.run(chosen)
+    assert worked["learn-fold"] == 2 * LEARNING["fold_steps"]
+    store = nights.store_of(chosen)
+    ranking = store.read_table("runs/night/ranking.parquet")
+    assert worked["hold-out"] == len(ranking)
+    assert set(ranking.loc[~ranking["keep"], "reason"]) <= {"rank"}
+    published, columns = [], []
+    for shard in nights.SHARDS:
+        arrays, table = read_shard(store, f"versions/{nights.version(chosen)}/data/{shard:05d}")
+        published.append(arrays["label"])
+        columns += table["row"].tolist()
+    assert set(columns) & set(ranking["row"]) == set(ranking.loc[ranking["keep"], "row"])
+    assert (np.concatenate(published) == 255).any()  # the pixel filter's: the small night has no band of its own
+    assert verify_run(store, "night") == []
+    assert nights.run(chosen) == {}  # all of it is in the store
+
+
+def test_a_night_stopped_at_a_fold_goes_on_there_and_ends_in_the_same_bytes(place: Path, tmp_path: Path) -> None:
+    chosen, undisturbed = learning(place), learning(tmp_path / "other" / "store")
+    nights.run(undisturbed)
+    folds = [f"checkpoints/{nights.version(undisturbed)}-fold-{fold}" for fold in (0, 1)]
+    obstacle = place / folds[1] / "weights.safetensors"
+    obstacle.mkdir(parents=True)
+    with pytest.raises(ShardsFailedError, match="fold 1: learn-fold"):
+        nights.run(chosen)
+    first = (place / folds[0] / "meta.json").read_bytes()
+    obstacle.rmdir()
+    assert nights.run(chosen)["learn-fold"] <= LEARNING["fold_steps"]
+    assert (place / folds[0] / "meta.json").read_bytes() == first
+    assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
