@@ -52,6 +52,7 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
             [int(seed) for seed in batch["seed"]],
             num_inference_steps=chosen.num_inference_steps,
             guidance_scale=chosen.guidance_scale,
+            guidance_rescale=chosen.guidance_rescale,
             height=chosen.height,
             width=chosen.width,
         )

@@ -45,6 +45,7 @@ def generate(
     *,
     num_inference_steps: int,
     guidance_scale: float,
+    guidance_rescale: float = 0.0,
     height: int | None = None,
     width: int | None = None,
     self_attention: bool = True,
@@ -54,7 +55,8 @@ def generate(
 
     Noise is drawn on the CPU by a generator a picture, so a picture does not depend on its neighbours, its place in the
     batch or the device. Batch size changes only the order of float32 sums (`tests/models/test_generators.py` holds it
-    to one grey level). Calls from several threads wait for one another.
+    to one grey level). `guidance_rescale` in [0, 1] brings the guided prediction's spread back to the plain one's (Lin
+    et al. 2024, section 3.4). Calls from several threads wait for one another.
     Raises `ValueError` before anything is sampled, as `AttentionRecorder` does.
     """
     if len(seeds) != len(prompts):
@@ -65,6 +67,7 @@ def generate(
             prompt=list(prompts),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
             height=height,
             width=width,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ def test_samples_are_identical_in_whatever_order_their_shards_are_made(undisturb
 def test_other_batches_change_samples_by_no_more_than_the_order_of_float_sums(
     changes: dict[str, Any], undisturbed: Settings, place: Path
 ) -> None:
-    """Measured: one grey level in 2 of 100 000 values, verdicts equal, a confidence by 0.005."""
+    """Measured: one grey level in 5 of 100 000 values, 6 of 131 000 label pixels, a confidence by 0.005.
+
+    Where a pixel of an object's edge changes, a scene's copy of it can come out a pixel larger: its outline moves.
+    """
     chosen = nights.settings(place, **changes)
     nights.run(chosen)
     (ours, table), (theirs, expected) = nights.samples(chosen), nights.samples(undisturbed)
@@ -74,8 +78,17 @@ def test_other_batches_change_samples_by_no_more_than_the_order_of_float_sums(
         if name == "synthesize.image":
             assert away.max() <= 1
             assert np.mean(away > 0) < 1e-3
-        elif name in ("refine.label", "compose.image", "compose.label", "compose.instance"):
-            assert np.mean(away > 0) < 1e-3, name
+        elif name == "compose.image":
+            assert away.mean() < 2, name
+        elif name in ("refine.label", "compose.label", "compose.instance"):
+            assert np.mean(away > 0) < (1e-3 if name == "refine.label" else 1e-2), name
         else:
             assert away.max() <= 1e-3, name
+    placed, wanted = (things(columns.pop("compose.objects")) for columns in (table, expected))
+    pd.testing.assert_frame_equal(placed, wanted, rtol=0, atol=2)  # pixels
     pd.testing.assert_frame_equal(table, expected, rtol=0, atol=0.02)  # a pixel is much of a small object
+
+
+def things(objects: pd.Series) -> pd.DataFrame:
+    """The objects of all scenes, one a row."""
+    return pd.DataFrame([thing for scene in objects.dropna() for thing in json.loads(scene)])
