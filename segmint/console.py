@@ -106,9 +106,10 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         with self._lock:
             stage, now = event.stage, time.monotonic()
-            self._begun.setdefault(stage, now)
             if event.total is not None:
                 self._total[stage] = self._done.get(stage, 0) + event.total
+                return
+            self._begun.setdefault(stage, now)
             self._done[stage] = self._done.get(stage, 0) + event.amount
             last = self._done[stage] == self._total.get(stage)
             if last or now - self._shown.get(stage, self._begun[stage]) >= PLAIN_SECONDS:

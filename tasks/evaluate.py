@@ -25,7 +25,7 @@ from infra.settings import Settings
 from infra.store import Store
 from infra.voc import VocFolder
 from models import metrics
-from tasks.progress import Report
+from tasks.progress import Report, announce
 from tasks.train import load_checkpoint, read_meta, tell_run
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where an evaluation starts
@@ -157,6 +157,7 @@ def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     meta = read_meta(store, checkpoint)
     name, samples = _set_of(settings, meta["classes"])
     segmenter = load_checkpoint(store, checkpoint)
+    announce("evaluate", len(samples))
     with Report("evaluate", checkpoint, len(samples)) as report:
         found = evaluate_segmenter(
             segmenter, samples, name, known=samples.known, batch_size=settings.evaluate.batch_size, report=report

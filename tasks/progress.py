@@ -22,7 +22,7 @@ _ARTIFACT_SECONDS = 5.0  # each update is a call to the server
 
 
 class Event(NamedTuple):
-    """`amount` more units of `stage` are done, or, if `total` is given, that many units are to be done from now on."""
+    """`amount` more units of `stage` are done (0: a task of it starts); with `total`, that many more are to be done."""
 
     stage: str
     amount: int
@@ -64,6 +64,7 @@ class Report:
 
     def __enter__(self) -> Report:
         self._started = time.monotonic()
+        _tell(Event(self._stage, 0))
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from prefect import task
 
 from infra.settings import Settings
 from infra.store import CorruptShardError, Manifest, MissingError, SegmentationDataset, Store, StoreError, read_version
-from tasks.progress import Report
+from tasks.progress import Report, announce
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from torch.utils.data import Dataset
@@ -173,6 +173,7 @@ def _sha256(content: bytes) -> str:
 def train(settings: Settings, version: str) -> str:
     """Train the settings' segmenter on a version, unless that is done; return the checkpoint's name."""
     store, recipe = Store.open(settings.store.url, settings.store.options), recipe_of(settings)
+    announce("train", recipe.steps)
     with Report("train", version, recipe.steps) as report:
         meta = train_on_version(store, version, recipe, workers=settings.train.workers, progress=advance(report))
     tell_run(store, version, "training", meta)

@@ -193,6 +193,17 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys: pytest.Cap
     assert line.endswith("/s · 0 s left")
 
 
+def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 100.0, 110.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    lines = console._Lines()
+    for event in (Event("refine", 0, 40), Event("refine", 0), Event("refine", 20)):
+        lines(event)
+    assert capsys.readouterr().out == "refine      20 of 40 · 2.0/s · 10 s left\n"
+
+
 def test_progress_adds_up_announcements_of_one_stage() -> None:
     bars = console._Bars()
     for event in (Event("select", 0, 4), Event("select", 4), Event("select", 0, 6), Event("select", 1)):
