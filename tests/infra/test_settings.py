@@ -149,7 +149,8 @@ def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
     "flag",
     [
         "seed=1", "classes=car,tree", "plan.images=7", "plan.multi=0.2", "plan.budget.car=2", "generator.path=sd",
-        "generator.guidance_scale=4", "generator.guidance_rescale=0", "select.folds=2", "generator.dtype=float16", "refine.pamr_iterations=9", "select.min_area=0.1",
+        "generator.guidance_scale=4", "generator.guidance_rescale=0", "generator.dtype=float16",
+        "refine.pamr_iterations=9", "select.min_area=0.1", "select.folds=2",
         "compose.images=3",
     ],
 )  # fmt: skip
