@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -78,10 +79,17 @@ def drawn_rows(settings: Settings, count: int) -> tuple[pd.DataFrame, NDArray[np
         scene = world.sample_scene(rng, [entry.name])
         prompt = world.describe(scene, rng)
         words = [word for word in entry.words if has_word(prompt, word)]
-        rows.append({"row": index, "id": f"{index:08d}", "prompt": prompt, "classes": [entry.name], "words": words[:1],
+        phrases = [noun_phrase(prompt, word) for word in words[:1]]
+        rows.append({"row": index, "id": f"{index:08d}", "prompt": prompt, "classes": [entry.name], "phrases": phrases,
                      "background": scene.ground})  # fmt: skip
         drawings.append(world.draw_scene(scene))
     return pd.DataFrame(rows), np.stack([d.image for d in drawings]), np.stack([d.label for d in drawings])
+
+
+def noun_phrase(prompt: str, word: str) -> str:
+    """`word` with the adjectives before it: "small red car" of "a photo of a small red car on sand"."""
+    found = re.search(rf".*\ban? ((?:\w+ )*{re.escape(word)})\b", f" {prompt}")
+    return found[1] if found else word
 
 
 def batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -35,7 +35,7 @@ def choose(samples: pd.DataFrame, by: str, count: int) -> pd.DataFrame:
 def draw_cells(
     store: Store, ledger: Ledger, samples: pd.DataFrame, height: int = TILE, unreadable: set[str] | None = None
 ) -> Iterator[Cell]:
-    """A cell for each sample: image, label overlay, attention of its class words; for a composed one image and overlay.
+    """A cell for each sample: image, label overlay, attention of what is named; for a composed one image and overlay.
 
     What was not made, or is damaged, is hatched; shards that are damaged are added to `unreadable`.
     """

@@ -19,7 +19,7 @@ from tasks.pictures import Colour, default_colour
 __all__ = ["STAGES", "Ledger", "Stage", "read_ledger"]
 
 STAGES = ("synthesize", "refine", "compose", "select")
-_PLANNED = ("row", "id", "kind", "prompt", "classes", "words", "background", "seed", "shard")
+_PLANNED = ("row", "id", "kind", "prompt", "classes", "phrases", "background", "seed", "shard")
 _READERS = 8  # files asked for at once; they are small, and a bucket answers in its own time
 T = TypeVar("T")
 R = TypeVar("R")

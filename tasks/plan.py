@@ -1,8 +1,9 @@
 """Plan: which images a run will make, row by row, before anything expensive starts.
 
 One row is one sample: `row` int64 (0..n-1), `id` str, `kind` ("single", "multi", "negative", "composed"), `prompt` str,
-`classes` list[str] and `words` list[str] (what the prompt calls them), `background` str, `seed` int64, `shard` int64,
-`sources` list[int64] (composed rows: the negative row that is the ground, then one single row an object; else empty).
+`classes` list[str], `phrases` list[str] (what the prompt calls them, adjectives included), `background` str,
+`seed` int64, `shard` int64, `sources` list[int64] (composed rows: the negative row that is the ground, then one single
+row an object; else empty).
 Composed rows come last and have shards of their own. The same settings give the same plan on any machine; the shard
 size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary.
 """
@@ -68,7 +69,7 @@ def make_plan(
     plan.insert(1, "id", [f"{row:08d}" for row in range(len(plan))])
     plan["seed"] = np.array([_seed(settings.seed, row) for row in range(len(plan))], np.int64)
     plan["shard"] = _shards(len(chosen), len(plan), settings.plan.shard_size)
-    _check_words(plan)
+    _check_phrases(plan)
     if count_tokens is not None:
         _check_lengths(plan, count_tokens, max_tokens)
     return plan
@@ -114,13 +115,11 @@ def _shards(generated: int, total: int, size: int) -> Ints:
     return np.where(rows < generated, rows // size, composed)
 
 
-def _check_words(plan: pd.DataFrame) -> None:
-    for identifier, prompt, words in zip(plan["id"], plan["prompt"], plan["words"], strict=True):
-        for word in words:
-            if not has_word(prompt, word):
-                raise PlanError(
-                    f"row {identifier}: class word {word!r} is not in its prompt {prompt!r}; mend the vocabulary"
-                )
+def _check_phrases(plan: pd.DataFrame) -> None:
+    for identifier, prompt, phrases in zip(plan["id"], plan["prompt"], plan["phrases"], strict=True):
+        for phrase in phrases:
+            if not has_word(prompt, phrase):
+                raise PlanError(f"row {identifier}: {phrase!r} is not in its prompt {prompt!r}; mend the vocabulary")
 
 
 def _check_lengths(plan: pd.DataFrame, count_tokens: TokenCounter, max_tokens: int) -> None:

@@ -49,7 +49,7 @@ class Row(NamedTuple):
     kind: str
     prompt: str
     classes: list[str]
-    words: list[str]
+    phrases: list[str]
     background: str
     sources: list[int]
 
@@ -120,21 +120,22 @@ def word_row(vocabulary: Vocabulary, classes: list[int], draws: Iterator[float])
     if not entries:
         return Row("negative", place, [], [], background.name, [])
     template = pick(vocabulary.templates, draws)
-    phrases, words = zip(*(_phrase(vocabulary, entry, len(entries) > 1, draws) for entry in entries), strict=True)
-    prompt = template.format(objects=_enumerated(phrases), background=place)
-    kind = "single" if len(entries) == 1 else "multi"
-    return Row(kind, prompt, [entry.name for entry in entries], list(words), background.name, [])
+    determiners, phrases = zip(*(_noun_phrase(vocabulary, e, len(entries) > 1, draws) for e in entries), strict=True)
+    objects = _enumerated([" ".join(pair) for pair in zip(determiners, phrases, strict=True)])
+    kind, names = "single" if len(entries) == 1 else "multi", [entry.name for entry in entries]
+    prompt = template.format(objects=objects, background=place)
+    return Row(kind, prompt, names, list(phrases), background.name, [])
 
 
-def _phrase(vocabulary: Vocabulary, entry: ClassEntry, crowd: bool, draws: Iterator[float]) -> tuple[str, str]:
-    """What a prompt says of one class, such as "two small red cars", and the word in it that means the class."""
+def _noun_phrase(vocabulary: Vocabulary, entry: ClassEntry, crowd: bool, draws: Iterator[float]) -> tuple[str, str]:
+    """What a prompt says of one class, its determiner apart: such as "two" and "small red cars"."""
     several = crowd and entry.plurals and len(vocabulary.counts) > 1 and next(draws) < SEVERAL
     words = [pick(vocabulary.sizes, draws)] if vocabulary.sizes and next(draws) < SIZE else []
     words += [pick(entry.adjectives, draws)] if entry.adjectives and next(draws) < ADJECTIVE else []
     words += [_weighted(entry.subclasses, draws)] if entry.subclasses else []
     words.append(pick(entry.plurals if several else entry.synonyms, draws))
-    words = [word for word in words if word]
-    return " ".join([pick(vocabulary.counts[1:], draws) if several else _article(words[0]), *words]), words[-1]
+    phrase = " ".join(word for word in words if word)
+    return pick(vocabulary.counts[1:], draws) if several else _article(phrase), phrase
 
 
 def _weighted(options: Mapping[str, float], draws: Iterator[float]) -> str:
@@ -158,7 +159,7 @@ def pick(options: Sequence[T], draws: Iterator[float]) -> T:
 
 def word_composed(vocabulary: Vocabulary, entries: Sequence[ClassEntry], ground: Row, sources: list[int]) -> Row:
     """The row of a scene of these classes' objects, cut from `sources`, on the image of the row `ground`."""
-    words = [entry.synonyms[0] for entry in entries]
-    objects = _enumerated([f"{_article(word)} {word}" for word in words])
+    nouns = [entry.synonyms[0] for entry in entries]
+    objects = _enumerated([f"{_article(noun)} {noun}" for noun in nouns])
     prompt = vocabulary.templates[0].format(objects=objects, background=ground.prompt)
-    return Row("composed", prompt, [entry.name for entry in entries], words, ground.background, sources)
+    return Row("composed", prompt, [entry.name for entry in entries], nouns, ground.background, sources)

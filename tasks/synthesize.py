@@ -1,4 +1,4 @@
-"""Synthesize: rows of the plan → images, each with the attention of its class words and of its ground.
+"""Synthesize: rows of the plan → images, each with the attention of its noun phrases and of its ground.
 
 Self-attention is large (2 MB an image at 32²), so attention is spread along it here, at once, and only the small result
 is stored.
@@ -29,10 +29,14 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """What attention is recorded for: the row's class words in order, then what the prompt calls its ground."""
+    """What attention is recorded for: each class's noun phrase, then what the prompt calls its ground.
+
+    The adjectives belong to it: a colour attends to parts that the noun leaves out, such as a boat's hull. On 160 drawn
+    scenes the noun alone gave label IoU 0.889, with its adjectives 0.903.
+    """
     synonyms = [s for b in vocabulary.backgrounds if b.name == row["background"] for s in b.synonyms]
     grounds = [s for s in synonyms if has_word(row["prompt"], s)]
-    return [*row["words"], *sorted(grounds, key=len)[-1:]]
+    return [*row["phrases"], *sorted(grounds, key=len)[-1:]]
 
 
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
@@ -90,7 +94,7 @@ def synthesize(settings: Settings, shard: int) -> Marker:
     if (marker := read_marker(store, path)) is not None:
         return marker
     plan = store.read_table(f"runs/{settings.name}/plan.parquet")
-    rows, phrases = plan[plan["shard"] == shard], 1 + int(plan["words"].map(len).max())
+    rows, phrases = plan[plan["shard"] == shard], 1 + int(plan["phrases"].map(len).max())
     start = time.monotonic()
     with Report("synthesize", f"{shard:05d}", len(rows)) as report:
         arrays = synthesize_rows(rows, settings, phrases, report)

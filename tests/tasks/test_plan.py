@@ -52,14 +52,24 @@ def test_few_images_are_shared_out_without_remainder(images: int) -> None:
     assert len(plan(plan={"images": images, "multi": 0.5, "negatives": 0.5})) == images
 
 
-def test_each_class_word_stands_in_its_prompt_as_a_whole_word() -> None:
+def test_each_noun_phrase_stands_in_its_prompt_whole_and_ends_with_a_word_of_its_class() -> None:
     settings = night(compose={"images": 20})
     words_of = {entry.name: entry.words for entry in settings.load_vocabulary().classes}
     for row in make_plan(settings, settings.load_vocabulary()).itertuples():
-        assert len(row.words) == len(row.classes) == len(set(row.classes))
-        for name, word in zip(row.classes, row.words, strict=True):
-            assert word in words_of[name]
-            assert has_word(row.prompt, word)
+        assert len(row.phrases) == len(row.classes) == len(set(row.classes))
+        for name, phrase in zip(row.classes, row.phrases, strict=True):
+            assert phrase.endswith(words_of[name])
+            assert has_word(row.prompt, phrase)
+
+
+def test_a_noun_phrase_holds_the_adjectives_of_its_noun() -> None:
+    table = plan(plan={"multi": 0, "negatives": 0})
+    described = table[table["phrases"].str[0].str.contains(" ")]
+    assert len(described) > len(table) / 3
+    after = [
+        prompt.split(f" {phrase[0]} ")[0].split()[-1] for prompt, phrase in described[["prompt", "phrases"]].values
+    ]
+    assert set(after) <= {"a", "an"}
 
 
 def test_a_prompt_names_no_class_but_its_own() -> None:
@@ -202,10 +212,10 @@ def test_a_generator_without_a_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
-def test_a_class_word_missing_from_its_prompt_is_an_error() -> None:
+def test_a_noun_phrase_missing_from_its_prompt_is_an_error() -> None:
     vocabulary = night().load_vocabulary()
     mute = Vocabulary.model_construct(**(dict(vocabulary) | {"templates": ("a view of {background}",)}))
-    with pytest.raises(PlanError, match=r"row 0000\d+: class word '\w+' is not in its prompt 'a view of"):
+    with pytest.raises(PlanError, match=r"row 0000\d+: '[\w ]+' is not in its prompt 'a view of"):
         make_plan(night(), mute)
 
 

@@ -38,7 +38,7 @@ class Night:
         kind = "composed" if row >= 24 else "negative" if not names else "single" if len(names) == 1 else "multi"
         prompt = PROMPT if row == 1 else f"a photo of {' and '.join(names)} on {self.drawings[row].scene.ground}"
         return {
-            "row": row, "id": f"{row:08d}", "kind": kind, "prompt": prompt, "classes": names, "words": names,
+            "row": row, "id": f"{row:08d}", "kind": kind, "prompt": prompt, "classes": names, "phrases": names,
             "background": self.drawings[row].scene.ground, "seed": row * 7919 % 104729, "shard": row // SHARD,
         }  # fmt: skip
 
@@ -181,7 +181,7 @@ def test_the_page_stays_under_three_megabytes(page: str) -> None:
 
 def test_prompts_and_class_names_are_escaped(night: Night) -> None:
     night.table["classes"] = [["<b>car</b>"]] * 28
-    night.table["words"] = night.table["classes"]
+    night.table["phrases"] = night.table["classes"]
     night.store.write_table(f"runs/{RUN}/plan.parquet", night.table)
     write_shard(
         night.store,
