@@ -121,6 +121,7 @@ class ComposeSettings(_Section):
     """Scenes made of objects that were generated one by one."""
 
     images: int = Field(default=0, ge=0)  # composed rows, beside plan.images
+    spliced: Share = 0.25  # of them are mosaics of whole images
 
 
 class SelectSettings(_Section):
@@ -128,8 +129,10 @@ class SelectSettings(_Section):
 
     min_area: Share = 0.01  # of the image, for every class that the prompt names
     max_area: Share = 0.94  # DiffuMask keeps objects up to 94 % of the image
+    max_ignored: Share = 0.4  # of the image
     min_confidence: Share = 0.5
     max_components: Count = 4
+    min_largest: Share = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
     min_consistency: Share = 0.75  # IoU of the label before and after it followed the image's edges
     folds: int = Field(default=0, ge=0)  # of noise learning: networks that each judge what they were not trained on
     fold_steps: Count = 600

@@ -24,11 +24,10 @@ from infra.store import Marker, ShardReader, Store, read_marker, write_shard
 from models.scenes import IGNORE, Cutout, choose_grid, compose_scene, cut_objects, splice
 from tasks.progress import Report
 
-__all__ = ["SPLICED", "Composed", "Pool", "Source", "compose", "compose_row"]
+__all__ = ["Composed", "Pool", "Source", "compose", "compose_row"]
 
 Bytes = NDArray[np.uint8]
 
-SPLICED = 0.25  # share of composed rows that are mosaics
 SPARES = 8  # rows tried in place of a source that is no good
 
 
@@ -85,7 +84,7 @@ def compose_row(
     ids: Mapping[str, int],
     size: tuple[int, int],
     *,
-    spliced: float = SPLICED,
+    spliced: float,
 ) -> Composed:
     """The scene of a row: `sources` are its ground's row and one row for each object, far to near.
 
@@ -210,7 +209,7 @@ def compose(settings: Settings, shard: int) -> Marker:
     pool, size, scenes = Pool(plan, cache(generated.load)), generated.size(), []
     with Report("compose", f"{shard:05d}", len(rows)) as report:
         for sources, seed in zip(rows["sources"], rows["seed"], strict=True):
-            scenes.append(compose_row(list(sources), int(seed), pool, ids, size))
+            scenes.append(compose_row(list(sources), int(seed), pool, ids, size, spliced=settings.compose.spliced))
             report(1)
     arrays = {field: np.stack([getattr(scene, field) for scene in scenes]) for field in ("image", "label", "instance")}
     stats = {"scenes": len(scenes), "objects": sum(len(scene.objects) for scene in scenes)}

@@ -54,8 +54,6 @@ REASONS: dict[Reason, str] = {  # the first that holds is given
 }
 ALL, NEGATIVE = "(all)", "(negative)"  # rows of a summary beside the classes
 
-MAX_IGNORED = 0.4  # of the image
-MIN_LARGEST = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
 SPECK = 0.001  # of the image; smaller pieces are not counted
 BLACK = 8  # brightest 8-bit level of an image that counts as black
 LOSS_UNIT = 1 / 32  # of stored held-out losses: 255 stands for 8 and more, probabilities under 0.0004
@@ -151,11 +149,11 @@ def _failures(
     failed: dict[Reason, Any] = {
         "nan": ~finite | ~np.isfinite(images).all((1, 2, 3)),
         "black": (brightest <= BLACK).all(1) | (brightest - darkest <= FLAT).all(1),
-        "ignored": value["ignored"] > MAX_IGNORED,
+        "ignored": value["ignored"] > settings.max_ignored,
         "missing class": value["least"] == 0,
         "area": (value["least"] < low) | (value["coverage"] > high),
         "components": (table["kind"] != "composed").to_numpy()
-        & ((value["components"] > settings.max_components) | (value["largest"] < MIN_LARGEST)),
+        & ((value["components"] > settings.max_components) | (value["largest"] < settings.min_largest)),
         "confidence": ~negative & ~(value["confidence"] >= settings.min_confidence),  # NaN fails
         "disagreement": ~negative & ~(value["consistency"] >= settings.min_consistency),
     }

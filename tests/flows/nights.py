@@ -45,15 +45,17 @@ _NIGHT: dict[str, Any] = {
     "name": "night",
     "seed": 7,
     "plan": {"images": 8, "multi": 0.25, "negatives": 0.25, "shard_size": ROWS},
-    "compose": {"images": 2},
+    "compose": {"images": 2, "spliced": 0.0},
     "generator": {"num_inference_steps": 2, "batch_size": ROWS, "device": "cpu"},
     "refine": {"ignore_band": 0.0},
     "select": {
         "min_area": 0.0,
         "max_area": 1.0,
+        "max_ignored": 1.0,
         "min_confidence": 0.0,
         "min_consistency": 0.0,
         "max_components": 10_000,
+        "min_largest": 0.0,
     },
 }
 _PROCESSES = multiprocessing.get_context("forkserver")  # imports once, in a process without threads, then forks

@@ -29,6 +29,7 @@ def test_the_night_has_every_kind_and_publishes_some(undisturbed: Settings) -> N
     assert "negative" in set(table.loc[table["select.keep"], "kind"])  # the others, as the generator is able
     assert arrays["synthesize.image"].shape == (8, 128, 128, 3)
     assert len(np.unique(arrays["synthesize.image"])) > 50
+    assert (arrays["compose.instance"].max((1, 2)) > 0).all()  # scenes of objects, not the blank that stands for none
 
 
 def test_the_same_settings_leave_the_same_bytes(undisturbed: Settings, place: Path) -> None:

@@ -150,8 +150,8 @@ def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
     [
         "seed=1", "classes=car,tree", "plan.images=7", "plan.multi=0.2", "plan.budget.car=2", "generator.path=sd",
         "generator.guidance_scale=4", "generator.guidance_rescale=0", "generator.dtype=float16",
-        "refine.pamr_iterations=9", "select.min_area=0.1", "select.folds=2",
-        "compose.images=3",
+        "refine.pamr_iterations=9", "select.min_area=0.1", "select.max_ignored=1",
+        "select.min_largest=0", "select.folds=2", "compose.images=3", "compose.spliced=0",
     ],
 )  # fmt: skip
 def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:

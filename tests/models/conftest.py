@@ -12,7 +12,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.generators import load_pipeline
-from models.generators.loading import EMBEDDED
 
 TOKENS = 32
 
@@ -68,7 +67,7 @@ def tiny_directory(tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-@pytest.fixture(scope="session", params=["tiny", *(["embedded"] if EMBEDDED.is_dir() else [])])
+@pytest.fixture(scope="session", params=["tiny", "embedded"])
 def pipeline(request: pytest.FixtureRequest, tiny_pipeline: Any) -> Any:
     """Each of the two: what holds of random weights has to hold of the trained ones."""
     return tiny_pipeline if request.param == "tiny" else load_pipeline("embedded", device="cpu")
