@@ -82,6 +82,8 @@ class PlanSettings(_Section):
     multi: Share = 0.3  # share of prompts that name two or three classes
     negatives: Share = 0.05  # share of prompts with a background only
     shard_size: Count = 64  # rows of one task: minutes of work, one Zarr shard
+    captions: str | None = None  # text file of one caption a line, for prompts of one class; None: templates alone
+    captioned: Share = 0.5  # of the prompts of a class that has captions
     budget: dict[str, Annotated[float, Field(ge=0)]] | None = None  # weight a class; None: the champion's, else equal
 
     @model_validator(mode="after")
@@ -245,14 +247,26 @@ class Settings(BaseSettings):
         return self.model_dump(mode="json")
 
     def sample_settings(self) -> dict[str, Any]:
-        """The part that can change a sample, with the vocabulary's content for its name.
+        """The part that can change a sample, with the content of vocabulary and captions for their names.
 
         Left out: name, store, compute, train, evaluate, batch size, device, and the shard size, which orders work only.
         """
         chosen = {"seed", "plan", "generator", "refine", "compose", "select"}
         unimportant = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
         dumped = self.model_dump(mode="json", include=chosen, exclude=unimportant)
+        dumped["plan"]["captions"] = self._captions_digest()
         return dumped | {"vocabulary": self.load_vocabulary().model_dump(mode="json")}
+
+    def _captions_digest(self) -> str | None:
+        if self.plan.captions is None:
+            return None
+        try:
+            return hashlib.sha256(Path(self.plan.captions).read_bytes()).hexdigest()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot read plan.captions {self.plan.captions!r} ({error.strerror}); give a text file of one caption "
+                f"a line, or leave the field out"
+            ) from None
 
     def record(self) -> dict[str, Any]:
         """What a run leaves in the store: `identity`, `settings` (resolved) and `sample_settings`."""

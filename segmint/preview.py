@@ -7,6 +7,7 @@ import pandas as pd
 from infra.settings import Settings, check_same_run
 from infra.store import Store
 from segmint import console as show
+from tasks.captions import TokenCounter, read_captions, sort_captions
 from tasks.estimate import estimate, measured_rate
 from tasks.plan import load_tokenizer, make_plan, resolve_budget
 
@@ -23,6 +24,8 @@ def preview(store: Store, settings: Settings, examples: int) -> None:
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
     _counts(plan, settings)
+    if settings.plan.captions:
+        _captions(settings, count_tokens, max_tokens)
     shown = plan.head(examples)
     show.table(
         "Its first rows", ["id", "kind", "prompt"], list(zip(shown["id"], shown["kind"], shown["prompt"], strict=True))
@@ -39,6 +42,14 @@ def _counts(plan: pd.DataFrame, settings: Settings) -> None:
     counts = plan["classes"].explode().value_counts()
     names = settings.load_vocabulary().names
     show.table("Images that name a class", ["class", "images"], [(name, int(counts.get(name, 0))) for name in names])
+
+
+def _captions(settings: Settings, count_tokens: TokenCounter, max_tokens: int) -> None:
+    captions = sort_captions(
+        read_captions(settings.plan.captions or ""), settings.load_vocabulary(), count_tokens, max_tokens
+    )
+    kept = [(f"prompts of {name}", len(prompts)) for name, prompts in captions.prompts.items()]
+    show.table(f"Captions of {settings.plan.captions}", ["", "lines"], [*kept, *captions.rejected.items()])
 
 
 def _cost(store: Store, settings: Settings, plan: pd.DataFrame) -> str:

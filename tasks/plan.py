@@ -1,9 +1,9 @@
 """Plan: which images a run will make, row by row, before anything expensive starts.
 
 One row is one sample: `row` int64 (0..n-1), `id` str, `kind` ("single", "multi", "negative", "composed"), `prompt` str,
-`classes` list[str], `phrases` list[str] (what the prompt calls them, adjectives included), `background` str,
-`seed` int64, `shard` int64, `sources` list[int64] (composed rows: the negative row that is the ground, then one single
-row an object; else empty).
+`classes` list[str], `phrases` list[str] (what the prompt calls them, adjectives included), `background` str ("" where
+the prompt is a caption), `seed` int64, `shard` int64, `sources` list[int64] (composed rows: the negative row that is
+the ground, then one single row an object; else empty).
 Composed rows come last and have shards of their own. The same settings give the same plan on any machine; the shard
 size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from infra.settings import Settings, check_same_run
 from infra.store import Store
 from infra.vocabulary import Vocabulary, has_word
+from tasks.captions import TokenCounter, read_captions, sort_captions, with_captions
 from tasks.prompts import (
     Ints,
     PlanError,
@@ -42,8 +43,6 @@ __all__ = [
     "start_run",
 ]
 
-TokenCounter = Callable[[list[str]], Sequence[int]]
-
 CLIP_TOKENS = 77  # positions of Stable Diffusion's text encoder
 
 
@@ -63,6 +62,10 @@ def make_plan(
     weights = _weights(settings.plan.budget, vocabulary)
     chosen = choose_classes(rng, settings.plan, weights, vocabulary)
     rows = [word_row(vocabulary, classes, draws) for classes, draws in random_numbers(rng, chosen)]
+    if settings.plan.captions:
+        captions = sort_captions(read_captions(settings.plan.captions), vocabulary, count_tokens, max_tokens)
+        captioned = np.random.default_rng([settings.seed, 1])  # its own, so that the other rows stay as they were
+        rows = with_captions(rows, captions, settings.plan.captioned, captioned)
     rows += _compose(rng, settings.compose.images, chosen, rows, vocabulary)
     plan = pd.DataFrame(rows, columns=Row._fields)
     plan.insert(0, "row", np.arange(len(plan), dtype=np.int64))
