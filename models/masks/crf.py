@@ -6,17 +6,20 @@ thresholds; only two labels ever occur, so here every threshold is one channel o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.masks.lattice import Lattice
 
 __all__ = ["PUBLISHED", "Kernel", "binary_crf", "dense_crf", "two_label_certainty"]
 
 _SIDE = 512  # pixels, of the images that the published kernels were chosen for
+_REACH = 4  # standard deviations; beyond is a hundredth of a per cent
 
 
 class Kernel(NamedTuple):
@@ -30,8 +33,7 @@ class Kernel(NamedTuple):
     colour: float | None = None
 
 
-# DiffuMask's for its final masks, METHODS of its released configuration: Gaussian 3 with weight 3, bilateral 80 and 13
-# with weight 10, ten iterations.
+# DiffuMask's for its final masks, from its released code, with ten iterations.
 PUBLISHED = (Kernel(3, 3), Kernel(10, 80, 13))
 _LEAST = 1e-8  # a probability is never nearer to 0 or 1
 
@@ -75,25 +77,45 @@ class _Pairwise:
     """What the neighbours want: the sum over kernels of their weighted filters, each normalised on both sides."""
 
     def __init__(self, images: Tensor, kernels: Sequence[Kernel]) -> None:
+        whole = torch.ones(*images.shape[:1], images[0, ..., 0].numel(), 1, device=images.device)
         self._parts = []
         for kernel in kernels:
-            lattice = Lattice(_features(images, kernel))
-            total = lattice.filter(torch.ones(*images.shape[:1], images[0, ..., 0].numel(), 1, device=images.device))
-            self._parts.append((kernel.weight, lattice, total.clamp_min(1e-20).rsqrt()))
+            near = _blur(images, kernel.position) if kernel.colour is None else _lattice(images, kernel)
+            self._parts.append((kernel.weight, near, near(whole).clamp_min(1e-20).rsqrt()))
 
     def __call__(self, values: Tensor) -> Tensor:
-        parts = [weight * scale * lattice.filter(scale * values) for weight, lattice, scale in self._parts]
-        return torch.stack(parts).sum(0)
+        return torch.stack([weight * scale * near(scale * values) for weight, near, scale in self._parts]).sum(0)
 
 
-def _features(images: Tensor, kernel: Kernel) -> Tensor:
-    """(B, HW, 2 or 5): positions and colours in units of the kernel's standard deviations."""
+Filter = Callable[[Tensor], Tensor]  # Gaussian-weighted sums of values (B, HW, C), up to a factor
+
+
+def _blur(images: Tensor, position: float) -> Filter:
+    """Without colour the Gaussian is a blur along rows and one along columns."""
+    height, width = images.shape[1:3]
+    unit = _pixels(images, position)
+    reach = math.ceil(_REACH * unit)
+    window = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / unit) ** 2)[None, None]
+
+    def blurred(values: Tensor) -> Tensor:
+        maps = values.transpose(1, 2).reshape(-1, 1, height, width)
+        maps = F.conv2d(F.conv2d(maps, window[..., None], padding=(reach, 0)), window[:, :, None], padding=(0, reach))
+        return maps.view(len(values), -1, height * width).transpose(1, 2)
+
+    return blurred
+
+
+def _lattice(images: Tensor, kernel: Kernel) -> Filter:
+    """With colour: positions and colours in units of the kernel's standard deviations, five dimensions."""
     batch, height, width, _ = images.shape
-    unit = kernel.position * max(height, width) / _SIDE
+    unit = _pixels(images, kernel.position)
     grid = torch.meshgrid(*(torch.arange(n, device=images.device) / unit for n in (height, width)), indexing="ij")
-    position = torch.stack(grid, -1).expand(batch, -1, -1, -1)
-    parts = [position] if kernel.colour is None else [position, images.float() / kernel.colour]
-    return torch.cat(parts, -1).flatten(1, 2)
+    parts = [torch.stack(grid, -1).expand(batch, -1, -1, -1), images.float() / (kernel.colour or 1)]
+    return Lattice(torch.cat(parts, -1).flatten(1, 2)).filter
+
+
+def _pixels(images: Tensor, position: float) -> float:
+    return position * max(images.shape[1:3]) / _SIDE
 
 
 def _as_points(maps: Tensor) -> Tensor:

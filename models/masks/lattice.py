@@ -70,17 +70,21 @@ def _number(anchors: Tensor, ranks: Tensor, owner: Tensor) -> tuple[Tensor, Tens
     A neighbour that is nobody's corner is M. Corners of different owners are different.
     """
     size = anchors.shape[1]
-    remainder = torch.arange(size, device=anchors.device)[:, None]
-    # the coordinates sum to zero: the last is left out
-    corners = anchors[:, None, :-1] + remainder - size * (ranks[:, None, :-1] >= size - remainder)
-    low, high = corners.amin((0, 1)), corners.amax((0, 1))
-    extents = high - low + 1 + 2 * size  # room for neighbours on both sides, lest one's number be another's
+    low, high = anchors[:, :-1].amin(0) - 2 * size, anchors[:, :-1].amax(0) + 2 * size  # neighbours' corners included
+    extents = high - low + 1
     strides = torch.cat([extents.new_ones(1), extents.cumprod(0)])
-    if float(extents.double().prod()) * (int(owner.max()) + 1) >= 2**63:
+    orders = size ** torch.arange(size - 1, device=anchors.device)
+    permutations = size ** (size - 1)  # of which most are none
+    if float(extents.double().prod()) * (int(owner.max()) + 1) * permutations >= 2**63:
         raise ValueError(f"features reach over {extents.tolist()} cells, too many to number; use wider kernels")
-    keys = ((corners - low + size) * strides[:-1]).sum(-1) + owner[:, None] * strides[-1]
-    unique, index = torch.unique(keys, return_inverse=True)
-    moves = size * torch.cat([strides[:-1], strides.new_zeros(1)]) - strides[:-1].sum()
-    targets = unique + torch.stack([moves, -moves], 1)[..., None]
-    found = torch.searchsorted(unique, targets).clamp_max(len(unique) - 1)
-    return index, torch.where(unique[found] == targets, found, len(unique))
+    # points of one simplex have the same corners, and there are far fewer simplices than points
+    starts = ((anchors[:, :-1] - low) * strides[:-1]).sum(-1) + owner * strides[-1]
+    simplices, of_point = torch.unique(starts * permutations + (ranks[:, :-1] * orders).sum(-1), return_inverse=True)
+    start, rank = simplices // permutations, simplices[:, None] // orders % size
+    remainder = torch.arange(size, device=anchors.device)[:, None]
+    moves = remainder - size * (rank[:, None] >= size - remainder)  # the last coordinate follows from the others
+    corners, index = torch.unique(start[:, None] + (moves * strides[:-1]).sum(-1), return_inverse=True)
+    steps = size * torch.cat([strides[:-1], strides.new_zeros(1)]) - strides[:-1].sum()
+    targets = corners + torch.stack([steps, -steps], 1)[..., None]
+    found = torch.searchsorted(corners, targets).clamp_max(len(corners) - 1)
+    return index[of_point], torch.where(corners[found] == targets, found, len(corners))
