@@ -14,6 +14,7 @@ from flows.nightly import nightly
 from infra.settings import Settings
 from infra.store import Store, read_shard
 from segmint.console import progress
+from tasks.prepare import with_weights
 
 __all__ = ["Night", "night"]
 
@@ -42,9 +43,11 @@ class Night:
 def night(size: Size) -> Night:
     """The run of that size, made now or resumed from where it stands."""
     settings = Settings(
-        name=f"bench-{size}", seed=2026, store={"url": str(CACHE / "store")},
+        seed=2026, store={"url": str(CACHE / "store")},
         plan={"images": _IMAGES[size], "multi": 0.25, "negatives": 0.02, "shard_size": 30 if size == "quick" else 100},
     )  # fmt: skip
+    # other weights or settings are another run, and what the last one made stays as it is
+    settings = settings.model_copy(update={"name": f"bench-{size}-{with_weights(settings).identity[:8]}"})
     with progress():
         version = nightly(settings)
     store = Store.open(settings.store.url)
