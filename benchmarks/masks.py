@@ -111,7 +111,7 @@ def denoise(settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]) -
         sampler(prompts, image=pixels, strength=MIDDLE, num_inference_steps=chosen.num_inference_steps,
                 guidance_scale=chosen.guidance_scale, generator=generators, output_type="latent")  # fmt: skip
     cross, own = ({r: m.half().numpy() for r, m in maps.items()} for maps in (recorder.cross, recorder.self_attention))
-    return spread_attention(cross, own, settings.refine.affinity_power)[1]
+    return spread_attention(cross, own, settings.refine.propagation_steps)[1]
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def attended(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )  # fmt: skip
     side = max(made.self_attention)
     merged = merge_resolutions({r: torch.from_numpy(maps) for r, maps in made.cross.items()}, side)
-    spread = propagate(merged, torch.from_numpy(made.self_attention[side]).float(), settings.refine.affinity_power)
+    spread = propagate(merged, torch.from_numpy(made.self_attention[side]).float(), settings.refine.propagation_steps)
     images = _enlarged(torch.from_numpy(made.images).permute(0, 3, 1, 2)).round().clamp(0, 255).byte()
     images = images.permute(0, 2, 3, 1).contiguous()
     references = refine_labels(images, spread, [1], iterations=3, band=0.0).label > 0

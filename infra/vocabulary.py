@@ -39,12 +39,22 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Seeds(_Entry):
+    """Where the attention of a class is looked through for sure object and sure ground, as `models.masks.SeedRule`."""
+
+    window: tuple[float, float]
+    least: float = Field(ge=0, le=1)
+    strict: float
+    permissive: float
+
+
 class ClassEntry(_Entry):
     """One class: `id` is its value in label maps, `synonyms` the words for one of it, `plurals` those for several.
 
     `subclasses` are words before the noun with their weights, "" the noun alone, as in DiffuMask's "golden retriever"
     dogs; `scenes` names the backgrounds it is found on, none meaning all; no prompt that names it holds a word of
-    `avoid`, nor a class that is called so.
+    `avoid`, nor a class that is called so. `resolutions` of attention count alone for it, where the generator has them,
+    and `seeds` are its own: what differs from DiffuMask's usual figures.
     """
 
     id: int = Field(ge=1, le=254)  # 0 is background, 255 is ignored
@@ -55,6 +65,8 @@ class ClassEntry(_Entry):
     subclasses: dict[Words | Literal[""], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     scenes: tuple[Words, ...] = ()
     avoid: tuple[Words, ...] = ()
+    resolutions: tuple[int, ...] = ()
+    seeds: Seeds | None = None
     palette: tuple[Byte, Byte, Byte] | None = None
 
     @field_validator("synonyms")

@@ -7,7 +7,7 @@ is stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,17 @@ def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
     return [*row["phrases"], *sorted(grounds, key=len)[-1:]]
 
 
+def resolutions_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[tuple[int, ...]]:
+    """Which resolutions of attention count for each class of a row; () for the usual ones."""
+    wished = {entry.name: entry.resolutions for entry in vocabulary.classes}
+    return [wished[name] for name in row["classes"]]
+
+
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
     """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16, `finite` (n,) bool.
 
     A row's last map is its ground's; maps beyond that are zero. `cross` is the mean over steps, layers, heads and
-    resolutions; `attention` is that spread `refine.affinity_power` steps along self-attention.
+    resolutions; `attention` is that spread `refine.propagation_steps` steps along self-attention.
     """
     vocabulary, chosen = settings.load_vocabulary(), settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
@@ -60,7 +66,9 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
             height=chosen.height,
             width=chosen.width,
         )
-        cross, spread = spread_attention(made.cross, made.self_attention, settings.refine.affinity_power)
+        chosen_resolutions = [resolutions_of(row, vocabulary) for row in batch.to_dict("records")]
+        steps = settings.refine.propagation_steps
+        cross, spread = spread_attention(made.cross, made.self_attention, steps, chosen_resolutions)
         finite = np.array([fault != "NaN" for fault in made.faults])
         maps = {"cross": _pad(cross, phrases), "attention": _pad(spread, phrases)}
         parts.append({"image": made.images, "finite": finite, **maps})
@@ -69,12 +77,19 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
 
 
 def spread_attention(
-    cross: Mapping[int, NDArray[np.float16]], affinity: Mapping[int, NDArray[np.float16]], power: int
+    cross: Mapping[int, NDArray[np.float16]],
+    affinity: Mapping[int, NDArray[np.float16]],
+    steps: int,
+    resolutions: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Maps (B, W, r, r) merged over resolutions, and the same after `power` steps along the finest self-attention."""
-    side = max(affinity)
-    merged = merge_resolutions({r: torch.from_numpy(maps) for r, maps in cross.items()}, side)
-    spread = propagate(merged, torch.from_numpy(affinity[side]).float(), power)
+    """Maps (B, W, r, r) merged over resolutions, and the same after some steps along the finest self-attention.
+
+    `resolutions` as in `merge_resolutions`; an image may have fewer words there than maps.
+    """
+    side, words = max(affinity), next(iter(cross.values())).shape[1]
+    chosen = resolutions and [[*of_image, *[()] * (words - len(of_image))] for of_image in resolutions]
+    merged = merge_resolutions({r: torch.from_numpy(maps) for r, maps in cross.items()}, side, chosen)
+    spread = propagate(merged, torch.from_numpy(affinity[side]).float(), steps)
     return merged.half().numpy(), spread.half().numpy()
 
 

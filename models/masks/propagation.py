@@ -6,7 +6,7 @@ places belong together, so a few steps of a random walk along it fill the object
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,14 +19,25 @@ __all__ = ["merge_resolutions", "propagate"]
 COARSEST = 16
 
 
-def merge_resolutions(cross: Mapping[int, Tensor], size: int) -> Tensor:
+def merge_resolutions(
+    cross: Mapping[int, Tensor], size: int, chosen: Sequence[Sequence[Sequence[int]]] | None = None
+) -> Tensor:
     """Mean over resolutions of maps (B, W, r, r), each resized to `size` and divided by its maximum (DiffuMask §3.2).
 
-    Resolutions under `COARSEST` are left out, unless there are no others. Returns (B, W, size, size) float32 in [0, 1].
+    `chosen` names the resolutions that count for each word of each image; where it names none that there is, those from
+    `COARSEST` on do, or the finest. Returns (B, W, size, size) float32 in [0, 1].
     """
-    fine = [maps for r, maps in cross.items() if r >= min(COARSEST, max(cross))]
-    resized = [F.interpolate(m.float(), size=(size, size), mode="bilinear", align_corners=False) for m in fine]
-    return torch.stack([m / m.amax((-1, -2), keepdim=True).clamp_min(1e-12) for m in resized]).mean(0)
+    usual = [r for r in cross if r >= min(COARSEST, max(cross))]
+    first = cross[max(cross)]
+    wished = chosen or [[()] * first.shape[1]] * len(first)
+    counted = [[[r for r in of_word if r in cross] or usual for of_word in of_image] for of_image in wished]
+    total = first.new_zeros(*first.shape[:2], size, size, dtype=torch.float32)
+    for resolution, maps in cross.items():
+        resized = F.interpolate(maps.float(), size=(size, size), mode="bilinear", align_corners=False)
+        share = [[(resolution in rs) / len(rs) for rs in of_image] for of_image in counted]
+        weight = torch.tensor(share, device=maps.device)[..., None, None]
+        total += weight * resized / resized.amax((-1, -2), keepdim=True).clamp_min(1e-12)
+    return total
 
 
 def propagate(maps: Tensor, affinity: Tensor, power: int) -> Tensor:

@@ -52,6 +52,18 @@ def test_coco_s_eighty_classes_are_shipped() -> None:
     assert (len(coco.classes), coco.ids["person"], coco.ids["toothbrush"]) == (80, 1, 80)
 
 
+def test_voc_s_published_exceptions_stand_in_its_vocabulary() -> None:
+    entries = {entry.name: entry for entry in load_vocabulary("voc").classes}
+    assert {name: entry.resolutions for name, entry in entries.items() if entry.resolutions} == {
+        "diningtable": (16,), "sofa": (8,), "train": (8,), "tvmonitor": (8,)
+    }  # fmt: skip
+    assert {name for name, entry in entries.items() if entry.seeds} == {
+        "aeroplane", "boat", "diningtable", "person", "sofa"
+    }  # fmt: skip
+    person = entries["person"].seeds
+    assert person and (person.window, person.least) == ((0.48, 0.55), 0.01)
+
+
 def test_classes_meet_where_both_are_found_and_neither_avoids_the_other(tmp_path: Path) -> None:
     value = content()
     value["classes"] += [{"id": 9, "name": "dog", "scenes": ["lawn"]}, {"id": 10, "name": "vase", "scenes": ["carpet"]}]

@@ -60,6 +60,15 @@ def test_coarse_maps_count_only_where_nothing_finer_is() -> None:
     assert torch.allclose(merge_resolutions({16: fine, 32: finer}, 16), alone)
 
 
+def test_a_word_s_own_resolutions_count_alone_where_there_are_any() -> None:
+    maps = {side: torch.rand(1, 3, side, side) for side in (8, 16, 32)}
+    merged = merge_resolutions(maps, 16, [[(8,), (), (64,)]])
+    coarse, usual = merge_resolutions({8: maps[8]}, 16), merge_resolutions(maps, 16)
+    torch.testing.assert_close(merged[:, 0], coarse[:, 0])
+    torch.testing.assert_close(merged[:, 1:], usual[:, 1:])
+    assert not torch.allclose(coarse[:, 0], usual[:, 0])
+
+
 def test_propagation_fills_what_belongs_together_and_leaves_the_rest() -> None:
     place = torch.arange(16)
     same = ((place[:, None] < 6) == (place < 6)).float()  # six places attend to each other, and so do the other ten
