@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.claims import CACHE, Size
@@ -45,6 +47,7 @@ def night(size: Size) -> Night:
     settings = Settings(
         seed=2026, store={"url": str(CACHE / "store")},
         plan={"images": _IMAGES[size], "multi": 0.25, "negatives": 0.02, "shard_size": 30 if size == "quick" else 100},
+        compute={"runner": "dask-local", "workers": os.cpu_count()} if not torch.cuda.is_available() else {},
     )  # fmt: skip
     # other weights or settings are another run, and what the last one made stays as it is
     settings = settings.model_copy(update={"name": f"bench-{size}-{with_weights(settings).identity[:8]}"})
