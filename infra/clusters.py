@@ -18,9 +18,12 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
     """
     if compute.runner == "threads":
         return ThreadPoolTaskRunner(max_workers=compute.workers)
+    import dask
     from prefect_dask.task_runners import DaskTaskRunner
 
     if compute.runner == "dask-local":
+        # Dask's workers give every freed megabyte back to the system: images on a CPU took 1.65 times as long
+        dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None})
         workers = {"n_workers": compute.workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
         return DaskTaskRunner(cluster_class="distributed.LocalCluster", cluster_kwargs=workers)
     return DaskTaskRunner(address=compute.runner.replace("dask://", "tcp://"))
