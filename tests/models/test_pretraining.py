@@ -10,6 +10,7 @@ from models.embedded.architecture import MAX_TOKENS, build_tokenizer
 from models.embedded.corpus import CAPTIONS, open_corpus
 from models.embedded.loop import Progress, Schedule, fit
 from models.embedded.parallel import side_by_side
+from models.embedded.training import TWO_CLASSES, picture_weights
 from models.generators import check_pipeline, generate, load_pipeline
 
 
@@ -100,6 +101,12 @@ def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
     written = (tmp_path / "images.npy").stat().st_mtime_ns
     open_corpus(tmp_path, 6, build_tokenizer(), first_seed=100)
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
+
+
+def test_pictures_of_two_classes_count_twice():
+    labels = np.zeros((4, 6, 6), np.uint8)
+    labels[1:, 0], labels[2:, 1], labels[3:, 2], labels[:, 5] = 3, 7, 9, 255
+    assert picture_weights(labels).tolist() == [1, 1, TWO_CLASSES, 1]
 
 
 def test_every_prompt_of_the_world_fits_the_tokenizer():
