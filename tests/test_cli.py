@@ -113,6 +113,20 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(shell: Shell, tokenizer: st
     assert shell.store.list("") == []
 
 
+def test_a_dry_run_tells_which_captions_are_kept(shell: Shell, tokenizer: str, tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a red car on sand\na car, stock photo\na dog\n")
+    flags = ["--set", f"plan.captions={tmp_path / 'captions.txt'}", "--set", "plan.images=20"]
+    code, out, _ = shell("plan", "--set", tokenizer, *flags)
+    assert code == 0
+    found = {line.split()[:-1][0]: int(line.split()[-1]) for line in _cells(out) if line.split()[-1].isdigit()}
+    assert (found["prompts"], found["holds"], found["names"]) == (1, 1, 1)
+
+
+def _cells(out: str) -> list[str]:
+    """Rows of the tables in `out`, without their borders."""
+    return [line.replace("│", " ").strip() for line in out.splitlines() if line.strip().startswith("│")]
+
+
 def test_a_dry_run_tells_the_cost_from_shards_that_were_made(shell: Shell, tokenizer: str) -> None:
     settings = Settings(name="last-night", generator={"path": tokenizer.partition("=")[2]})
     shell.store.write_json("runs/last-night/settings.json", settings.record())
