@@ -10,6 +10,7 @@ from models.masks.propagation import merge_resolutions, propagate
 from models.masks.refinement import Refined, object_scores, refine_labels
 from models.masks.seeds import SeedRule, seed_labels, seed_thresholds
 from models.masks.threshold import GRID, adaptive_threshold
+from models.masks.walk import class_seeds, train_affinity, walk_labels
 
 __all__ = [
     "GRID",
@@ -24,6 +25,7 @@ __all__ = [
     "adaptive_threshold",
     "affinity_loss",
     "binary_crf",
+    "class_seeds",
     "dense_crf",
     "label_maps",
     "merge_resolutions",
@@ -38,5 +40,7 @@ __all__ = [
     "seed_labels",
     "seed_thresholds",
     "split_by_colour",
+    "train_affinity",
     "two_label_certainty",
+    "walk_labels",
 ]

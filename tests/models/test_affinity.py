@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import numpy as np
 import pytest
 import torch
@@ -17,12 +19,16 @@ from models.masks import (
     adaptive_threshold,
     affinity_loss,
     binary_crf,
+    class_seeds,
+    object_scores,
     pair_affinity,
     pair_offsets,
     random_walk,
     seed_labels,
     seed_thresholds,
+    train_affinity,
     two_label_certainty,
+    walk_labels,
 )
 
 
@@ -136,6 +142,51 @@ def test_a_net_that_learnt_from_seeds_knows_the_pairs_of_the_truth(images: Tenso
         optimiser.step()
         optimiser.zero_grad()
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def coarse(truth: Tensor) -> Tensor:
+    """Attention of two classes (4, 2, 16, 16): the object's, and one that is nowhere."""
+    lead = F.adaptive_avg_pool2d(truth[:, None].float(), 16)
+    return torch.cat([F.avg_pool2d(lead, 3, 1, 1) + 0.2, torch.full_like(lead, 0.2)], 1)
+
+
+@pytest.fixture(scope="module")
+def learnt(images: Tensor, coarse: Tensor) -> AffinityNet:
+    torch.manual_seed(0)
+    net = AffinityNet(width=16, features=16)
+    seeds = class_seeds(images, object_scores(coarse[:, :1], (128, 128))[:, 1:])
+    losses: list[float] = []
+    train_affinity(net, repeat((images, seeds)), steps=40, report=lambda _, loss: losses.append(loss))
+    assert losses[-1] < 0.6 * losses[0] and not net.training
+    return net
+
+
+def test_the_walk_and_its_threshold_label_the_object(
+    images: Tensor, coarse: Tensor, truth: Tensor, learnt: AffinityNet
+) -> None:
+    found = walk_labels(images, coarse[:, :1], [7], learnt)
+    assert set(found.label.unique().tolist()) <= {0, 7, IGNORE}
+    inside = found.label == 7
+    iou = (inside & truth).sum((1, 2)) / (inside | truth).sum((1, 2))
+    assert iou.mean() > 0.8
+    assert ((found.consistency > 0) & (found.consistency <= 1) & (found.confidence <= 1)).all()
+
+
+def test_a_picture_without_classes_is_ground_alone(images: Tensor, coarse: Tensor, learnt: AffinityNet) -> None:
+    blank = walk_labels(images, coarse[:, :0], [], learnt)
+    assert (blank.label == 0).all() and (blank.confidence == 1).all()
+
+
+def test_seeds_of_two_classes_leave_out_what_both_claim(images: Tensor, maps: Tensor) -> None:
+    seeds = class_seeds(images, torch.stack([maps, maps], 1))
+    assert set(seeds.unique().tolist()) == {0, IGNORE}
+    other = maps.roll(1, 0)  # of another picture
+    seeds = class_seeds(images, torch.stack([maps, other], 1))
+    first, second = (seed_labels(images, of_class) for of_class in (maps, other))
+    assert torch.equal(seeds == 1, (first == 1) & (second != 1))
+    assert torch.equal(seeds == 2, (second == 1) & (first != 1))
+    assert torch.equal(seeds == 0, (first == 0) & (second == 0))
 
 
 def test_the_threshold_whose_mask_is_the_reference_is_found(images: Tensor, maps: Tensor) -> None:
