@@ -24,8 +24,9 @@ from benchmarks.claims import Claim, Size, run
 from infra.settings import Settings
 from infra.store import Store, write_shard
 from models.generators import generate, load_pipeline
-from models.masks import GRID, adaptive_threshold, merge_resolutions, propagate, refine_labels
+from models.masks import GRID, adaptive_threshold, refine_labels
 from tasks.plan import make_plan
+from tasks.synthesize import spread_attention
 
 try:
     from pydensecrf.densecrf import DenseCRF2D  # type: ignore[import-not-found]
@@ -67,9 +68,8 @@ def attended(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         num_inference_steps=chosen.num_inference_steps, guidance_scale=chosen.guidance_scale,
         guidance_rescale=chosen.guidance_rescale,
     )  # fmt: skip
-    side = max(made.self_attention)
-    merged = merge_resolutions({r: torch.from_numpy(maps) for r, maps in made.cross.items()}, side)
-    spread = propagate(merged, torch.from_numpy(made.self_attention[side]).float(), settings.refine.propagation_steps)
+    attention = spread_attention(made.cross, made.self_attention, settings.refine.propagation_steps)
+    merged, spread = (torch.from_numpy(maps).float() for maps in attention)
     images = _enlarged(torch.from_numpy(made.images).permute(0, 3, 1, 2)).round().clamp(0, 255).byte()
     images = images.permute(0, 2, 3, 1).contiguous()
     references = refine_labels(images, spread, [1], iterations=3, band=0.0).label > 0

@@ -39,12 +39,6 @@ def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
     return [*row["phrases"], *sorted(grounds, key=len)[-1:]]
 
 
-def resolutions_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[tuple[int, ...]]:
-    """Which resolutions of attention count for each class of a row; () for the usual ones."""
-    wished = {entry.name: entry.resolutions for entry in vocabulary.classes}
-    return [wished[name] for name in row["classes"]]
-
-
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
     """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16, `finite` (n,) bool.
 
@@ -53,6 +47,7 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
     """
     vocabulary, chosen = settings.load_vocabulary(), settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
+    wished = {entry.name: entry.resolutions for entry in vocabulary.classes}
     parts: list[Arrays] = []
     for batch in _batches(rows, chosen.batch_size):
         made = generate(
@@ -66,9 +61,9 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
             height=chosen.height,
             width=chosen.width,
         )
-        chosen_resolutions = [resolutions_of(row, vocabulary) for row in batch.to_dict("records")]
+        resolutions = [[wished[name] for name in names] for names in batch["classes"]]
         steps = settings.refine.propagation_steps
-        cross, spread = spread_attention(made.cross, made.self_attention, steps, chosen_resolutions)
+        cross, spread = spread_attention(made.cross, made.self_attention, steps, resolutions)
         finite = np.array([fault != "NaN" for fault in made.faults])
         maps = {"cross": _pad(cross, phrases), "attention": _pad(spread, phrases)}
         parts.append({"image": made.images, "finite": finite, **maps})

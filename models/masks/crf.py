@@ -79,9 +79,9 @@ class _Pairwise:
     def __init__(self, images: Tensor, kernels: Sequence[Kernel]) -> None:
         whole = torch.ones(*images.shape[:1], images[0, ..., 0].numel(), 1, device=images.device)
         self._parts = []
-        for kernel in kernels:
-            near = _blur(images, kernel.position) if kernel.colour is None else _lattice(images, kernel)
-            self._parts.append((kernel.weight, near, near(whole).clamp_min(1e-20).rsqrt()))
+        for weight, position, colour in kernels:
+            near = _blur(images, position) if colour is None else _lattice(images, position, colour)
+            self._parts.append((weight, near, near(whole).clamp_min(1e-20).rsqrt()))
 
     def __call__(self, values: Tensor) -> Tensor:
         return torch.stack([weight * scale * near(scale * values) for weight, near, scale in self._parts]).sum(0)
@@ -105,12 +105,12 @@ def _blur(images: Tensor, position: float) -> Filter:
     return blurred
 
 
-def _lattice(images: Tensor, kernel: Kernel) -> Filter:
+def _lattice(images: Tensor, position: float, colour: float) -> Filter:
     """With colour: positions and colours in units of the kernel's standard deviations, five dimensions."""
     batch, height, width, _ = images.shape
-    unit = _pixels(images, kernel.position)
+    unit = _pixels(images, position)
     grid = torch.meshgrid(*(torch.arange(n, device=images.device) / unit for n in (height, width)), indexing="ij")
-    parts = [torch.stack(grid, -1).expand(batch, -1, -1, -1), images.float() / (kernel.colour or 1)]
+    parts = [torch.stack(grid, -1).expand(batch, -1, -1, -1), images.float() / colour]
     return Lattice(torch.cat(parts, -1).flatten(1, 2)).filter
 
 
