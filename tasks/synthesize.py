@@ -58,6 +58,8 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
             num_inference_steps=chosen.num_inference_steps,
             guidance_scale=chosen.guidance_scale,
             guidance_rescale=chosen.guidance_rescale,
+            objects=list(batch["phrases"]),
+            excitation=chosen.excitation,
             height=chosen.height,
             width=chosen.width,
         )

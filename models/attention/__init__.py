@@ -7,7 +7,8 @@
 Attention processors are exchanged through diffusers' own `set_attn_processor`; the pictures stay bit-identical.
 """
 
+from models.attention.excitation import Excitation
 from models.attention.recorder import AttentionRecorder, UnsupportedPipelineError
 from models.attention.spans import Spans, locate_phrases
 
-__all__ = ["AttentionRecorder", "Spans", "UnsupportedPipelineError", "locate_phrases"]
+__all__ = ["AttentionRecorder", "Excitation", "Spans", "UnsupportedPipelineError", "locate_phrases"]

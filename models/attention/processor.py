@@ -91,8 +91,8 @@ class RecordingProcessor:
     @torch.no_grad()
     def _record(self, layer: _Overheard, kind: str, mask: Tensor | None) -> None:
         means, rows = self.means, self.means.conditional
-        query = _split_heads(layer.query[rows].float(), layer.heads)
-        key = _split_heads(layer.key[rows].float() * layer.scale, layer.heads)
+        query = split_heads(layer.query[rows].float(), layer.heads)
+        key = split_heads(layer.key[rows].float() * layer.scale, layer.heads)
         bias = None if mask is None else mask[rows].float()
         means.add(kind, query, key, bias, means.weights if kind == "cross" else None)
 
@@ -128,7 +128,7 @@ def grid(positions: int, size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _split_heads(projected: Tensor, heads: int) -> Tensor:
+def split_heads(projected: Tensor, heads: int) -> Tensor:
     images, positions, _ = projected.shape
     return projected.view(images, positions, heads, -1).transpose(1, 2)
 

@@ -77,7 +77,7 @@ def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
             f"{folder} lacks {len(absent)} tensors of the model that its config.json describes, such as {absent[0]}: "
             f"configuration and weights are of different models, or the weights were not saved whole"
         )
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.attention import AttentionRecorder
+from models.attention import AttentionRecorder, Excitation
 
 __all__ = ["Generated", "generate"]
 
@@ -46,6 +46,8 @@ def generate(
     num_inference_steps: int,
     guidance_scale: float,
     guidance_rescale: float = 0.0,
+    objects: Sequence[Sequence[str]] | None = None,
+    excitation: float = 0.0,
     height: int | None = None,
     width: int | None = None,
     self_attention: bool = True,
@@ -56,12 +58,15 @@ def generate(
     Noise is drawn on the CPU by a generator a picture, so a picture does not depend on its neighbours, its place in the
     batch or the device. Batch size changes only the order of float32 sums (`tests/models/test_generators.py` holds it
     to one grey level). `guidance_rescale` in [0, 1] brings the guided prediction's spread back to the plain one's (Lin
-    et al. 2024, section 3.4). Calls from several threads wait for one another.
+    et al. 2024, section 3.4). `excitation` > 0 is the strength with which a prompt of several `objects` (phrases of
+    it; all of `phrases` if not given) is kept from leaving one out, see `models.attention.Excitation`. Calls from
+    several threads wait for one another.
     Raises `ValueError` before anything is sampled, as `AttentionRecorder` does.
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: give one seed a prompt")
     sampler: Any = pipeline
+    excite = Excitation(pipeline, prompts, phrases if objects is None else objects, excitation) if excitation else None
     with _sampling, AttentionRecorder(sampler, prompts, phrases, self_attention=self_attention) as recorder:
         pixels = sampler(
             prompt=list(prompts),
@@ -72,7 +77,8 @@ def generate(
             width=width,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",
-            callback_on_step_end=_after_each_step(callback),
+            callback_on_step_end=_after_each_step(callback, excite),
+            callback_on_step_end_tensor_inputs=excite.tensors if excite else ["latents"],
         ).images
     images = (np.nan_to_num(pixels) * 255).round().astype(np.uint8)  # rounds as diffusers does for PIL
     return Generated(
@@ -84,13 +90,13 @@ def generate(
     )
 
 
-def _after_each_step(callback: Callable[[int, int], None] | None) -> Callable[..., dict[str, Tensor]] | None:
-    if callback is None:
-        return None
-
+def _after_each_step(
+    callback: Callable[[int, int], None] | None, excite: Excitation | None
+) -> Callable[..., dict[str, Tensor]]:
     def after(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        callback(step + 1, pipeline.num_timesteps)
-        return {}
+        if callback:
+            callback(step + 1, pipeline.num_timesteps)
+        return excite(pipeline, step, timestep, tensors) if excite else {}
 
     return after
 
