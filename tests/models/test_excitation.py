@@ -127,5 +127,4 @@ def test_two_objects_are_drawn_more_often() -> None:
         wished = [{vocabulary.ids[name] for name in names} for names in rows["classes"]]
         shown = [{i for i in range(1, 11) if (label == i).mean() >= 0.02} for label in labels]
         right[excitation] = sum(a == b for a, b in zip(shown, wished, strict=True))
-    print(right)
     assert right[chosen.excitation] >= right[0.0] + 4
