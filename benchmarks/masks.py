@@ -63,9 +63,10 @@ def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) ->
 def against_truth(settings: Settings, count: int) -> tuple[float, float]:
     """Held-out one-object scenes, noised half way, denoised under the recorder: mean IoU of all and of kept ones."""
     rows, images, truth = drawn_rows(settings, count)
-    attention = np.concatenate([denoise(settings, batch, images[batch.index]) for batch in batches(rows)])
+    denoised = [denoise(settings, batch, images[batch.index]) for batch in batches(rows)]
+    cross, attention = (np.concatenate(maps) for maps in zip(*denoised, strict=True))
     ids = settings.load_vocabulary().ids
-    labels, table = refine_rows(images, attention, rows, settings.refine, ids)
+    labels, table = refine_rows(images, attention, cross, rows, settings.refine, ids)
     columns = table.assign(kind="single", classes=rows["classes"])
     keep = select_shard(images, labels, columns, settings.select, ids)["keep"].to_numpy()
     return class_means(labels, truth, rows, ids).mean(), class_means(labels[keep], truth[keep], rows[keep], ids).mean()
@@ -97,8 +98,10 @@ def batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield rows.iloc[start : start + _BATCH]
 
 
-def denoise(settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Spread attention of the pictures' phrases while diffusers' image-to-image pipeline takes the noise off."""
+def denoise(
+    settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Plain and spread attention of the phrases while diffusers' image-to-image pipeline takes the noise off."""
     chosen = settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
     sampler = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
@@ -111,7 +114,7 @@ def denoise(settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]) -
         sampler(prompts, image=pixels, strength=MIDDLE, num_inference_steps=chosen.num_inference_steps,
                 guidance_scale=chosen.guidance_scale, generator=generators, output_type="latent")  # fmt: skip
     cross, own = ({r: m.half().numpy() for r, m in maps.items()} for maps in (recorder.cross, recorder.self_attention))
-    return spread_attention(cross, own, settings.refine.propagation_steps)[1]
+    return spread_attention(cross, own, settings.refine.propagation_steps)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ from tasks.prepare import with_weights
 
 __all__ = ["Night", "night"]
 
-_IMAGES = {"quick": 60, "default": 3600, "full": 12000}
+# Generated images, and composed scenes beside them
+_IMAGES = {"quick": (60, 20), "default": (3000, 1500), "full": (12000, 6000)}
 
 
 @dataclass(frozen=True)
 class Night:
-    """A finished run: its settings, its plan joined with refine's and select's columns, and readers of its arrays."""
+    """A finished run: settings, version, and the plan of what it generated (composed scenes are only in the version).
+
+    The plan is joined with refine's and select's columns; `read` gives the rows' arrays.
+    """
 
     settings: Settings
     store: Store
@@ -44,9 +48,10 @@ class Night:
 
 def night(size: Size) -> Night:
     """The run of that size, made now or resumed from where it stands."""
+    images, composed = _IMAGES[size]
     settings = Settings(
-        seed=2026, store={"url": str(CACHE / "store")},
-        plan={"images": _IMAGES[size], "multi": 0.25, "negatives": 0.02, "shard_size": 30 if size == "quick" else 100},
+        seed=2026, store={"url": str(CACHE / "store")}, compose={"images": composed},
+        plan={"images": images, "multi": 0.4, "negatives": 0.05, "shard_size": 30 if size == "quick" else 100},
         compute={"runner": "dask-local", "workers": os.cpu_count()} if not torch.cuda.is_available() else {},
     )  # fmt: skip
     # other weights or settings are another run, and what the last one made stays as it is
@@ -55,6 +60,7 @@ def night(size: Size) -> Night:
         version = nightly(settings)
     store = Store.open(settings.store.url)
     plan = store.read_table(f"runs/{settings.name}/plan.parquet")
+    plan = plan[plan["kind"] != "composed"]
     tables = {
         stage: pd.concat(
             read_shard(store, f"runs/{settings.name}/{stage}/{s:05d}", [])[1].drop(columns="id")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from benchmarks.claims import CACHE, Claim, Size, run
@@ -23,11 +24,12 @@ def main(size: Size) -> list[Claim]:
     made = night(size)
     published = SegmentationDataset(made.store.url, made.version)
     count = min(len(published), _SAMPLES[size])
+    chosen = np.random.default_rng(0).permutation(len(published))[:count]  # composed scenes come last
     print(f"{len(published)} samples published, {count} used")
     classes = class_names(read_version(made.store, made.version).meta["classes"])
     recipe = TrainingRecipe(steps=_STEPS[size])
     sets: dict[str, Dataset[LabelledItem]] = {
-        "synthetic": Subset(published, range(count)),
+        "synthetic": Subset(published, chosen.tolist()),
         "drawn": ArraySet(DrawnScenes(count, first=0), classes),
     }
     miou = {}

@@ -137,7 +137,7 @@ class SelectSettings(_Section):
     min_confidence: Share = 0.5
     max_components: Count = 4
     min_largest: Share = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
-    min_consistency: Share = 0.75  # IoU of the label before and after it followed the image's edges
+    min_consistency: Share = 0.65  # IoU of the label before and after it followed the image's edges
     folds: int = Field(default=0, ge=0)  # of noise learning: networks that each judge what they were not trained on
     fold_steps: Count = 600
     keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each class that the folds' networks agree with best

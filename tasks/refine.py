@@ -23,21 +23,23 @@ __all__ = ["refine", "refine_rows"]
 def refine_rows(
     images: NDArray[np.uint8],
     attention: NDArray[np.float16],
+    cross: NDArray[np.float16],
     rows: pd.DataFrame,
     settings: RefineSettings,
     ids: Mapping[str, int],
 ) -> tuple[NDArray[np.uint8], pd.DataFrame]:
-    """Label maps (n, H, W) uint8 of images (n, H, W, 3) and maps (n, P, r, r); and columns a row.
+    """Label maps (n, H, W) uint8 of images (n, H, W, 3), spread and plain maps (n, P, r, r); and columns a row.
 
     Columns: `row`, `id`, `confidence` and `consistency` in [0, 1] (see `models.masks.refine_labels`), and `coverage`
     and `ignored`, the shares of the image that are labelled with a class and unsure.
     """
     labels, columns = [], []
-    for image, maps, names in zip(images, attention, rows["classes"], strict=True):
+    for image, maps, words, names in zip(images, attention, cross, rows["classes"], strict=True):
         refined = refine_labels(
             torch.from_numpy(image)[None],
-            torch.from_numpy(maps.astype(np.float32))[None, : len(names)],
+            torch.from_numpy(maps)[None, : len(names)],
             [ids[name] for name in names],
+            words=torch.from_numpy(words)[None, : len(names)],
             iterations=settings.pamr_iterations,
             band=settings.ignore_band,
         )
@@ -63,10 +65,12 @@ def refine(settings: Settings, shard: int) -> Marker:
     start = time.monotonic()
     plan = store.read_table(f"{run}/plan.parquet")
     rows = plan[plan["shard"] == shard]
-    arrays: dict[str, NDArray[Any]] = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention"])[0]
+    made: dict[str, NDArray[Any]] = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention", "cross"])[
+        0
+    ]
     with Report("refine", f"{shard:05d}", len(rows)) as report:
         ids = settings.load_vocabulary().ids
-        labels, table = refine_rows(arrays["image"], arrays["attention"], rows, settings.refine, ids)
+        labels, table = refine_rows(made["image"], made["attention"], made["cross"], rows, settings.refine, ids)
         report(len(rows))
     stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
     return write_shard(store, path, {"label": labels}, table, stats, time.monotonic() - start)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.masks.colours import split_by_colour
+from models.masks.colours import grow_by_colour, split_by_colour
 from models.masks.labels import label_maps, otsu
 from models.masks.pamr import pamr
 
@@ -28,32 +28,53 @@ class Refined(NamedTuple):
     consistency: Tensor
 
 
-def object_scores(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def object_scores(maps: Tensor, size: tuple[int, int], words: Tensor | None = None) -> Tensor:
     """Scores in [0, 1] of ground and C classes, (B, 1 + C, H, W), from the classes' maps (B, C, r, r).
 
     Each map is stretched to [0, 1], and the split between object and ground is Otsu's, moved to 0.5. What the ground's
     own word attends to is of no help: subtracting it took label IoU from 0.76 to 0.43 on drawn scenes.
+    `words`, the maps before they were spread, tell the classes apart where there are several: spreading mixes objects
+    that look alike. With them a pixel's best class has the score of the object as a whole, the others less.
     """
     maps = F.interpolate(maps.float(), size=size, mode="bicubic", align_corners=False)
     low, high = maps.amin((-1, -2), keepdim=True), maps.amax((-1, -2), keepdim=True)
     lead = (maps - low) / (high - low).clamp_min(1e-12)
     split = otsu(lead.amax(1).flatten(1))[:, None, None, None]
     above = torch.where(lead > split, 0.5 + 0.5 * (lead - split) / (1 - split), 0.5 * lead / split)
-    return torch.cat([1 - above.amax(1, keepdim=True), above], 1)
+    inside = above.amax(1, keepdim=True)
+    return torch.cat([1 - inside, above if words is None else inside * _rivalry(words.float(), size)], 1)
 
 
-def refine_labels(images: Tensor, maps: Tensor, ids: Sequence[int], *, iterations: int, band: float) -> Refined:
-    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids.
+def _rivalry(words: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) in (0, 1]: each class's odds against the pixel's best, from its smoothed, standardised map.
+
+    Of the objects' pixels in generated pictures of two and of three classes, the best was right for 0.95 and 0.95; by
+    the spread maps' values for 0.89 and 0.82, by their standardised values for 0.91 and 0.89.
+    """
+    line = words.new_tensor([0.25, 0.5, 0.25])
+    padded = F.pad(words.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
+    smooth = F.conv2d(padded, torch.outer(line, line)[None, None]).view_as(words)
+    smooth = F.interpolate(smooth, size=size, mode="bicubic", align_corners=False)
+    deviation = smooth.std((-1, -2), keepdim=True).clamp_min(1e-12)
+    standard = (smooth - smooth.mean((-1, -2), keepdim=True)) / deviation
+    return (standard - standard.amax(1, keepdim=True)).exp()
+
+
+def refine_labels(
+    images: Tensor, maps: Tensor, ids: Sequence[int], *, iterations: int, band: float, words: Tensor | None = None
+) -> Refined:
+    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; `words`: see `object_scores`.
 
     Without a class every pixel is ground. Attention's scores are averaged with those of the colours' split, and
     `iterations` of PAMR follow the image's edges; on drawn scenes that gave label IoU 0.88, where PAMR alone gave 0.86,
-    colours alone 0.87 and neither 0.76. Pixels whose winner leads by less than `band` are 255.
+    colours alone 0.87 and neither 0.76. Parts that attention missed, found by colour, took 0.91 to 0.95. Pixels whose
+    winner leads by less than `band` are 255.
     """
     height, width = images.shape[1:3]
     if not ids:
         blank = torch.zeros(len(images), height, width, dtype=torch.uint8)
         return Refined(blank, torch.ones(len(images)), torch.ones(len(images)))
-    before = object_scores(maps, (height, width))
+    before = object_scores(maps, (height, width), words)
     after = pamr(images.permute(0, 3, 1, 2).float() / 255, (before + _coloured(images, before)) / 2, iterations)
     channel_ids = torch.tensor([0, *ids]).expand(len(images), -1)
     label, lead = label_maps(after, channel_ids, band)
@@ -66,6 +87,6 @@ def refine_labels(images: Tensor, maps: Tensor, ids: Sequence[int], *, iteration
 
 def _coloured(images: Tensor, scores: Tensor) -> Tensor:
     """Scores (B, 1 + C, H, W) of 0 and 1: ground or not by colour, and which class by `scores`."""
-    inside = split_by_colour(images, 1 - scores[:, 0])
+    inside = split_by_colour(images, grow_by_colour(images, 1 - scores[:, 0]))
     winner = F.one_hot(scores[:, 1:].argmax(1), scores.shape[1] - 1).movedim(-1, 1)
     return torch.cat([1 - inside[:, None], winner * inside[:, None]], 1)
