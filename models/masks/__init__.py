@@ -1,7 +1,7 @@
 """Attention → label, as pure batched functions of tensors."""
 
 from models.masks.affinity import AffinityNet, affinity_loss, pair_affinity, pair_offsets, random_walk
-from models.masks.colours import split_by_colour
+from models.masks.colours import grow_by_colour, split_by_colour
 from models.masks.crf import PUBLISHED, Kernel, binary_crf, dense_crf, two_label_certainty
 from models.masks.labels import IGNORE, Labels, label_maps, otsu
 from models.masks.lattice import Lattice
@@ -27,6 +27,7 @@ __all__ = [
     "binary_crf",
     "class_seeds",
     "dense_crf",
+    "grow_by_colour",
     "label_maps",
     "merge_resolutions",
     "object_scores",

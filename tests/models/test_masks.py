@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.embedded import world
 from models.masks import (
+    grow_by_colour,
     label_maps,
     merge_resolutions,
     object_scores,
@@ -95,6 +96,52 @@ def test_colours_find_the_object_in_a_rough_guess() -> None:
         iou((s > 0.5) * ids_of("bus")[0], truth, ids_of("bus")[0]) for s in (rough, split_by_colour(images, rough))
     )
     assert (1 - after).mean() < 0.5 * (1 - before).mean()
+
+
+def test_a_part_that_attention_missed_is_found_by_its_colour_and_a_shadow_is_not() -> None:
+    """A red cap on a white stem, both on noisy sand, with the stem's shadow beside it; attention knows the cap."""
+    noise = torch.randn(128, 128, 1, generator=torch.Generator().manual_seed(0)) * 6
+    image = torch.tensor([200.0, 170.0, 120.0]) + noise
+    image[70:90, 60:90] *= 0.7
+    image[40:60, 40:80] = torch.tensor([200.0, 30.0, 30.0])
+    image[60:90, 55:65] = torch.tensor([240.0, 240.0, 235.0])
+    foreground = torch.full((1, 128, 128), 0.05)
+    foreground[:, 40:60, 40:80] = 0.9
+    grown = grow_by_colour(image.clamp(0, 255).byte()[None], foreground)[0] > 0.5
+    assert grown[40:60, 40:80].all() and grown[60:90, 55:65].float().mean() > 0.9
+    assert grown[70:90, 70:90].float().mean() < 0.05 and grown[:35].sum() == 0
+
+
+@pytest.mark.parametrize("name", ["mushroom", "tree"])
+def test_an_object_of_which_attention_sees_the_upper_part_grows_whole(name: str) -> None:
+    images, truth = drawn(12, name)
+    (class_id,) = ids_of(name)
+    upper = truth.clone()
+    for label in upper:
+        rows = (label == class_id).any(1).nonzero().flatten()
+        label[int(rows.float().quantile(0.55)) :] = 0
+    foreground = object_scores(coarse(upper, [class_id]), (128, 128))[:, 1]
+    before = iou((foreground > 0.5) * class_id, truth, class_id)
+    after = iou((grow_by_colour(images, foreground) > 0.5) * class_id, truth, class_id)
+    assert (after - before).median() > 0.1
+
+
+def test_nothing_grows_where_attention_saw_nothing_or_everything() -> None:
+    images, _ = drawn(1, "car")
+    for foreground in (torch.full((1, 128, 128), 0.4), torch.full((1, 128, 128), 0.9)):
+        assert torch.equal(grow_by_colour(images, foreground), foreground)
+
+
+def test_plain_maps_tell_apart_what_spread_maps_mix() -> None:
+    """Both classes' maps are the same, of both objects, but for what each word attended to itself."""
+    images, truth = drawn(12, "mug", "tree")
+    ids = ids_of("mug", "tree")
+    words = coarse(truth, ids)
+    spread = words.sum(1, keepdim=True).expand(-1, 2, -1, -1)
+    refined = refine_labels(images, spread, ids, iterations=3, band=0.1, words=words)
+    mixed = refine_labels(images, spread, ids, iterations=3, band=0.1)
+    for class_id in ids:
+        assert iou(refined.label, truth, class_id).mean() > 0.8 > iou(mixed.label, truth, class_id).mean()
 
 
 def test_a_label_is_the_same_whatever_was_labelled_before_it() -> None:
