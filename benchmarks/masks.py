@@ -12,7 +12,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from numpy.typing import NDArray
 
 from benchmarks.claims import Claim, Size, run
-from benchmarks.night import night
+from benchmarks.night import Night, night
 from infra.settings import Settings
 from infra.vocabulary import has_word
 from models.attention import AttentionRecorder
@@ -36,6 +36,8 @@ def main(size: Size) -> list[Claim]:
     oracle = load_oracle().see(made.read("synthesize", "image", kept)).labels
     scores = class_means(made.read("refine", "label", kept), oracle, kept, ids)
     print("label against oracle, by class:", scores.round(3).to_dict())
+    for count in (2, 3):
+        print(f"label against oracle, {count} objects: {crowd_mean(made, count, ids):.3f}")
     every, sound = against_truth(made.settings, _TRUTHS[size])
     print(f"label against exact truth: {every:.3f} on all pictures, {sound:.3f} on those that select keeps")
     return [
@@ -52,6 +54,14 @@ def class_means(
     names = rows["classes"].map(lambda classes: classes[0])
     iou = [iou_of(*maps) for maps in zip(labels, reference, names.map(ids), strict=True)]
     return pd.Series(iou, names).groupby(level=0).mean()
+
+
+def crowd_mean(made: Night, count: int, ids: dict[str, int]) -> float:
+    """Mean IoU of label and oracle over the named classes of kept pictures whose prompt names `count` of them."""
+    rows = made.table[(made.table["classes"].map(len) == count) & made.table["keep"]]
+    oracle = load_oracle().see(made.read("synthesize", "image", rows)).labels
+    maps = zip(made.read("refine", "label", rows), oracle, rows["classes"], strict=True)
+    return float(np.mean([iou_of(label, seen, ids[name]) for label, seen, names in maps for name in names]))
 
 
 def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) -> float:
