@@ -82,7 +82,7 @@ def test_other_batches_change_samples_by_no_more_than_the_order_of_float_sums(
         elif name == "compose.image":
             assert away.mean() < 2, name
         elif name in ("refine.label", "compose.label", "compose.instance"):
-            assert np.mean(away > 0) < (1e-3 if name == "refine.label" else 1e-2), name
+            assert np.mean(away > 0) < 1e-2, name
         else:
             assert away.max() <= 1e-3, name
     placed, wanted = (things(columns.pop("compose.objects")) for columns in (table, expected))
