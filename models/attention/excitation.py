@@ -29,8 +29,8 @@ __all__ = ["Excitation"]
 _LARGEST_GRID = 24**2
 _SHARE_OF_STEPS = 0.5
 _BLUR = (0.25, 0.5, 0.25)  # so that a phrase has to own a patch rather than one position (the paper's Gaussian)
-# Latent positions pushed at once: their activations are kept for the gradient. Two pictures of 512², or 32 of 128².
-_POSITIONS = 2**13
+# Latent positions pushed at once: their activations are kept for the gradient. One picture of 512², or 16 of 128².
+_POSITIONS = 2**12
 
 
 class Excitation:
