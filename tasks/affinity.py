@@ -23,7 +23,7 @@ from infra.vocabulary import Vocabulary
 from models.masks import AffinityNet, SeedRule, class_seeds, object_scores, train_affinity
 from tasks.progress import Report
 
-__all__ = ["learn_affinity", "read_affinity", "sure_places"]
+__all__ = ["affinity_work", "learn_affinity", "read_affinity", "sure_places"]
 
 PICTURES = 512  # that it learns from at most, each of them several times
 _BATCH = 8
@@ -47,9 +47,9 @@ def learn_affinity(settings: Settings) -> str:
         return path
     rng = np.random.default_rng(settings.seed)
     plan = store.read_table(f"runs/{settings.name}/plan.parquet")
-    named = plan[(plan["kind"] != "composed") & (plan["classes"].map(len) > 0)]
+    named = _named(plan)
     rows = named.iloc[np.sort(rng.permutation(len(named))[:PICTURES])]
-    with Report("learn-affinity", settings.name, len(rows) + settings.refine.affinity_steps) as report:
+    with Report("learn-affinity", settings.name, affinity_work(plan, settings)) as report:
         pictures = []
         for pair in _seeded(store, settings, rows):
             pictures.append(pair)
@@ -63,11 +63,21 @@ def learn_affinity(settings: Settings) -> str:
     return path
 
 
+def affinity_work(plan: pd.DataFrame, settings: Settings) -> int:
+    """Pictures to look at and steps to train, which is what the stage's progress counts."""
+    return min(len(_named(plan)), PICTURES) + settings.refine.affinity_steps
+
+
 def read_affinity(store: Store, settings: Settings) -> AffinityNet:
     """The run's network, in evaluation mode."""
     net = AffinityNet()
     net.load_state_dict(safetensors.torch.load(store.read_bytes(_path(settings))))
     return net.eval()
+
+
+def _named(plan: pd.DataFrame) -> pd.DataFrame:
+    """Generated rows with a class."""
+    return plan[(plan["kind"] != "composed") & (plan["classes"].map(len) > 0)]
 
 
 def _path(settings: Settings) -> str:
