@@ -38,7 +38,7 @@ def main(size: Size) -> list[Claim]:
     miou = {}
     for name, samples in sets.items():
         of = made.version if name == "synthetic" else ""
-        known = CACHE / f"transfer-{name}-{_digest(recipe, count, of)}.json"
+        known = CACHE / f"transfer-{name}-{digest(recipe, count, of)}.json"
         if not known.exists():
             trained = train_segmenter(samples, classes, recipe, progress=print)
             truth = drawn_truth(_HELD_OUT[size], classes)
@@ -53,7 +53,7 @@ def main(size: Size) -> list[Claim]:
     ]
 
 
-def _digest(recipe: TrainingRecipe, count: int, version: str) -> str:
+def digest(recipe: TrainingRecipe, count: int, version: str) -> str:
     """What a trained half depends on: recipe, number of samples, version, and the code that trains and measures it."""
     digest = hashlib.sha256(json.dumps([asdict(recipe), count, version]).encode())
     for file in sorted(Path(segmenters.__file__).parent.glob("*.py")):

@@ -16,6 +16,7 @@ from prefect.futures import PrefectFuture, wait
 
 from infra.clusters import task_runner
 from infra.settings import Settings
+from tasks.affinity import learn_affinity
 from tasks.compose import compose
 from tasks.folds import hold_out, learn_fold, rank
 from tasks.prepare import Shards, prepare
@@ -52,7 +53,8 @@ def make_shards(settings: Settings, shards: Shards) -> None:
     """Fan the shards out to the task runner, each through its stages."""
 
     made = {s: _submit(synthesize, settings, s) for s in shards.generated}
-    labelled = {s: _submit(refine, settings, s, after=[made[s]]) for s in shards.generated}
+    affine = [_submit(learn_affinity, settings, after=made.values())] if settings.refine.method == "diffumask" else []
+    labelled = {s: _submit(refine, settings, s, after=[made[s], *affine]) for s in shards.generated}
     learnt = learn_noise(settings, labelled) if settings.select.folds else {}
     ranked = learnt.get("rank", {}).values()
     chosen = {s: _submit(select, settings, s, after=[labelled[s], *ranked]) for s in shards.generated}

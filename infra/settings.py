@@ -116,6 +116,9 @@ class GeneratorSettings(_Section):
 class RefineSettings(_Section):
     """Attention to label."""
 
+    # by the object's colours; or DiffuMask's way: affinities learnt from the run, a walk, the threshold that fits it
+    method: Literal["colour", "diffumask"] = "colour"
+    affinity_steps: Count = 300  # of DiffuMask's training
     propagation_steps: Count = 2  # along self-attention: label IoU 0.756, 0.762, 0.747 with 1, 2, 4 on drawn scenes
     pamr_iterations: int = Field(default=3, ge=0)  # after the colours' split, more change nothing (PAMR's paper: 10)
     ignore_band: Share = 0.1  # half width, in units of the map's range, of the band around the threshold that is 255

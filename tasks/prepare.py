@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from infra.settings import Settings
 from infra.store import Store
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
+from tasks.affinity import affinity_work
 from tasks.plan import load_tokenizer, start_run
 from tasks.progress import announce
 
@@ -40,6 +41,8 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     images = {kind: int(of_kind.sum()) for kind, of_kind in rows.items()}
     for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():
         announce(stage, sum(images[kind] for kind in kinds))
+    if settings.refine.method == "diffumask":
+        announce("learn-affinity", affinity_work(plan, settings))
     announce("select", len(plan))
     if settings.select.folds:
         announce("screen", images["generated"])

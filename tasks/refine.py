@@ -14,7 +14,8 @@ from prefect import task
 
 from infra.settings import RefineSettings, Settings
 from infra.store import Marker, Store, read_marker, read_shard, write_shard
-from models.masks import IGNORE, refine_labels
+from models.masks import IGNORE, AffinityNet, refine_labels, walk_labels
+from tasks.affinity import read_affinity
 from tasks.progress import Report
 
 __all__ = ["refine", "refine_rows"]
@@ -27,22 +28,23 @@ def refine_rows(
     rows: pd.DataFrame,
     settings: RefineSettings,
     ids: Mapping[str, int],
+    net: AffinityNet | None = None,
 ) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     """Label maps (n, H, W) uint8 of images (n, H, W, 3), spread and plain maps (n, P, r, r); and columns a row.
 
+    By the object's colours, or with `net`, DiffuMask's affinities, by its walk and threshold.
     Columns: `row`, `id`, `confidence` and `consistency` in [0, 1] (see `models.masks.refine_labels`), and `coverage`
     and `ignored`, the shares of the image that are labelled with a class and unsure.
     """
     labels, columns = [], []
     for image, maps, words, names in zip(images, attention, cross, rows["classes"], strict=True):
-        refined = refine_labels(
-            torch.from_numpy(image)[None],
-            torch.from_numpy(maps)[None, : len(names)],
-            [ids[name] for name in names],
-            words=torch.from_numpy(words)[None, : len(names)],
-            iterations=settings.pamr_iterations,
-            band=settings.ignore_band,
-        )
+        picture, spread = torch.from_numpy(image)[None], torch.from_numpy(maps)[None, : len(names)]
+        plain, named = torch.from_numpy(words)[None, : len(names)], [ids[name] for name in names]
+        if net is None:
+            iterations, band = settings.pamr_iterations, settings.ignore_band
+            refined = refine_labels(picture, spread, named, iterations=iterations, band=band, words=plain)
+        else:
+            refined = walk_labels(picture, spread, named, net, words=plain)
         label = refined.label[0].numpy()
         labels.append(label)
         columns.append((float(refined.confidence[0]), float(refined.consistency[0]), *_shares(label)))
@@ -70,7 +72,8 @@ def refine(settings: Settings, shard: int) -> Marker:
     ]
     with Report("refine", f"{shard:05d}", len(rows)) as report:
         ids = settings.load_vocabulary().ids
-        labels, table = refine_rows(made["image"], made["attention"], made["cross"], rows, settings.refine, ids)
+        net = read_affinity(store, settings) if settings.refine.method == "diffumask" else None
+        labels, table = refine_rows(made["image"], made["attention"], made["cross"], rows, settings.refine, ids, net)
         report(len(rows))
     stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
     return write_shard(store, path, {"label": labels}, table, stats, time.monotonic() - start)

@@ -13,7 +13,7 @@ from models.masks.colours import grow_by_colour, split_by_colour
 from models.masks.labels import label_maps, otsu
 from models.masks.pamr import pamr
 
-__all__ = ["Refined", "object_scores", "refine_labels"]
+__all__ = ["Refined", "colour_scores", "object_scores", "refine_labels"]
 
 
 class Refined(NamedTuple):
@@ -75,7 +75,7 @@ def refine_labels(
         blank = torch.zeros(len(images), height, width, dtype=torch.uint8)
         return Refined(blank, torch.ones(len(images)), torch.ones(len(images)))
     before = object_scores(maps, (height, width), words)
-    after = pamr(images.permute(0, 3, 1, 2).float() / 255, (before + _coloured(images, before)) / 2, iterations)
+    after = pamr(images.permute(0, 3, 1, 2).float() / 255, (before + colour_scores(images, before)) / 2, iterations)
     channel_ids = torch.tensor([0, *ids]).expand(len(images), -1)
     label, lead = label_maps(after, channel_ids, band)
     inside = (label > 0) & (label < 255)
@@ -85,8 +85,9 @@ def refine_labels(
     return Refined(label, confidence, (first & second).sum((1, 2)) / union)
 
 
-def _coloured(images: Tensor, scores: Tensor) -> Tensor:
-    """Scores (B, 1 + C, H, W) of 0 and 1: ground or not by colour, and which class by `scores`."""
-    inside = split_by_colour(images, grow_by_colour(images, 1 - scores[:, 0]))
+def colour_scores(images: Tensor, scores: Tensor, *, grow: bool = True) -> Tensor:
+    """Scores (B, 1 + C, H, W) of 0 and 1: ground or not by colour, parts grown or not, and which class by `scores`."""
+    foreground = 1 - scores[:, 0]
+    inside = split_by_colour(images, grow_by_colour(images, foreground) if grow else foreground)
     winner = F.one_hot(scores[:, 1:].argmax(1), scores.shape[1] - 1).movedim(-1, 1)
     return torch.cat([1 - inside[:, None], winner * inside[:, None]], 1)

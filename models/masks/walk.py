@@ -2,7 +2,7 @@
 
 The published figures are for maps whose split is near 0.5, as `object_scores` makes them. On 40 drawn scenes seeds from
 those had precision 0.995 and the labels IoU 0.85; from maps not spread and divided by their maximum, 0.83 and 0.73.
-`refine_labels` has 0.88 there, and is what a night uses.
+A night goes this way if `refine.method` says so; by itself it uses `refine_labels`.
 """
 
 from __future__ import annotations
@@ -76,8 +76,10 @@ def train_affinity(
 
 
 @torch.no_grad()
-def walk_labels(images: Tensor, maps: Tensor, ids: Sequence[int], net: AffinityNet) -> Refined:
-    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids.
+def walk_labels(
+    images: Tensor, maps: Tensor, ids: Sequence[int], net: AffinityNet, *, words: Tensor | None = None
+) -> Refined:
+    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; `words`: see `object_scores`.
 
     The classes' attention walks along what `net` learnt; the winners are the reference to which the adaptive threshold
     fits each class's own map. Where two classes' masks meet, the one that walked there further wins; what the two ways
@@ -87,7 +89,7 @@ def walk_labels(images: Tensor, maps: Tensor, ids: Sequence[int], net: AffinityN
     if not ids:
         blank = torch.zeros(len(images), height, width, dtype=torch.uint8)
         return Refined(blank, torch.ones(len(images)), torch.ones(len(images)))
-    own = object_scores(maps, (height, width))[:, 1:]
+    own = object_scores(maps, (height, width), words)[:, 1:]
     affinity = pair_affinity(net(images.permute(0, 3, 1, 2) / 255))
     given = torch.cat([torch.full_like(own[:, :1], GROUND), own], 1)
     walked = random_walk(F.adaptive_avg_pool2d(given, (affinity.shape[2], affinity.shape[3])), affinity)

@@ -1,0 +1,110 @@
+"""Affinity: a network that knows which neighbouring places belong together, learnt from the run's own pictures.
+
+DiffuMask §3.3: each picture's attention is sure of some places; the network learns from those, and `refine` lets the
+attention walk along what it learnt.
+
+    runs/<run>/affinity.safetensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from prefect import task
+from torch import Tensor
+
+from infra.settings import Settings
+from infra.store import Store, read_shard
+from infra.vocabulary import Vocabulary
+from models.masks import AffinityNet, SeedRule, class_seeds, object_scores, train_affinity
+from tasks.progress import Report
+
+__all__ = ["affinity_work", "learn_affinity", "read_affinity", "sure_places"]
+
+PICTURES = 512  # that it learns from at most, each of them several times
+_BATCH = 8
+
+
+def sure_places(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[SeedRule]) -> Tensor:
+    """Where an image (H, W, 3) uint8 surely shows which class, (H, W) uint8: 1 to C, 0 ground, 255 unsaid.
+
+    By the classes' spread maps (C, r, r), the plain ones `words`, and a rule each; see `models.masks.class_seeds`.
+    """
+    height, width = image.shape[:2]
+    scores = object_scores(maps[None], (height, width), words[None])[:, 1:]
+    return class_seeds(image[None], scores, rules)[0]
+
+
+@task(name="learn-affinity")
+def learn_affinity(settings: Settings) -> str:
+    """Train the run's network on seeds of its own pictures, unless it is in the store; return its path."""
+    store, path = Store.open(settings.store.url, settings.store.options), _path(settings)
+    if store.exists(path):
+        return path
+    rng = np.random.default_rng(settings.seed)
+    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
+    named = _named(plan)
+    rows = named.iloc[np.sort(rng.permutation(len(named))[:PICTURES])]
+    with Report("learn-affinity", settings.name, affinity_work(plan, settings)) as report:
+        pictures = []
+        for pair in _seeded(store, settings, rows):
+            pictures.append(pair)
+            report(1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed % 2**63)
+            net = AffinityNet()
+        steps = settings.refine.affinity_steps
+        train_affinity(net, _batches(pictures, rng), steps=steps, report=lambda *_: report(1))
+    store.write_bytes(path, safetensors.torch.save(net.state_dict()))
+    return path
+
+
+def affinity_work(plan: pd.DataFrame, settings: Settings) -> int:
+    """Pictures to look at and steps to train, which is what the stage's progress counts."""
+    return min(len(_named(plan)), PICTURES) + settings.refine.affinity_steps
+
+
+def read_affinity(store: Store, settings: Settings) -> AffinityNet:
+    """The run's network, in evaluation mode."""
+    net = AffinityNet()
+    net.load_state_dict(safetensors.torch.load(store.read_bytes(_path(settings))))
+    return net.eval()
+
+
+def _named(plan: pd.DataFrame) -> pd.DataFrame:
+    """Generated rows with a class."""
+    return plan[(plan["kind"] != "composed") & (plan["classes"].map(len) > 0)]
+
+
+def _path(settings: Settings) -> str:
+    return f"runs/{settings.name}/affinity.safetensors"
+
+
+def _seeded(store: Store, settings: Settings, rows: pd.DataFrame) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and their sure places, of the rows whose image the model did not fail at."""
+    rules = _rules(settings.load_vocabulary())
+    for shard, of_shard in rows.groupby("shard"):
+        path = f"runs/{settings.name}/synthesize/{shard:05d}"
+        arrays, columns = read_shard(store, path, ["image", "attention", "cross", "finite"])
+        places = pd.Index(columns["row"]).get_indexer(of_shard["row"])
+        for place, names in zip(places, of_shard["classes"], strict=True):
+            if arrays["finite"][place]:
+                image = torch.from_numpy(arrays["image"][place])
+                maps, words = (torch.from_numpy(arrays[f][place][: len(names)]).float() for f in ("attention", "cross"))
+                yield image, sure_places(image, maps, words, [rules[name] for name in names])
+
+
+def _rules(vocabulary: Vocabulary) -> dict[str, SeedRule]:
+    own = {entry.name: entry.seeds for entry in vocabulary.classes}
+    return {name: SeedRule(**seeds.model_dump()) if seeds else SeedRule() for name, seeds in own.items()}
+
+
+def _batches(pictures: Sequence[tuple[Tensor, Tensor]], rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches drawn evenly from the pictures, without end; none where there are no pictures."""
+    while pictures:
+        chosen = [pictures[index] for index in rng.integers(len(pictures), size=_BATCH)]
+        yield torch.stack([image for image, _ in chosen]), torch.stack([seeds for _, seeds in chosen])

@@ -1,0 +1,44 @@
+"""A night whose labels are DiffuMask's own: affinities learnt once from the run's pictures, then a walk a shard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from infra.settings import Settings
+from infra.store import read_shard, verify_run
+from tests.flows import nights
+
+AFFINITY = "runs/night/affinity.safetensors"
+STEPS = 4
+
+
+def walking(place: Path) -> Settings:
+    return nights.settings(place, refine={"method": "diffumask", "affinity_steps": STEPS})
+
+
+def labels(chosen: Settings) -> np.ndarray:
+    store = nights.store_of(chosen)
+    return np.concatenate([read_shard(store, f"runs/night/refine/{s:05d}", ["label"])[0]["label"] for s in range(4)])
+
+
+def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Path) -> None:
+    chosen, usual = walking(place), nights.settings(tmp_path / "other" / "store")
+    worked = nights.run(chosen)
+    assert worked["learn-affinity"] == STEPS + 6  # and the seeds of each picture with a class
+    nights.run(usual)
+    assert nights.store_of(chosen).exists(AFFINITY) and not nights.store_of(usual).exists(AFFINITY)
+    assert not np.array_equal(labels(chosen), labels(usual))
+    assert verify_run(nights.store_of(chosen), "night") == []
+    assert nights.run(chosen) == {}  # all of it is in the store
+
+
+def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(place: Path, tmp_path: Path) -> None:
+    chosen, again = walking(place), walking(tmp_path / "other" / "store")
+    nights.run(chosen)
+    nights.run(again)
+    assert nights.objects(place) == nights.objects(Path(again.store.url))
+    (place / "runs" / "night" / "refine" / "00001.json").unlink()
+    assert "learn-affinity" not in nights.run(chosen)
+    assert nights.objects(place) == nights.objects(Path(again.store.url))
