@@ -81,6 +81,7 @@ def test_other_batches_change_samples_by_no_more_than_the_order_of_float_sums(
             assert np.mean(away > 0) < 1e-3
         elif name == "compose.image":
             assert away.mean() < 2, name
+        # a part that grows by colour, and an object pasted elsewhere by a hair, is in or out as a whole
         elif name in ("refine.label", "compose.label", "compose.instance"):
             assert np.mean(away > 0) < 1e-2, name
         else:
