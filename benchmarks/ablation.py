@@ -1,0 +1,273 @@
+"""What does each step buy? Labels, selection and training with one more step at a time, three seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from benchmarks.claims import CACHE, Claim, Size, run
+from benchmarks.masks import batches, denoise, drawn_rows, iou_of
+from benchmarks.night import Night, night
+from benchmarks.transfer import digest
+from flows.nightly import nightly
+from infra.settings import Settings
+from infra.store import SegmentationDataset, Store
+from models.embedded import world
+from models.embedded.oracle import load_oracle
+from models.masks import (
+    AffinityNet,
+    colour_scores,
+    label_maps,
+    object_scores,
+    pamr,
+    walk_labels,
+)
+from models.segmenters import TrainingRecipe, train_segmenter
+from models.segmenters.samples import Augmentation, LabelledItem
+from segmint.console import progress
+from tasks.affinity import learn_affinity, read_affinity
+from tasks.evaluate import drawn_truth, evaluate_segmenter
+from tasks.train import class_names
+
+Labels = NDArray[np.uint8]
+Labeller = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]  # image, plain maps, spread maps, ids → (1, H, W)
+
+# Pictures, drawn scenes, steps of a training, held-out scenes, seeds
+_SIZES = {"quick": (24, 12, 20, 10, 1), "default": (2000, 200, 1000, 300, 3), "full": (8000, 1000, 10_000, 2000, 3)}
+FIXED = 0.5  # of the map's maximum
+LEARNING = {"folds": 3, "keep": 0.8}  # and as many steps as a training here has, at most the usual 600
+PIXEL_LOSS = 4.0  # of its class's mean
+AUGMENTED = Augmentation(splice=0.3, blur=0.2, occlusion=0.2, perspective=0.2)
+WHOLE = "+ edges (PAMR)"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images (n, H, W, 3), maps (n, P, r, r), the classes of each, and a label to compare with (n, H, W)."""
+
+    images: NDArray[np.uint8]
+    cross: NDArray[np.float16]
+    spread: NDArray[np.float16]
+    classes: list[list[int]]
+    reference: Labels
+
+
+def labellers(net: AffinityNet) -> dict[str, Labeller]:
+    """The steps from attention to label, each with all before it; last, DiffuMask's way in their place."""
+
+    def fixed(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        maps = F.interpolate(cross, size=image.shape[1:3], mode="bicubic", align_corners=False)
+        lead = maps / maps.amax((-1, -2), keepdim=True).clamp_min(1e-12)
+        return _named(torch.cat([torch.full_like(lead[:, :1], FIXED), lead], 1), ids)
+
+    def split(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        return _named(object_scores(cross, _size(image)), ids)
+
+    def spread_out(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        return _named(object_scores(spread, _size(image), cross), ids)
+
+    def coloured(grow: bool, iterations: int = 0, band: float = 0.0) -> Labeller:
+        def label(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+            scores = object_scores(spread, _size(image), cross)
+            both = (scores + colour_scores(image, scores, grow=grow)) / 2
+            return _named(pamr(image.permute(0, 3, 1, 2).float() / 255, both, iterations), ids, band)
+
+        return label
+
+    def walked(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        return walk_labels(image, spread, ids, net, words=cross).label
+
+    return {
+        "attention at a fixed threshold": fixed,
+        "+ a threshold an image": split,
+        "+ spread along self-attention": spread_out,
+        "+ the object's colours": coloured(grow=False),
+        "+ parts that attention missed": coloured(grow=True),
+        WHOLE: coloured(grow=True, iterations=3, band=0.1),
+        "DiffuMask: affinity, walk, CRF": walked,
+    }
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
+def _named(scores: Tensor, ids: list[int], band: float = 0.0) -> Tensor:
+    return label_maps(scores, torch.tensor([[0, *ids]]), band).label
+
+
+def label_all(pictures: Pictures, way: Labeller) -> Labels:
+    """Every picture's label; one without classes is ground."""
+    labels = np.zeros(pictures.images.shape[:3], np.uint8)
+    for index, ids in enumerate(pictures.classes):
+        if ids:
+            maps = (torch.from_numpy(m[index][None, : len(ids)]).float() for m in (pictures.cross, pictures.spread))
+            labels[index] = way(torch.from_numpy(pictures.images[index])[None], *maps, ids)[0].numpy()
+    return labels
+
+
+def mean_label_iou(labels: Labels, pictures: Pictures, rows: Sequence[int]) -> float:
+    """Mean over the rows' named classes of label IoU with the reference."""
+    return float(np.mean([iou_of(labels[r], pictures.reference[r], c) for r in rows for c in pictures.classes[r]]))
+
+
+def main(size: Size) -> list[Claim]:
+    count, truths, steps, held_out, seeds = _SIZES[size]
+    made = night(size)
+    ids = made.settings.load_vocabulary().ids
+    learn_affinity.fn(made.settings)
+    kept = generated(made, made.table[made.table["keep"]].head(count), ids)
+    exact = drawn(made.settings, truths, ids)
+    table, sets = {}, {}
+    for name, way in labellers(read_affinity(made.store, made.settings)).items():
+        labels = label_all(kept, way)
+        sets[name] = kept_set(name, made.version, kept.images, labels)
+        table[name] = {
+            "one object": mean_label_iou(labels, kept, [i for i, c in enumerate(kept.classes) if len(c) == 1]),
+            "several": mean_label_iou(labels, kept, [i for i, c in enumerate(kept.classes) if len(c) > 1]),
+            "exact truth": mean_label_iou(label_all(exact, way), exact, range(truths)),
+        }
+        print(name, {column: round(value, 3) for column, value in table[name].items()}, flush=True)
+    versions = {"+ composed scenes": made.version} | learnt(made, min(600, steps))
+    sets |= {name: published_set(name, made.store, version, count) for name, version in versions.items()}
+    sets["exact truth"] = drawn_set(count)
+    plain = TrainingRecipe(steps=steps)
+    jobs = {name: (folder, plain) for name, folder in sets.items()}
+    last, augmented = list(versions)[-1], replace(plain, augmentation=AUGMENTED)
+    jobs |= {"+ augmentation": (sets[last], augmented), "exact truth, augmented": (sets["exact truth"], augmented)}
+    scores = trained(jobs, class_names(ids), held_out, seeds)
+    transfer = {name: ratios(name, scores) for name in jobs if "exact" not in name}
+    for name, found in transfer.items():
+        print(f"{name}: transfer {found.mean():.3f} ± {found.std():.3f}, mIoU {np.mean(scores[name]):.3f}", flush=True)
+    whole = table[WHOLE]
+    return [
+        Claim("whole method: label against the oracle on kept one-object images", whole["one object"], ">= 0.92"),
+        Claim("the same against exact truth", whole["exact truth"], ">= 0.88"),
+        Claim("share kept", float(made.table["keep"].mean()), ">= 0.6"),
+        Claim("prompts of several objects, label against the oracle", whole["several"], ">= 0.85"),
+        Claim("transfer of the whole method, mean of the seeds", float(transfer["+ augmentation"].mean()), ">= 0.92"),
+    ]
+
+
+def ratios(name: str, scores: dict[str, list[float]]) -> NDArray[np.float64]:
+    """A row's mIoU over exact truth's of the same seed, augmented alike."""
+    exact = "exact truth, augmented" if name == "+ augmentation" else "exact truth"
+    return np.array(scores[name]) / np.array(scores[exact])
+
+
+def generated(made: Night, rows: pd.DataFrame, ids: dict[str, int]) -> Pictures:
+    """Rows of the night, the oracle's label beside them."""
+    images = made.read("synthesize", "image", rows)
+    cross, spread = (made.read("synthesize", field, rows) for field in ("cross", "attention"))
+    return Pictures(images, cross, spread, _ids(rows, ids), load_oracle().see(images).labels)
+
+
+def drawn(settings: Settings, count: int, ids: dict[str, int]) -> Pictures:
+    """Held-out scenes of one object, noised half way and denoised under the recorder, with exact labels."""
+    rows, images, truth = drawn_rows(settings, count)
+    maps = [denoise(settings, batch, images[batch.index]) for batch in batches(rows)]
+    cross, spread = (np.concatenate(fields) for fields in zip(*maps, strict=True))
+    return Pictures(images, cross, spread, _ids(rows, ids), truth)
+
+
+def _ids(rows: pd.DataFrame, ids: dict[str, int]) -> list[list[int]]:
+    return [[ids[name] for name in names] for names in rows["classes"]]
+
+
+def learnt(made: Night, steps: int) -> dict[str, str]:
+    """Versions of the same pictures and labels with noise learning, then with its pixel filter as well."""
+    versions, learning = {}, LEARNING | {"fold_steps": steps}
+    for name, select in {"+ noise learning": learning, "+ pixel filter": learning | {"pixel_loss": PIXEL_LOSS}}.items():
+        chosen = made.settings.select.model_copy(update=select)
+        run_name = f"{made.settings.name}-{name.split()[-1]}"
+        settings = made.settings.model_copy(update={"name": run_name, "select": chosen})
+        runs = Path(made.settings.store.url) / "runs"
+        for stage in ("synthesize", "refine"):
+            if not (runs / run_name / stage).exists():
+                shutil.copytree(runs / made.settings.name / stage, runs / run_name / stage, copy_function=os.link)
+        with progress():
+            versions[name] = nightly(settings)
+    return versions
+
+
+def kept_set(name: str, version: str, images: NDArray[np.uint8], labels: Labels) -> Path:
+    """A file of pictures and labels to train on, named by what they are."""
+    path = CACHE / "ablation" / f"{version}-{re.sub('[^a-z]+', '-', name.lower()).strip('-')}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def published_set(name: str, store: Store, version: str, count: int) -> Path:
+    """Samples of a version, drawn evenly, as composed scenes come last."""
+    samples = SegmentationDataset(store.url, version)
+    items = [samples[int(i)] for i in np.random.default_rng(0).permutation(len(samples))[:count]]
+    images = np.stack([item["image"].numpy().transpose(1, 2, 0) for item in items])
+    return kept_set(name, version, images, np.stack([item["label"].numpy() for item in items]))
+
+
+def drawn_set(count: int) -> Path:
+    """Training scenes with exact labels."""
+    scenes = [world.draw(seed) for seed in range(count)]
+    return kept_set("drawn", str(count), np.stack([s.image for s in scenes]), np.stack([s.label for s in scenes]))
+
+
+class Arrays(Dataset[LabelledItem]):
+    """Such a file as a labelled set."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as stored:
+            self._images, self._labels = stored["images"], stored["labels"]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> LabelledItem:
+        image = torch.from_numpy(self._images[index].transpose(2, 0, 1).copy())
+        return {"image": image, "label": torch.from_numpy(self._labels[index]), "id": str(index)}
+
+
+def trained(
+    jobs: dict[str, tuple[Path, TrainingRecipe]], classes: Sequence[str], held_out: int, seeds: int
+) -> dict[str, list[float]]:
+    """mIoU on held-out scenes of a training of each job and seed, one process a core; finished ones are read."""
+    todo = [(n, path, replace(recipe, seed=seed)) for n, (path, recipe) in jobs.items() for seed in range(seeds)]
+    found: dict[str, list[float]] = {name: [] for name in jobs}
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as workers:
+        waiting = [workers.submit(train_one, path, list(classes), recipe, held_out) for _, path, recipe in todo]
+        for (name, *_), future in zip(todo, waiting, strict=True):
+            found[name].append(future.result())
+            print(f"{name}, seed {len(found[name]) - 1}: mIoU {found[name][-1]:.3f}", flush=True)
+    return found
+
+
+def train_one(path: Path, classes: list[str], recipe: TrainingRecipe, held_out: int) -> float:
+    """Train on a file's pictures, or find that it was done."""
+    torch.set_num_threads(1)
+    with np.load(path) as stored:
+        content = hashlib.sha256(stored["labels"].tobytes()).hexdigest()
+    known = path.with_name(f"{path.stem}-{digest(recipe, held_out, content)}.json")
+    if not known.exists():
+        segmenter = train_segmenter(Arrays(path), classes, recipe).segmenter
+        known.write_text(json.dumps(evaluate_segmenter(segmenter, drawn_truth(held_out, classes), "held-out").miou))
+    return float(json.loads(known.read_text()))
+
+
+if __name__ == "__main__":
+    run("ablation", main)
