@@ -26,7 +26,7 @@ from benchmarks.masks import batches, denoise, drawn_rows, iou_of
 from benchmarks.night import Night, night
 from benchmarks.transfer import digest
 from flows.nightly import nightly
-from infra.settings import Settings
+from infra.settings import RefineSettings, Settings
 from infra.store import SegmentationDataset, Store
 from models.embedded import world
 from models.embedded.oracle import load_oracle
@@ -35,7 +35,7 @@ from models.masks import (
     colour_scores,
     label_maps,
     object_scores,
-    pamr,
+    refine_labels,
     walk_labels,
 )
 from models.segmenters import TrainingRecipe, train_segmenter
@@ -82,13 +82,18 @@ def labellers(net: AffinityNet) -> dict[str, Labeller]:
     def spread_out(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
         return _named(object_scores(spread, _size(image), cross), ids)
 
-    def coloured(grow: bool, iterations: int = 0, band: float = 0.0) -> Labeller:
+    def coloured(grow: bool) -> Labeller:
         def label(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
             scores = object_scores(spread, _size(image), cross)
-            both = (scores + colour_scores(image, scores, grow=grow)) / 2
-            return _named(pamr(image.permute(0, 3, 1, 2).float() / 255, both, iterations), ids, band)
+            return _named((scores + colour_scores(image, scores, grow=grow)) / 2, ids)
 
         return label
+
+    def whole(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        usual = RefineSettings()
+        return refine_labels(
+            image, spread, ids, iterations=usual.pamr_iterations, band=usual.ignore_band, words=cross
+        ).label
 
     def walked(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
         return walk_labels(image, spread, ids, net, words=cross).label
@@ -99,7 +104,7 @@ def labellers(net: AffinityNet) -> dict[str, Labeller]:
         "+ spread along self-attention": spread_out,
         "+ the object's colours": coloured(grow=False),
         "+ parts that attention missed": coloured(grow=True),
-        WHOLE: coloured(grow=True, iterations=3, band=0.1),
+        WHOLE: whole,
         "DiffuMask: affinity, walk, CRF": walked,
     }
 
@@ -108,8 +113,8 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def _named(scores: Tensor, ids: list[int], band: float = 0.0) -> Tensor:
-    return label_maps(scores, torch.tensor([[0, *ids]]), band).label
+def _named(scores: Tensor, ids: list[int]) -> Tensor:
+    return label_maps(scores, torch.tensor([[0, *ids]]), 0.0).label
 
 
 def label_all(pictures: Pictures, way: Labeller) -> Labels:

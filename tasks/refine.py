@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,9 +66,7 @@ def refine(settings: Settings, shard: int) -> Marker:
     start = time.monotonic()
     plan = store.read_table(f"{run}/plan.parquet")
     rows = plan[plan["shard"] == shard]
-    made: dict[str, NDArray[Any]] = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention", "cross"])[
-        0
-    ]
+    made, _ = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention", "cross"])
     with Report("refine", f"{shard:05d}", len(rows)) as report:
         ids = settings.load_vocabulary().ids
         net = read_affinity(store, settings) if settings.refine.method == "diffumask" else None

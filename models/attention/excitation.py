@@ -18,17 +18,16 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
-from torch.nn import functional as F
 
-from models.attention.processor import grid, split_heads
+from models.attention.processor import Overheard, grid, split_heads
 from models.attention.spans import locate_phrases
+from models.smoothing import smooth
 
 __all__ = ["Excitation"]
 
 # The paper's choices: of Stable Diffusion's grids (64² to 8²) that of 16², in 25 of 50 steps. 24² is the same of 96².
 _LARGEST_GRID = 24**2
 _SHARE_OF_STEPS = 0.5
-_BLUR = (0.25, 0.5, 0.25)  # so that a phrase has to own a patch rather than one position (the paper's Gaussian)
 # Latent positions pushed at once: their activations are kept for the gradient. One picture of 512², or 16 of 128².
 _POSITIONS = 2**12
 
@@ -126,17 +125,17 @@ class _Telling:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kw: Any
     ) -> Tensor:
-        if encoder_hidden_states is not None and hidden_states.shape[1] <= _LARGEST_GRID:
-            query = split_heads(attn.to_q(hidden_states).float(), attn.heads)
-            key = split_heads(attn.to_k(encoder_hidden_states).float() * attn.scale, attn.heads)
+        tells = encoder_hidden_states is not None and hidden_states.shape[1] <= _LARGEST_GRID
+        layer: Any = Overheard(attn) if tells else attn
+        output: Tensor = self._original(layer, hidden_states, encoder_hidden_states, *args, **kw)
+        if tells:
+            query = split_heads(layer.query.float(), layer.heads)
+            key = split_heads(layer.key.float() * layer.scale, layer.heads)
             self._seen.add((query @ key.transpose(-1, -2)).softmax(-1))
-        output: Tensor = self._original(attn, hidden_states, encoder_hidden_states, *args, **kw)
         return output
 
 
 def _neglect(maps: Tensor, valid: Tensor) -> Tensor:
     """(B,) in [0, 1]: how far each picture's phrases are from owning any place, mean of squares over the valid."""
-    line = maps.new_tensor(_BLUR)
-    padded = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
-    strongest = F.conv2d(padded, torch.outer(line, line)[None, None]).flatten(1).amax(1).view(valid.shape)
+    strongest = smooth(maps).amax((-1, -2))  # blurred, so that a phrase has to own a patch rather than one position
     return ((1 - strongest).square() * valid).sum(1) / valid.sum(1)

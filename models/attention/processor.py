@@ -14,7 +14,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-__all__ = ["Means", "RecordingProcessor"]
+__all__ = ["Means", "Overheard", "RecordingProcessor", "grid", "split_heads"]
 
 # Probabilities computed at once. On a CPU 1 MB, which stays in its cache and on the heap: with 16 MB the same sums took
 # 1.3 times as long at 16² and 1.4 times at 32². Elsewhere 64 MB, for few launches.
@@ -82,14 +82,14 @@ class RecordingProcessor:
     ) -> Tensor:
         """The original processor's output for the same arguments."""
         is_own = encoder_hidden_states is None
-        layer: Any = attn if is_own and hidden_states.shape[1] > self.means.largest else _Overheard(attn)
+        layer: Any = attn if is_own and hidden_states.shape[1] > self.means.largest else Overheard(attn)
         output: Tensor = self.original(layer, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
         if layer is not attn:
             self._record(layer, "self" if is_own else "cross", attention_mask)
         return output
 
     @torch.no_grad()
-    def _record(self, layer: _Overheard, kind: str, mask: Tensor | None) -> None:
+    def _record(self, layer: Overheard, kind: str, mask: Tensor | None) -> None:
         means, rows = self.means, self.means.conditional
         query = split_heads(layer.query[rows].float(), layer.heads)
         key = split_heads(layer.key[rows].float() * layer.scale, layer.heads)
@@ -97,7 +97,7 @@ class RecordingProcessor:
         means.add(kind, query, key, bias, means.weights if kind == "cross" else None)
 
 
-class _Overheard:
+class Overheard:
     """An attention layer to the processor called with it; keeps what the layer projects, to save doing it twice."""
 
     query: Tensor
@@ -110,10 +110,12 @@ class _Overheard:
         return getattr(self._layer, name)
 
     def to_q(self, hidden_states: Tensor) -> Tensor:
+        """The layer's own queries, kept."""
         self.query = self._layer.to_q(hidden_states)
         return self.query
 
     def to_k(self, hidden_states: Tensor) -> Tensor:
+        """The layer's own keys, kept."""
         self.key = self._layer.to_k(hidden_states)
         return self.key
 
@@ -129,6 +131,7 @@ def grid(positions: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def split_heads(projected: Tensor, heads: int) -> Tensor:
+    """(B, N, h·d) → (B, h, N, d)."""
     images, positions, _ = projected.shape
     return projected.view(images, positions, heads, -1).transpose(1, 2)
 

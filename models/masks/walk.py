@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from models.masks.affinity import AffinityNet, affinity_loss, pair_affinity, random_walk
 from models.masks.labels import IGNORE
-from models.masks.refinement import Refined, object_scores
+from models.masks.refinement import Refined, ground_alone, object_scores
 from models.masks.seeds import PUBLISHED_RULE, SeedRule, seed_labels
 from models.masks.threshold import adaptive_threshold
 
@@ -87,8 +87,7 @@ def walk_labels(
     """
     height, width = images.shape[1:3]
     if not ids:
-        blank = torch.zeros(len(images), height, width, dtype=torch.uint8)
-        return Refined(blank, torch.ones(len(images)), torch.ones(len(images)))
+        return ground_alone(images)
     own = object_scores(maps, (height, width), words)[:, 1:]
     affinity = pair_affinity(net(images.permute(0, 3, 1, 2) / 255))
     given = torch.cat([torch.full_like(own[:, :1], GROUND), own], 1)
