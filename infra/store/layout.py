@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import google_crc32c
+import crc32c
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -161,8 +161,7 @@ def decompress(chunks: memoryview, out: Array) -> None:
 
 def check(chunk: bytes | bytearray | memoryview) -> bytes:
     """Return the CRC32C of a chunk, 4 bytes little-endian."""
-    # google_crc32c takes arrays and bytes, but no memoryview
-    return int(google_crc32c.value(np.frombuffer(chunk, np.uint8))).to_bytes(CHECK_BYTES, "little")
+    return crc32c.crc32c(chunk).to_bytes(CHECK_BYTES, "little")
 
 
 def _compress(row: NDArray[np.uint8]) -> bytes:
