@@ -75,7 +75,7 @@ def mark(key: str) -> str:
 
 def places(size: Size) -> Iterator[tuple[str, Store]]:
     """Yield a folder and, unless quick, a bucket of a real S3 server on this machine."""
-    folder = CACHE / "store"
+    folder = CACHE / "store-speed"  # not the night's store
     shutil.rmtree(folder, ignore_errors=True)
     yield "folder", Store.open(str(folder))
     shutil.rmtree(folder)
