@@ -131,6 +131,11 @@ class ComposeSettings(_Section):
     spliced: Share = 0.25  # of them are mosaics of whole images
 
 
+def _names(value: Any) -> Any:
+    """`car,tree`, as flags and the environment write a list."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 class SelectSettings(_Section):
     """What may be published."""
 
@@ -166,6 +171,20 @@ class TrainSettings(_Section):
     occlusion: Share = 0.0
     perspective: Share = 0.0
     workers: int = Field(default=0, ge=0)  # processes that read the dataset
+    protocol: Literal["synthetic", "joint", "fine-tune", "zero-shot"] = "synthetic"  # see tasks.protocols
+    real: str = Field(default="drawn", min_length=1)  # scenes of the drawn world, or a folder in VOC layout
+    real_images: Count = 2000  # of the drawn world
+    fine_tune_steps: Count = 500
+    unseen: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()  # classes without real labels
+
+    @model_validator(mode="after")
+    def _unseen_classes_belong_to_zero_shot(self) -> TrainSettings:
+        if (self.protocol == "zero-shot") != bool(self.unseen):
+            raise ValueError(
+                f"protocol is {self.protocol!r} and unseen is {list(self.unseen)}; zero-shot, and no other protocol, "
+                "needs the classes whose real labels are withheld"
+            )
+        return self
 
 
 class EvaluateSettings(_Section):
@@ -185,11 +204,6 @@ class ComputeSettings(_Section):
         description="threads, dask-local or dask://HOST:PORT of a scheduler",
     )
     workers: Count = 1
-
-
-def _names(value: Any) -> Any:
-    """`car,tree`, as flags and the environment write a list."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):

@@ -160,8 +160,9 @@ def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     announce("evaluate", len(samples))
     with Report("evaluate", checkpoint, len(samples)) as report:
         found = evaluate_segmenter(
-            segmenter, samples, name, known=samples.known, batch_size=settings.evaluate.batch_size, report=report
-        )
+            segmenter, samples, name, known=samples.known, unseen=meta.get("protocol", {}).get("unseen", ()),
+            batch_size=settings.evaluate.batch_size, report=report,
+        )  # fmt: skip
     result = asdict(found)
     store.write_json(evaluation_path(checkpoint, found.fingerprint), result)
     tell_run(store, meta["version"], "evaluation", {**result, "checkpoint": checkpoint})

@@ -14,6 +14,7 @@ from models.generators import PipelineError, check_pipeline, pipeline_digest, pi
 from tasks.affinity import affinity_work
 from tasks.plan import load_tokenizer, start_run
 from tasks.progress import announce
+from tasks.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]
 
@@ -33,6 +34,7 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     """
     store = Store.open(settings.store.url, settings.store.options)
     store.probe()
+    check_sets(settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = with_weights(settings.dated((flow_run.scheduled_start_time or datetime.now(UTC)).date()))
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)

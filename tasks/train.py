@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
@@ -21,6 +21,7 @@ from prefect import task
 from infra.settings import Settings
 from infra.store import CorruptShardError, Manifest, MissingError, SegmentationDataset, Store, StoreError, read_version
 from tasks.progress import Report, announce
+from tasks.protocols import SYNTHETIC, Protocol, protocol_of, training_set
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from torch.utils.data import Dataset
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 Row = dict[str, float]
+FINE_TUNING = 0.3  # of the learning rate: the weights are good already
 
 
 def class_names(ids: Mapping[str, int]) -> tuple[str, ...]:
@@ -65,9 +67,10 @@ def recipe_of(settings: Settings) -> TrainingRecipe:
     )
 
 
-def checkpoint_name(version: str, recipe: TrainingRecipe) -> str:
-    """Name of what a recipe makes of a version: the same two always have the same one."""
-    canonical = json.dumps(asdict(recipe), sort_keys=True)
+def checkpoint_name(version: str, recipe: TrainingRecipe, protocol: Protocol = SYNTHETIC) -> str:
+    """Name of what a recipe makes of a version by a protocol: the same three always have the same one."""
+    made_by = {} if protocol == SYNTHETIC else {"protocol": asdict(protocol)}
+    canonical = json.dumps(asdict(recipe) | made_by, sort_keys=True)
     return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
@@ -75,22 +78,36 @@ def train_on_version(
     store: Store,
     version: str,
     recipe: TrainingRecipe,
+    protocol: Protocol = SYNTHETIC,
     *,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train on a published version, or take an interrupted training up, or find it finished; return the meta.json.
 
+    Fine-tuning starts from the version's own checkpoint by the same recipe, which is made if it is not there.
     Raises `MissingError` for a version that is not published, `CorruptShardError` if its bytes changed, and what
     `train_segmenter` raises.
     """
-    manifest, name = read_version(store, version), checkpoint_name(version, recipe)
+    manifest, name = read_version(store, version), checkpoint_name(version, recipe, protocol)
     folder = f"checkpoints/{name}"
     if store.exists(f"{folder}/meta.json"):
         return read_meta(store, name, manifest)
     samples, classes = SegmentationDataset(store.url, version, store.options), class_names(manifest.meta["classes"])
-    origin = {"checkpoint": name, "version": version, "manifest": manifest.digest, "samples": manifest.samples}
-    return finish_training(store, folder, samples, classes, recipe, origin, workers=workers, progress=progress)
+    origin = {
+        "checkpoint": name, "version": version, "manifest": manifest.digest, "samples": manifest.samples,
+        "protocol": asdict(protocol),
+    }  # fmt: skip
+    start = None
+    if protocol.kind == "fine-tune":
+        first = train_on_version(store, version, recipe, workers=workers)
+        start, crop = load_checkpoint(store, first["checkpoint"]), tuple(samples[0]["label"].shape)
+        rate = recipe.learning_rate * FINE_TUNING
+        recipe = replace(recipe, steps=protocol.fine_tune_steps, learning_rate=rate, crop=recipe.crop or crop)
+    chosen = training_set(protocol, samples, classes)
+    return finish_training(
+        store, folder, chosen, classes, recipe, origin, start=start, workers=workers, progress=progress
+    )
 
 
 def finish_training(
@@ -101,17 +118,20 @@ def finish_training(
     recipe: TrainingRecipe,
     origin: Mapping[str, Any],
     *,
+    start: Segmenter | None = None,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train, or take an interrupted training up, and leave weights, config and meta.json in `folder` of the store.
 
-    Returns the meta.json: what `origin` says, and how the training went.
+    It begins with the weights of `start`, if given. Returns the meta.json: what `origin` says, and how training went.
     """
     from models.segmenters import pack_segmenter, train_segmenter
 
     snapshots = _snapshots(store, f"{folder}/snapshot.safetensors")
-    trained = train_segmenter(samples, classes, recipe, workers=workers, progress=progress, snapshots=snapshots)
+    trained = train_segmenter(
+        samples, classes, recipe, start=start, workers=workers, progress=progress, snapshots=snapshots
+    )
     files = pack_segmenter(trained.segmenter)
     meta = {
         **origin, "classes": classes, "recipe": asdict(recipe), "precision": trained.precision, "curve": trained.curve,
@@ -173,9 +193,13 @@ def _sha256(content: bytes) -> str:
 def train(settings: Settings, version: str) -> str:
     """Train the settings' segmenter on a version, unless that is done; return the checkpoint's name."""
     store, recipe = Store.open(settings.store.url, settings.store.options), recipe_of(settings)
-    announce("train", recipe.steps)
-    with Report("train", version, recipe.steps) as report:
-        meta = train_on_version(store, version, recipe, workers=settings.train.workers, progress=advance(report))
+    protocol, workers = protocol_of(settings), settings.train.workers
+    steps = recipe.steps + protocol.fine_tune_steps
+    announce("train", steps)
+    with Report("train", version, steps) as report:
+        if protocol.kind == "fine-tune":
+            train_on_version(store, version, recipe, workers=workers, progress=advance(report))
+        meta = train_on_version(store, version, recipe, protocol, workers=workers, progress=advance(report))
     tell_run(store, version, "training", meta)
     return str(meta["checkpoint"])
 

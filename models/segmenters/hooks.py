@@ -14,7 +14,7 @@ import torch
 
 from models.segmenters.openmmlab import Hook
 
-__all__ = ["Course", "Resume", "Schedule", "Snapshots", "TrainingError", "read_snapshot"]
+__all__ = ["Begin", "Course", "Resume", "Schedule", "Snapshots", "TrainingError", "read_snapshot"]
 
 Row = dict[str, float]
 
@@ -47,6 +47,17 @@ class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
         """Set the rate of every parameter group."""
         for group in runner.optim_wrapper.param_groups:
             group["lr"] = self.rate(runner.iter)
+
+
+class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Starts from given weights; the Runner has drawn random ones by then, whatever the model held before."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self._weights = weights
+
+    def before_train(self, runner: Any) -> None:
+        """Load them."""
+        runner.model.load_state_dict(self._weights)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from models.segmenters.hooks import Course, Resume, Schedule, Snapshots, read_snapshot
+from models.segmenters.hooks import Begin, Course, Resume, Schedule, Snapshots, read_snapshot
 from models.segmenters.networks import DEFAULT, Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
 from models.segmenters.precision import optim_wrapper, probe_precision
@@ -58,6 +58,7 @@ def train_segmenter(
     classes: Sequence[str],
     recipe: TrainingRecipe,
     *,
+    start: Segmenter | None = None,
     device: str = "auto",
     workers: int = 0,
     progress: Callable[[dict[str, float]], None] | None = None,
@@ -65,6 +66,8 @@ def train_segmenter(
     every: int = 25,
 ) -> Trained:
     """Train `recipe.config` on a labelled set and give the network back in evaluation mode, on the CPU.
+
+    Weights are random, or those of `start`, a segmenter of the same config and classes.
 
     On one machine with one number of threads, equal samples, recipe and precision give equal weights, on a CPU bit for
     bit, whatever `workers` (spawned loading processes) and however often interrupted; on CUDA two runs differ by the
@@ -84,9 +87,10 @@ def train_segmenter(
         torch.manual_seed(recipe.seed)
         segmenter = build_segmenter(recipe.config, classes)
         notes["precision"] = saved["notes"]["precision"] if saved else _precision(segmenter, recipe, crop, device)
-        start = saved["notes"]["step"] * recipe.batch_size if saved else 0
-        view = TrainingView(samples, _views(recipe, crop, len(classes)), start)
-        hooks = [Resume(snapshots, notes, course, saved)] if snapshots else []
+        position = saved["notes"]["step"] * recipe.batch_size if saved else 0
+        view = TrainingView(samples, _views(recipe, crop, len(classes)), position)
+        hooks = [Begin(start.network.state_dict())] if start else []
+        hooks += [Resume(snapshots, notes, course, saved)] if snapshots else []
         _run(
             segmenter.network.to(device),
             recipe,

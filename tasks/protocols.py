@@ -1,0 +1,105 @@
+"""Protocols: what a segmenter learns from beside the published pictures (DiffuMask §4, Free-Mask §4).
+
+synthetic   the version alone
+joint       the version and real labelled pictures, shuffled together
+fine-tune   the version first, then real pictures alone, from the weights that this gave
+zero-shot   as joint, but of the unseen classes the real pictures have no labels (255): only the version shows them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+
+from infra.settings import Settings, SettingsError, TrainSettings
+from infra.voc import VocFolder
+from models.metrics import IGNORE
+
+if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
+    from models.segmenters import ArraySet, LabelledItem
+
+__all__ = ["SYNTHETIC", "Protocol", "Withheld", "check_sets", "protocol_of", "real_pictures", "training_set"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is trained on beside a version; `real` and those after it say nothing of the synthetic protocol.
+
+    `real` is "drawn" for the first `real_images` scenes of the drawn world, or a folder in VOC layout, split `train`.
+    """
+
+    kind: str = "synthetic"
+    real: str = ""
+    real_images: int = 0
+    unseen: tuple[str, ...] = ()
+    fine_tune_steps: int = 0
+
+
+SYNTHETIC = Protocol()
+
+
+def protocol_of(settings: Settings) -> Protocol:
+    """What the settings say of training; what a protocol does not use cannot make two of one."""
+    chosen: TrainSettings = settings.train
+    if chosen.protocol == "synthetic":
+        return SYNTHETIC
+    return Protocol(
+        chosen.protocol,
+        chosen.real,
+        chosen.real_images if chosen.real == "drawn" else 0,
+        tuple(chosen.unseen),
+        chosen.fine_tune_steps if chosen.protocol == "fine-tune" else 0,
+    )
+
+
+def check_sets(settings: Settings) -> None:
+    """Raise `SettingsError` for an unseen class that is none, and `VocError` unless folders hold all that they list."""
+    names = [entry.name for entry in settings.load_vocabulary().classes]
+    if strange := sorted(set(settings.train.unseen) - set(names)):
+        raise SettingsError(f"train.unseen names {', '.join(strange)}; the classes are {', '.join(names)}")
+    if settings.train.protocol != "synthetic" and settings.train.real != "drawn":
+        VocFolder(Path(settings.train.real), "train", names)
+    if settings.evaluate.voc is not None:
+        VocFolder(Path(settings.evaluate.voc), "val", names)
+
+
+def real_pictures(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
+    """The protocol's real pictures to train on, labelled with the ids of `classes`."""
+    from models.segmenters import ArraySet, DrawnScenes
+
+    if protocol.real == "drawn":
+        return ArraySet(DrawnScenes(protocol.real_images, first=0), classes)
+    return ArraySet(VocFolder(Path(protocol.real), "train", classes), classes)
+
+
+def training_set(protocol: Protocol, synthetic: Dataset[Any], classes: Sequence[str]) -> Dataset[Any]:
+    """What the protocol trains on, the last time if twice. Raises `ValueError` for an unseen class not in `classes`."""
+    if protocol.kind == "synthetic":
+        return synthetic
+    real: Dataset[Any] = real_pictures(protocol, classes)
+    if protocol.kind == "fine-tune":
+        return real
+    return ConcatDataset([synthetic, Withheld(real, protocol.unseen, classes) if protocol.unseen else real])
+
+
+class Withheld(Dataset[Any]):
+    """A labelled set of which some classes' pixels are 255."""
+
+    def __init__(self, samples: Dataset[Any], unseen: Collection[str], classes: Sequence[str]) -> None:
+        strange = sorted(set(unseen) - set(classes[1:]))
+        if strange:
+            raise ValueError(f"train.unseen names {', '.join(strange)}, but there are {', '.join(classes[1:])}")
+        self._samples = samples
+        self._hidden = torch.tensor([classes.index(name) for name in unseen], dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(cast(Any, self._samples))
+
+    def __getitem__(self, index: int) -> LabelledItem:
+        item: LabelledItem = self._samples[index]
+        return {**item, "label": item["label"].masked_fill(torch.isin(item["label"], self._hidden), IGNORE)}
