@@ -4,53 +4,71 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from benchmarks.night import night
+from benchmarks.night import Night, night
 from infra.store import SegmentationDataset, read_version
 from models import segmenters
-from models.segmenters import ArraySet, DrawnScenes, LabelledItem, TrainingRecipe, train_segmenter
+from models.segmenters import ArraySet, DrawnScenes, TrainingRecipe, train_segmenter
 from tasks.evaluate import drawn_truth, evaluate_segmenter
 from tasks.train import class_names
 
-_SAMPLES = {"quick": 20, "default": 2000, "full": 8000}
-_STEPS = {"quick": 20, "default": 3000, "full": 20000}
-_HELD_OUT = {"quick": 20, "default": 500, "full": 2000}
+SAMPLES = {"quick": 20, "default": 2000, "full": 8000}
+STEPS = {"quick": 20, "default": 3000, "full": 20000}
+HELD_OUT = {"quick": 20, "default": 500, "full": 2000}
 
 
 def main(size: Size) -> list[Claim]:
     made = night(size)
-    published = SegmentationDataset(made.store.url, made.version)
-    count = min(len(published), _SAMPLES[size])
-    chosen = np.random.default_rng(0).permutation(len(published))[:count]  # composed scenes come last
-    print(f"{len(published)} samples published, {count} used")
-    classes = class_names(read_version(made.store, made.version).meta["classes"])
-    recipe = TrainingRecipe(steps=_STEPS[size])
-    sets: dict[str, Dataset[LabelledItem]] = {
-        "synthetic": Subset(published, chosen.tolist()),
-        "drawn": ArraySet(DrawnScenes(count, first=0), classes),
-    }
-    miou = {}
-    for name, samples in sets.items():
-        of = made.version if name == "synthetic" else ""
-        known = CACHE / f"transfer-{name}-{digest(recipe, count, of)}.json"
-        if not known.exists():
-            trained = train_segmenter(samples, classes, recipe, progress=print)
-            truth = drawn_truth(_HELD_OUT[size], classes)
-            known.write_text(json.dumps(asdict(evaluate_segmenter(trained.segmenter, truth, "held-out drawn scenes"))))
-        found = json.loads(known.read_text())
-        miou[name] = found["miou"]
-        ious = {label: round(iou or 0.0, 3) for label, iou in found["iou"].items()}
-        print(f"trained on {count} {name}: mIoU {found['miou']:.3f}", ious)
+    published = published_evenly(made, SAMPLES[size])
+    count, classes = len(published), class_names(read_version(made.store, made.version).meta["classes"])
+    recipe = TrainingRecipe(steps=STEPS[size])
+    synthetic = measured("synthetic", published, made.version, recipe, HELD_OUT[size], classes)
+    drawn = measured("drawn", drawn_scenes(count, classes), "", recipe, HELD_OUT[size], classes)
     return [
         Claim("samples trained on", count, ">= 2000"),
-        Claim("mIoU of synthetic over exact truth", miou["synthetic"] / miou["drawn"], ">= 0.8"),
+        Claim("mIoU of synthetic over exact truth", synthetic["miou"] / drawn["miou"], ">= 0.8"),
     ]
+
+
+def published_evenly(made: Night, count: int) -> Subset[Any]:
+    """So many of the night's published samples, drawn evenly, as composed scenes come last."""
+    published = SegmentationDataset(made.store.url, made.version)
+    chosen = np.random.default_rng(0).permutation(len(published))[:count]
+    print(f"{len(published)} samples published, {len(chosen)} used")
+    return Subset(published, chosen.tolist())
+
+
+def drawn_scenes(count: int, classes: Sequence[str]) -> ArraySet:
+    """As many training scenes of the drawn world, with exact labels."""
+    return ArraySet(DrawnScenes(count, first=0), classes)
+
+
+def measured(
+    name: str,
+    samples: Dataset[Any],
+    version: str,
+    recipe: TrainingRecipe,
+    held_out: int,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """The evaluation on held-out scenes of a training, as JSON; one that was made of the same before is read."""
+    known = CACHE / f"transfer-{name}-{digest(recipe, len(cast(Sized, samples)), version)}.json"
+    if not known.exists():
+        trained = train_segmenter(samples, classes, recipe, progress=print)
+        truth = drawn_truth(held_out, classes)
+        known.write_text(json.dumps(asdict(evaluate_segmenter(trained.segmenter, truth, "held-out drawn scenes"))))
+    found: dict[str, Any] = json.loads(known.read_text())
+    ious = {label: round(iou or 0.0, 3) for label, iou in found["iou"].items()}
+    print(f"trained on {len(cast(Sized, samples))} {name}: mIoU {found['miou']:.3f}", ious)
+    return found
 
 
 def digest(recipe: TrainingRecipe, count: int, version: str) -> str:
