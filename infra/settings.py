@@ -145,6 +145,9 @@ class SelectSettings(_Section):
     min_confidence: Share = 0.5
     max_components: Count = 4
     min_largest: Share = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
+    # By how much of it a phrase's attention falls below its strongest. One object asked of the embedded generator:
+    # missing, at most 0.07 (14 of 15 pictures); there, at least 0.20 (1 100).
+    min_contrast: Share = 0.12
     min_consistency: Share = 0.65  # IoU of the label before and after it followed the image's edges
     folds: int = Field(default=0, ge=0)  # of noise learning: networks that each judge what they were not trained on
     fold_steps: Count = 600

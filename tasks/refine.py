@@ -13,7 +13,7 @@ from prefect import task
 
 from infra.settings import RefineSettings, Settings
 from infra.store import Marker, Store, read_marker, read_shard, write_shard
-from models.masks import IGNORE, AffinityNet, refine_labels, walk_labels
+from models.masks import IGNORE, AffinityNet, attention_contrast, refine_labels, walk_labels
 from tasks.affinity import read_affinity
 from tasks.progress import Report
 
@@ -32,8 +32,9 @@ def refine_rows(
     """Label maps (n, H, W) uint8 of images (n, H, W, 3), spread and plain maps (n, P, r, r); and columns a row.
 
     By the object's colours, or with `net`, DiffuMask's affinities, by its walk and threshold.
-    Columns: `row`, `id`, `confidence` and `consistency` in [0, 1] (see `models.masks.refine_labels`), and `coverage`
-    and `ignored`, the shares of the image that are labelled with a class and unsure.
+    Columns: `row`, `id`, `confidence`, `consistency` and `contrast` in [0, 1] (see `models.masks.Refined` and
+    `attention_contrast`), and `coverage` and `ignored`, the shares of the image that are labelled with a class and
+    unsure.
     """
     labels, columns = [], []
     for image, maps, words, names in zip(images, attention, cross, rows["classes"], strict=True):
@@ -46,8 +47,9 @@ def refine_rows(
             refined = walk_labels(picture, spread, named, net, words=plain)
         label = refined.label[0].numpy()
         labels.append(label)
-        columns.append((float(refined.confidence[0]), float(refined.consistency[0]), *_shares(label)))
-    table = pd.DataFrame(columns, columns=["confidence", "consistency", "coverage", "ignored"])
+        trust = (refined.confidence, refined.consistency, attention_contrast(spread))
+        columns.append((*(float(measure[0]) for measure in trust), *_shares(label)))
+    table = pd.DataFrame(columns, columns=["confidence", "consistency", "contrast", "coverage", "ignored"])
     return np.stack(labels), rows[["row", "id"]].reset_index(drop=True).join(table)
 
 

@@ -40,10 +40,13 @@ __all__ = [
 Images = NDArray[Any]
 Labels = NDArray[np.uint8]
 
-Reason = Literal["nan", "black", "ignored", "missing class", "area", "components", "confidence", "disagreement", "rank"]
+Reason = Literal[
+    "nan", "black", "absent", "ignored", "missing class", "area", "components", "confidence", "disagreement", "rank"
+]
 REASONS: dict[Reason, str] = {  # the first that holds is given
     "nan": "the model gave numbers that are not finite",
     "black": "the image is black or of one colour",
+    "absent": "a phrase of the prompt is attended to everywhere alike: what it names is not to be seen",
     "ignored": "too much of the label is unsure",
     "missing class": "a class of the prompt has no pixel",
     "area": "a class of the prompt is too small, the foreground too large, or there is one in a row without classes",
@@ -66,8 +69,8 @@ def select_shard(
     """Verdicts on images (B, H, W, 3), 0..255, with labels (B, H, W), one row each.
 
     `table` holds `row`, `id`, `kind` and `classes` as planned (no classes: a negative), `confidence` and `consistency`
-    in [0, 1] and perhaps `finite` (False: the model gave NaN); `ids` the label value of each name. The pieces of
-    composed rows are not judged, since their sources' were. Returned: `row`, `id`, `keep`,
+    in [0, 1] and perhaps `finite` (False: the model gave NaN) and `contrast` (NaN: not measured); `ids` the label value
+    of each name. The pieces of composed rows are not judged, since their sources' were. Returned: `row`, `id`, `keep`,
     `reason` (one of `REASONS`, "" if kept), `score` (confidence x consistency, 1 for negatives), `confidence`,
     `consistency`, `coverage` and `ignored` (shares of the image), `components` and `largest` (of the worst class).
     Raises `ValueError` for shapes that do not fit and for label values that no class has.
@@ -144,11 +147,13 @@ def _failures(
     """Which rows fail which test, the tests in the order of `REASONS`."""
     finite = table["finite"].to_numpy(bool) if "finite" in table else np.ones(len(table), np.bool_)
     brightest, darkest = (extreme((1, 2)).astype(np.float64) for extreme in (images.max, images.min))  # (B, 3)
+    contrast = table["contrast"].to_numpy(np.float64) if "contrast" in table else np.full(len(table), np.nan)
     low, high = settings.min_area, np.where(negative, 0.0, settings.max_area)
     value = {name: measured[name].to_numpy() for name in measured.columns}
     failed: dict[Reason, Any] = {
         "nan": ~finite | ~np.isfinite(images).all((1, 2, 3)),
         "black": (brightest <= BLACK).all(1) | (brightest - darkest <= FLAT).all(1),
+        "absent": ~negative & (contrast < settings.min_contrast),
         "ignored": value["ignored"] > settings.max_ignored,
         "missing class": value["least"] == 0,
         "area": (value["least"] < low) | (value["coverage"] > high),
@@ -280,5 +285,6 @@ def _read(store: Store, run: str, shard: int, plan: pd.DataFrame) -> tuple[Image
     paths = [f"{run}/{stage}/{shard:05d}" for stage in stages]
     pictures, _ = read_shard(store, paths[0], ["image"] if composed else ["image", "finite"])
     labels, columns = read_shard(store, paths[1], ["label"])
-    table = columns[["row", "id", "confidence", "consistency"]].merge(plan[["row", "kind", "classes"]], on="row")
+    measured = columns.reindex(columns=["row", "id", "confidence", "consistency", "contrast"])
+    table = measured.merge(plan[["row", "kind", "classes"]], on="row")
     return pictures["image"], labels["label"], table.assign(finite=pictures.get("finite", True))

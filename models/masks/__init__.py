@@ -7,7 +7,7 @@ from models.masks.labels import IGNORE, Labels, label_maps, otsu
 from models.masks.lattice import Lattice
 from models.masks.pamr import pamr
 from models.masks.propagation import merge_resolutions, propagate
-from models.masks.refinement import Refined, colour_scores, object_scores, refine_labels
+from models.masks.refinement import Refined, attention_contrast, colour_scores, object_scores, refine_labels
 from models.masks.seeds import SeedRule, seed_labels, seed_thresholds
 from models.masks.threshold import GRID, adaptive_threshold
 from models.masks.walk import class_seeds, train_affinity, walk_labels
@@ -24,6 +24,7 @@ __all__ = [
     "SeedRule",
     "adaptive_threshold",
     "affinity_loss",
+    "attention_contrast",
     "binary_crf",
     "class_seeds",
     "colour_scores",

@@ -14,7 +14,7 @@ from models.masks.labels import label_maps, otsu
 from models.masks.pamr import pamr
 from models.smoothing import smooth
 
-__all__ = ["Refined", "colour_scores", "ground_alone", "object_scores", "refine_labels"]
+__all__ = ["Refined", "attention_contrast", "colour_scores", "ground_alone", "object_scores", "refine_labels"]
 
 
 class Refined(NamedTuple):
@@ -44,6 +44,19 @@ def object_scores(maps: Tensor, size: tuple[int, int], words: Tensor | None = No
     above = torch.where(lead > split, 0.5 + 0.5 * (lead - split) / (1 - split), 0.5 * lead / split)
     inside = above.amax(1, keepdim=True)
     return torch.cat([1 - inside, above if words is None else inside * _rivalry(words.float(), size)], 1)
+
+
+def attention_contrast(maps: Tensor) -> Tensor:
+    """How far a map falls below its maximum, as a share of it; the least of maps (B, C, r, r) an image: (B,) in [0, 1].
+
+    Labels are made by how places compare, so a word that nothing in the picture answers to gets one as well; only the
+    contrast tells. Without a class it is 1.
+    """
+    if not maps.shape[1]:
+        return torch.ones(len(maps))
+    flat = maps.float().flatten(2)
+    highest = flat.amax(-1)
+    return ((highest - flat.amin(-1)) / highest.clamp_min(1e-12)).clamp(0, 1).amin(1)
 
 
 def _rivalry(words: Tensor, size: tuple[int, int]) -> Tensor:

@@ -54,6 +54,7 @@ _NIGHT: dict[str, Any] = {
         "max_ignored": 1.0,
         "min_confidence": 0.0,
         "min_consistency": 0.0,
+        "min_contrast": 0.0,
         "max_components": 10_000,
         "min_largest": 0.0,
     },

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.embedded import world
 from models.masks import (
+    attention_contrast,
     grow_by_colour,
     label_maps,
     merge_resolutions,
@@ -175,6 +176,15 @@ def test_an_image_of_nothing_is_ground_everywhere() -> None:
     images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     refined = refine_labels(images, torch.zeros(2, 0, 16, 16), [], iterations=3, band=0.1)
     assert not refined.label.any() and (refined.confidence == 1).all()
+
+
+def test_contrast_tells_a_word_that_nothing_answers_to() -> None:
+    there, missing = torch.full((16, 16), 0.1), torch.full((16, 16), 0.95)
+    there[4:8, 4:8] = missing[0, 0] = 1
+    found = attention_contrast(torch.stack([torch.stack(pair) for pair in ((there, there), (there, missing))]))
+    assert torch.allclose(found, torch.tensor([0.9, 0.05]))
+    assert attention_contrast(torch.zeros(1, 1, 16, 16)).item() == 0
+    assert attention_contrast(torch.zeros(1, 0, 16, 16)).item() == 1
 
 
 def test_maps_without_contrast_break_nothing() -> None:

@@ -42,6 +42,7 @@ QUARTERS = [np.s_[y : y + 16, x : x + 16] for y in (4, 40) for x in (4, 40)]
 UNSOUND = {
     "nan": good(finite=False),
     "black": good(image=np.full((64, 64, 3), 3, np.uint8)),
+    "absent": good(contrast=0.05),
     "ignored": good(label=label_with(np.s_[:40], value=255)),
     "missing class": good(classes=["car", "tree"]),
     "area": good(label=label_with(np.s_[3:6, 3:6])),
@@ -96,6 +97,10 @@ def test_scores_that_are_not_numbers_do_not_pass():
     verdicts = judge(good(confidence=np.nan), good(consistency=np.nan))
     assert list(verdicts["reason"]) == ["confidence", "disagreement"]
     assert list(verdicts["score"]) == [0, 0]
+
+
+def test_contrast_is_judged_where_it_was_measured():
+    assert judge(good(contrast=np.nan), good(contrast=0.5))["keep"].all()
 
 
 def test_a_foreground_that_fills_the_image_is_rejected():
