@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from infra.store import CorruptShardError, MissingError, ShardReader, Store
+from models.masks import grow_by_colour, object_scores, split_by_colour
 from tasks.ledger import Ledger
 from tasks.pictures import ARTIFACT_BYTES, Cell, attention_heat, blank, contact_sheet, enlarge, overlay
 
-__all__ = ["TILE", "choose", "draw_cells", "sample_sheet"]
+__all__ = ["TILE", "choose", "draw_cells", "draw_steps", "sample_sheet"]
 
 TILE = 256  # height of a picture on the page, pixels: sharp on a dense screen
+_STEP_TILE = 160  # of a picture of one step, of which there are many side by side
 _SHEET_TILE = 128  # and on an artifact's sheet
 _ON_SHEET = 9  # samples kept, and as many rejected, of an artifact's sheet
 Read = Callable[[Any, str, str], NDArray[Any] | None]
@@ -87,6 +90,47 @@ def _attention(shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledg
         return blank(shown.shape[:2])
     colours = [ledger.colours[name] for name in sample["classes"]]
     return attention_heat(maps[: max(1, len(colours))], shown.shape[:2], colours)
+
+
+def draw_steps(
+    store: Store, ledger: Ledger, samples: pd.DataFrame, unreadable: set[str] | None = None
+) -> Iterator[tuple[dict[str, Any], Cell]]:
+    """Each generated sample that names classes, with the steps from its attention to its label.
+
+    Image · attention of the words · the same spread along self-attention · the object by it · with parts by colour ·
+    split by colour · label; and after noise learning the loss of a network that never saw it. By DiffuMask's method,
+    whose own steps are not kept, the label follows the spread maps. What was not made is left out.
+    """
+    read = _reader(store, set() if unreadable is None else unreadable)
+    for sample in samples.to_dict("records"):
+        fields = [read(sample["image_at"], field, sample["id"]) for field in ("image", "cross", "attention")]
+        if len(sample["classes"]) and all(field is not None for field in fields):
+            yield sample, Cell(_steps(sample, ledger, read, *cast(Any, fields)), str(sample["prompt"]))
+
+
+def _steps(
+    sample: Mapping[str, Any],
+    ledger: Ledger,
+    read: Read,
+    image: NDArray[np.uint8],
+    cross: NDArray[np.float16],
+    spread: NDArray[np.float16],
+) -> list[NDArray[np.uint8]]:
+    shown, count = enlarge(image, _STEP_TILE), len(sample["classes"])
+    size, colours = shown.shape[:2], [ledger.colours[name] for name in sample["classes"]]
+    tiles = [shown, *(attention_heat(maps[:count], size, colours) for maps in (cross, spread))]
+    if ledger.settings.get("refine", {}).get("method") != "diffumask":
+        pixels = torch.from_numpy(image)[None]
+        words, maps = (torch.from_numpy(maps[None, :count]).float() for maps in (cross, spread))
+        found = 1 - object_scores(maps, image.shape[:2], words)[:, 0]
+        grown = grow_by_colour(pixels, found)
+        tiles += [attention_heat(each[0].numpy(), size) for each in (found, grown, split_by_colour(pixels, grown))]
+    tiles.append(_labelled(shown, sample, ledger, read))
+    held_out = f"runs/{ledger.run}/held-out/{sample['shard']:05d}"
+    if sample["reason"] in ("", "rank") and ledger.settings.get("select", {}).get("folds"):
+        loss = read(held_out, "loss", sample["id"])
+        tiles.append(blank(size) if loss is None else attention_heat(loss.astype(np.float32), size))
+    return tiles
 
 
 def sample_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> bytes | None:

@@ -19,7 +19,7 @@ from prefect.artifacts import create_image_artifact, create_table_artifact
 from infra.settings import Settings
 from infra.store import Store
 from tasks.charts import HEIGHT, WIDTH, curve
-from tasks.examples import choose, draw_cells, sample_sheet
+from tasks.examples import choose, draw_cells, draw_steps, sample_sheet
 from tasks.figures import (
     advice,
     as_count,
@@ -34,11 +34,11 @@ from tasks.figures import (
     training_rate,
 )
 from tasks.ledger import Ledger, read_ledger
-from tasks.pictures import data_uri, encode, strip
+from tasks.pictures import Cell, data_uri, encode, strip
 
 __all__ = ["render", "report", "write_report"]
 
-_KEPT, _REJECTED, _COMPOSED = 12, 12, 12  # examples shown of each
+_KEPT, _REJECTED, _COMPOSED, _STEPS = 12, 12, 12, 8  # examples shown of each
 _STRIP_BYTES = 40_000  # of one example's pictures at most, so that a page stays under 3 MB
 
 
@@ -100,15 +100,22 @@ def _examples(store: Store, ledger: Ledger, unreadable: set[str]) -> dict[str, l
         "unjudged": choose(made[~composed & keep.isna()], "first", _KEPT),
         "composed": choose(made[composed], "first", _COMPOSED),
     }
-    return {kind: list(_drawn(store, ledger, samples, unreadable)) for kind, samples in chosen.items()}
+    drawn = {kind: list(_drawn(store, ledger, samples, unreadable)) for kind, samples in chosen.items()}
+    steps = pd.concat([chosen["kept"][: _STEPS // 2], chosen["rejected"][: _STEPS // 2]])
+    traced = draw_steps(store, ledger, steps, unreadable)
+    return drawn | {"steps": [_example(sample, cell) for sample, cell in traced]}
 
 
 def _drawn(store: Store, ledger: Ledger, samples: pd.DataFrame, unreadable: set[str]) -> Iterator[dict[str, Any]]:
     cells = draw_cells(store, ledger, samples, unreadable=unreadable)
     for sample, cell in zip(samples.to_dict("records"), cells, strict=True):
-        pictures = strip(cell.tiles)
-        uri = data_uri(encode(pictures, _STRIP_BYTES))
-        yield {**sample, "src": uri, "keep": cell.kept, "width": pictures.shape[1], "height": pictures.shape[0]}
+        yield {**_example(sample, cell), "keep": cell.kept}
+
+
+def _example(sample: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    pictures = strip(cell.tiles)
+    uri = data_uri(encode(pictures, _STRIP_BYTES))
+    return {**sample, "src": uri, "width": pictures.shape[1], "height": pictures.shape[0]}
 
 
 def _training_curve(ledger: Ledger) -> Any:

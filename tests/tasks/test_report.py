@@ -15,6 +15,7 @@ from scipy import ndimage
 from infra.settings import Settings
 from infra.store import MissingError, Store, publish_version, write_shard
 from models.embedded import world
+from tasks.examples import draw_steps
 from tasks.figures import advice, class_rows, reason_rows, time_rows
 from tasks.ledger import read_ledger
 from tasks.report import write_report
@@ -55,7 +56,7 @@ class Night:
 
     def _synthesize(self, drawings: list[world.Drawing], rows: pd.DataFrame) -> Any:
         cross = np.stack([attention_of(d, list(names)) for d, names in zip(drawings, rows["classes"], strict=True)])
-        return {"image": np.stack([d.image for d in drawings]), "cross": cross}, {}
+        return {"image": np.stack([d.image for d in drawings]), "cross": cross, "attention": cross}, {}
 
     def _refine(self, drawings: list[world.Drawing], rows: pd.DataFrame) -> Any:
         labels = np.stack([unsure_at_edges(d.label) for d in drawings])
@@ -165,6 +166,17 @@ def test_a_finished_run_shows_every_section_and_its_figures(page: str) -> None:
         assert expected.replace(" ", "") in re.sub(r"\s", "", text)
     assert "not run" not in text
     assert page.count("<polyline") == 1 and "31 images a second" in text
+
+
+def test_the_steps_from_attention_to_label_are_shown(night: Night, page: str) -> None:
+    assert "From attention to label" in page and "split by colour" in page
+    night.plan()
+    night.stage("synthesize", 0)
+    samples = read_ledger(night.store, RUN).samples.head(8)
+    (sample, cell), *_ = draw_steps(night.store, read_ledger(night.store, RUN), samples)
+    assert len(cell.tiles) == 7 and len({tile.shape for tile in cell.tiles}) == 1
+    found, grown = (tile[..., 0].astype(int) for tile in cell.tiles[3:5])
+    assert len(sample["classes"]) and np.ptp(found) > 100 and np.ptp(grown) > 100
 
 
 def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
