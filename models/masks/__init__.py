@@ -2,6 +2,7 @@
 
 from models.masks.affinity import AffinityNet, affinity_loss, pair_affinity, pair_offsets, random_walk
 from models.masks.colours import grow_by_colour, split_by_colour
+from models.masks.contours import tidy
 from models.masks.crf import PUBLISHED, Kernel, binary_crf, dense_crf, two_label_certainty
 from models.masks.labels import IGNORE, Labels, label_maps, otsu
 from models.masks.lattice import Lattice
@@ -43,6 +44,7 @@ __all__ = [
     "seed_labels",
     "seed_thresholds",
     "split_by_colour",
+    "tidy",
     "train_affinity",
     "two_label_certainty",
     "walk_labels",

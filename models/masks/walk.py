@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.masks.affinity import AffinityNet, affinity_loss, pair_affinity, random_walk
+from models.masks.contours import tidy
 from models.masks.labels import IGNORE
 from models.masks.refinement import Refined, ground_alone, object_scores
 from models.masks.seeds import PUBLISHED_RULE, SeedRule, seed_labels
@@ -102,4 +103,4 @@ def walk_labels(
     labelled = either.sum((1, 2)).clamp_min(1)
     confidence = (agree & either).sum((1, 2)) / labelled
     consistency = ((found > 0) & (reference > 0)).sum((1, 2)) / labelled
-    return Refined(torch.where(agree, named, IGNORE).to(torch.uint8), confidence, consistency)
+    return Refined(tidy(torch.where(agree, named, IGNORE).to(torch.uint8)), confidence, consistency)
