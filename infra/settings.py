@@ -142,7 +142,9 @@ class SelectSettings(_Section):
     min_area: Share = 0.01  # of the image, for every class that the prompt names
     max_area: Share = 0.94  # DiffuMask keeps objects up to 94 % of the image
     max_ignored: Share = 0.4  # of the image
-    min_confidence: Share = 0.5
+    # Against 0.5, kept pictures of one and two objects gained label IoU (0.917 to 0.927, 0.80 to 0.855), two of three
+    # were kept instead of nine of ten, and a segmenter trained on as many of them came out the same or better.
+    min_confidence: Share = 0.65
     max_components: Count = 4
     min_largest: Share = 0.3  # of a class's pixels in its largest piece; two equal objects have 0.5
     # By how much of it a phrase's attention falls below its strongest. One object asked of the embedded generator:
