@@ -34,7 +34,7 @@ def draw_run(settings: Settings, spoilt: frozenset[int] = frozenset()) -> tuple[
         table = rows[["row", "id"]]
         finite = np.ones(len(rows), np.bool_)
         write_shard(store, f"{run}/synthesize/{shard:05d}", {"image": image, "finite": finite}, table)
-        confidence = [0.0 if row in spoilt else 0.5 + row / 1000 for row in rows["row"]]
+        confidence = [0.0 if row in spoilt else 0.7 + row / 1000 for row in rows["row"]]
         scores = table.assign(confidence=confidence, consistency=0.8)
         write_shard(store, f"{run}/refine/{shard:05d}", {"label": label}, scores)
         select.fn(settings, int(shard))
@@ -96,7 +96,7 @@ def test_confidence_is_that_of_the_worst_source_with_objects(night):
     _, _, plan, _, table = night
     single = set(plan.loc[plan["kind"] == "single", "row"])
     for row in table.to_dict("records"):
-        assert row["confidence"] == min(0.5 + source / 1000 for source in row["sources"] if source in single)
+        assert row["confidence"] == min(0.7 + source / 1000 for source in row["sources"] if source in single)
 
 
 def test_the_shard_size_changes_no_scene(night, tmp_path: Path):
