@@ -1,4 +1,4 @@
-"""Protocols: what a segmenter learns from beside the published pictures (DiffuMask §4, Free-Mask §4).
+"""Protocols: what a segmenter learns from beside the published pictures; those of DiffuMask's experiments.
 
 synthetic   the version alone
 joint       the version and real labelled pictures, shuffled together
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from infra.settings import Settings, SettingsError, TrainSettings
+from infra.settings import Settings, SettingsError
 from infra.voc import VocFolder
 from models.metrics import IGNORE
 
@@ -45,14 +45,14 @@ SYNTHETIC = Protocol()
 
 def protocol_of(settings: Settings) -> Protocol:
     """What the settings say of training; what a protocol does not use cannot make two of one."""
-    chosen: TrainSettings = settings.train
+    chosen = settings.train
     if chosen.protocol == "synthetic":
         return SYNTHETIC
     return Protocol(
         chosen.protocol,
         chosen.real,
         chosen.real_images if chosen.real == "drawn" else 0,
-        tuple(chosen.unseen),
+        chosen.unseen,
         chosen.fine_tune_steps if chosen.protocol == "fine-tune" else 0,
     )
 
