@@ -24,10 +24,10 @@ from torch.utils.data import Dataset
 from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.masks import batches, denoise, drawn_rows, iou_of
 from benchmarks.night import Night, night
-from benchmarks.transfer import digest
+from benchmarks.transfer import digest, published_evenly
 from flows.nightly import nightly
 from infra.settings import RefineSettings, Settings
-from infra.store import SegmentationDataset, Store
+from infra.store import Store
 from models.embedded import world
 from models.embedded.oracle import load_oracle
 from models.masks import (
@@ -220,9 +220,9 @@ def kept_set(name: str, version: str, images: NDArray[np.uint8], labels: Labels)
 
 
 def published_set(name: str, store: Store, version: str, count: int) -> Path:
-    """Samples of a version, drawn evenly, as composed scenes come last."""
-    samples = SegmentationDataset(store.url, version)
-    items = [samples[int(i)] for i in np.random.default_rng(0).permutation(len(samples))[:count]]
+    """Samples of a version, drawn as transfer draws them."""
+    samples = published_evenly(store, version, count)
+    items = [samples[index] for index in range(len(samples))]
     images = np.stack([item["image"].numpy().transpose(1, 2, 0) for item in items])
     return kept_set(name, version, images, np.stack([item["label"].numpy() for item in items]))
 

@@ -13,8 +13,8 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from benchmarks.night import Night, night
-from infra.store import SegmentationDataset, read_version
+from benchmarks.night import night
+from infra.store import SegmentationDataset, Store, read_version
 from models import segmenters
 from models.segmenters import ArraySet, DrawnScenes, TrainingRecipe, train_segmenter
 from tasks.evaluate import drawn_truth, evaluate_segmenter
@@ -27,7 +27,7 @@ HELD_OUT = {"quick": 20, "default": 500, "full": 2000}
 
 def main(size: Size) -> list[Claim]:
     made = night(size)
-    published = published_evenly(made, SAMPLES[size])
+    published = published_evenly(made.store, made.version, SAMPLES[size])
     count, classes = len(published), class_names(read_version(made.store, made.version).meta["classes"])
     recipe = TrainingRecipe(steps=STEPS[size])
     synthetic = measured("synthetic", published, made.version, recipe, HELD_OUT[size], classes)
@@ -38,9 +38,9 @@ def main(size: Size) -> list[Claim]:
     ]
 
 
-def published_evenly(made: Night, count: int) -> Subset[Any]:
-    """So many of the night's published samples, drawn evenly, as composed scenes come last."""
-    published = SegmentationDataset(made.store.url, made.version)
+def published_evenly(store: Store, version: str, count: int) -> Subset[Any]:
+    """So many of a version's samples, drawn evenly, as composed scenes come last."""
+    published = SegmentationDataset(store.url, version)
     chosen = np.random.default_rng(0).permutation(len(published))[:count]
     print(f"{len(published)} samples published, {len(chosen)} used")
     return Subset(published, chosen.tolist())

@@ -24,7 +24,7 @@ UNSEEN = 3  # the last of the vocabulary, as VOC's split takes its last quarter
 
 def main(size: Size) -> list[Claim]:
     made = night(size)
-    published = published_evenly(made, SAMPLES[size])
+    published = published_evenly(made.store, made.version, SAMPLES[size])
     count, classes = len(published), class_names(read_version(made.store, made.version).meta["classes"])
     recipe, unseen = TrainingRecipe(steps=STEPS[size]), classes[-UNSEEN:]
     protocol = Protocol("zero-shot", "drawn", count, unseen)

@@ -23,7 +23,7 @@ from models.metrics import IGNORE
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from models.segmenters import ArraySet, LabelledItem
 
-__all__ = ["SYNTHETIC", "Protocol", "Withheld", "check_sets", "protocol_of", "real_pictures", "training_set"]
+__all__ = ["SYNTHETIC", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_sets(settings: Settings) -> None:
         VocFolder(Path(settings.evaluate.voc), "val", names)
 
 
-def real_pictures(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
+def _real_pictures(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
     """The protocol's real pictures to train on, labelled with the ids of `classes`."""
     from models.segmenters import ArraySet, DrawnScenes
 
@@ -81,7 +81,7 @@ def training_set(protocol: Protocol, synthetic: Dataset[Any], classes: Sequence[
     """What the protocol trains on, the last time if twice. Raises `ValueError` for an unseen class not in `classes`."""
     if protocol.kind == "synthetic":
         return synthetic
-    real: Dataset[Any] = real_pictures(protocol, classes)
+    real: Dataset[Any] = _real_pictures(protocol, classes)
     if protocol.kind == "fine-tune":
         return real
     return ConcatDataset([synthetic, Withheld(real, protocol.unseen, classes) if protocol.unseen else real])

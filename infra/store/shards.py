@@ -157,7 +157,7 @@ def _save(payloads: dict[str, _Payload], marker: Marker, put: _Put, writers: int
         for suffix, make in payloads.items():
             made[suffix] = makers.submit(make)
             puts.append(putters.submit(lambda key: put(key, _parts(made[key].result())), suffix))
-        sums = {suffix: _sum(made[suffix].result()) for suffix in payloads}
+        sums = {suffix: _sum(future.result()) for suffix, future in made.items()}
         for done in puts:
             done.result()
     checks = {name: sums[marker.suffix(name)][1].hex() for name in marker.fields if marker.suffix(name) in sums}
