@@ -20,7 +20,7 @@ from tasks.select import screen, select
 
 SHARE = 0.1  # of the rows that name a class
 SHIFT, DILATION = 10, 4  # pixels of 128
-_SIZES = {"quick": (60, 20), "default": (1200, 2400), "full": (6000, 6000)}  # rows, steps a fold
+_SIZES = {"quick": (60, 20), "default": (1200, 600), "full": (6000, 6000)}  # rows, steps a fold
 
 Labels = NDArray[np.uint8]
 Fault = Callable[[Labels, np.random.Generator], Labels]

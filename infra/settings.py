@@ -153,7 +153,7 @@ class SelectSettings(_Section):
     min_consistency: Share = 0.65  # IoU of the label before and after it followed the image's edges
     folds: int = Field(default=0, ge=0)  # of noise learning: networks that each judge what they were not trained on
     fold_steps: Count = 600
-    keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each class that the folds' networks agree with best
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each class that the folds' networks trust most
     pixel_loss: Annotated[float, Field(gt=0)] | None = None  # of its class's mean held-out loss; above, 255
 
     @field_validator("folds")

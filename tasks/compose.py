@@ -113,9 +113,8 @@ def _scene(
 def _object(row: int, pool: Pool, class_id: int, rng: np.random.Generator) -> tuple[Source, Cutout] | None:
     """The largest object of that class of the first good source that has one to cut out."""
     for source in pool.good(row, rng):
-        for cutout in cut_objects(source.image, source.label):
-            if cutout.class_id == class_id:
-                return source, cutout
+        for cutout in cut_objects(source.image, source.label, [class_id]):
+            return source, cutout
     return None
 
 

@@ -3,27 +3,34 @@
 synthetic   the version alone
 joint       the version and real labelled pictures, shuffled together
 fine-tune   the version first, then real pictures alone, from the weights that this gave
-zero-shot   as joint, but of the unseen classes the real pictures have no labels (255): only the version shows them
+zero-shot   as joint, but of the unseen classes the real pictures have no labels (255): only the version shows them,
+            also in objects of it that are pasted into the real pictures
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset
 
 from infra.settings import Settings, SettingsError
 from infra.voc import VocFolder
 from models.metrics import IGNORE
+from models.scenes import Cutout, compose_scene, cut_objects
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from models.segmenters import ArraySet, LabelledItem
 
-__all__ = ["SYNTHETIC", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
+__all__ = ["SYNTHETIC", "CopyPaste", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
+
+MOST_PASTED = 2  # objects of unseen classes in a real picture; the drawn world has one to five in all
+SAMPLES_TRIED = 24  # of the version, in search of one with the class
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,10 @@ def training_set(protocol: Protocol, synthetic: Dataset[Any], classes: Sequence[
     real: Dataset[Any] = _real_pictures(protocol, classes)
     if protocol.kind == "fine-tune":
         return real
-    return ConcatDataset([synthetic, Withheld(real, protocol.unseen, classes) if protocol.unseen else real])
+    if protocol.kind == "zero-shot":
+        unseen = [classes.index(name) for name in protocol.unseen]
+        real = CopyPaste(Withheld(real, protocol.unseen, classes), synthetic, unseen)
+    return ConcatDataset([synthetic, real])
 
 
 class Withheld(Dataset[Any]):
@@ -98,8 +108,47 @@ class Withheld(Dataset[Any]):
         self._hidden = torch.tensor([classes.index(name) for name in unseen], dtype=torch.uint8)
 
     def __len__(self) -> int:
-        return len(cast(Any, self._samples))
+        return len(cast(Sized, self._samples))
 
     def __getitem__(self, index: int) -> LabelledItem:
         item: LabelledItem = self._samples[index]
         return {**item, "label": item["label"].masked_fill(torch.isin(item["label"], self._hidden), IGNORE)}
+
+
+class CopyPaste(Dataset[Any]):
+    """A labelled set into whose pictures objects of another set's samples are pasted, as scenes are composed.
+
+    A network that sees classes in synthetic pictures alone learns to tell the two sorts of pictures apart, and looks
+    for these classes in the one sort only: pasted, they are in both (Ghiasi et al. 2021, "Simple Copy-Paste").
+    Each picture gets up to `MOST_PASTED` objects of different classes of `class_ids`, what an item is depends on its
+    index alone, and one for which nothing was found is as it was.
+    """
+
+    def __init__(self, samples: Dataset[Any], source: Dataset[Any], class_ids: Sequence[int]) -> None:
+        self._samples, self._source, self._class_ids = samples, source, list(class_ids)
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self._samples))
+
+    def __getitem__(self, index: int) -> LabelledItem:
+        item, rng = self._samples[index], np.random.default_rng([index, 3])  # a stream no drawn scene has
+        count = rng.integers(1, min(MOST_PASTED, len(self._class_ids)) + 1)
+        chosen = rng.choice(self._class_ids, count, replace=False)
+        cutouts = [cutout for class_id in chosen if (cutout := self._cutout(int(class_id), rng))]
+        scene = compose_scene(_pixels(item), item["label"].numpy(), cutouts, rng)
+        image = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
+        return {**item, "image": image, "label": torch.from_numpy(scene.label)}
+
+    def _cutout(self, class_id: int, rng: np.random.Generator) -> Cutout | None:
+        """An object of that class, of the first sample of some drawn at random that has one to cut out."""
+        for index in rng.integers(len(cast(Sized, self._source)), size=SAMPLES_TRIED):
+            other = self._source[int(index)]
+            if (other["label"] == class_id).any():
+                for cutout in cut_objects(_pixels(other), other["label"].numpy(), [class_id]):
+                    return cutout
+        return None
+
+
+def _pixels(item: LabelledItem) -> NDArray[np.uint8]:
+    """An item's image as (H, W, 3)."""
+    return np.ascontiguousarray(item["image"].permute(1, 2, 0).numpy())

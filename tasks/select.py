@@ -53,7 +53,7 @@ REASONS: dict[Reason, str] = {  # the first that holds is given
     "components": "a class lies in too many pieces, or its largest piece is a small part of it",
     "confidence": "the labelled pixels are too uncertain",
     "disagreement": "a second label of the same image is too different",
-    "rank": "others of its class agree better with a network that saw neither",
+    "rank": "a network that did not see it trusts the labels of others of its class more",
 }
 ALL, NEGATIVE = "(all)", "(negative)"  # rows of a summary beside the classes
 

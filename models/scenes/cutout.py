@@ -8,6 +8,7 @@ objects moved to another ground, the outline differs from the truth by 3.6 level
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import cv2
@@ -54,13 +55,14 @@ class Cutout:
 def cut_objects(
     image: NDArray[np.uint8],
     label: NDArray[np.uint8],
+    class_ids: Container[int] = range(1, IGNORE),
     *,
     min_area: float = 0.01,
     max_area: float = 0.6,
     max_unsure: float = 0.6,
     max_touching: float = 0.05,
 ) -> list[Cutout]:
-    """Whole, clearly labelled objects of an image (H, W, 3), label (H, W); the largest of each class first.
+    """Whole, clearly labelled objects of `class_ids` in an image (H, W, 3), label (H, W); of each the largest first.
 
     One object is a component of one class with `min_area` to `max_area` of the image, off the border, with at most
     `max_unsure` of its own area unsure around it and at most `max_touching` of its outline at another class, which may
@@ -72,6 +74,7 @@ def cut_objects(
     return [
         _cut(image[window], label[window], component.class_id, solid, unsure)
         for component in components(label)
+        if component.class_id in class_ids
         if min_area <= component.area / label.size <= max_area and _off_border(component, label.shape)
         for window, solid in [_surroundings(component, label.shape, reach + 2)]
         for unsure in [_attached(solid, label[window] == IGNORE, reach)]

@@ -118,7 +118,7 @@ def verdicts(night: Settings) -> pd.DataFrame:
 
 def test_held_out_networks_find_the_labels_that_are_off(verdicts: pd.DataFrame) -> None:
     objects = verdicts[(verdicts["classes"].map(len) > 0) & verdicts["agreement"].notna()]
-    ranks, faulty = rankdata(-objects["agreement"]), objects["faulty"].to_numpy()
+    ranks, faulty = rankdata(-objects["score"]), objects["faulty"].to_numpy()
     auroc = (ranks[faulty].mean() - (faulty.sum() + 1) / 2) / (~faulty).sum()
     assert auroc > 0.8
     pruned = objects[objects["reason"] == "rank"]

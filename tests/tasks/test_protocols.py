@@ -10,9 +10,10 @@ from torch.utils.data import ConcatDataset
 from infra.settings import Settings, SettingsError
 from infra.store import Store
 from infra.voc import VocError
+from models.embedded import world
 from models.segmenters import train_segmenter
 from tasks.evaluate import evaluate
-from tasks.protocols import SYNTHETIC, Protocol, Withheld, check_sets, protocol_of, training_set
+from tasks.protocols import SYNTHETIC, CopyPaste, Protocol, Withheld, check_sets, protocol_of, training_set
 from tasks.train import checkpoint_name, load_checkpoint, read_meta, recipe_of, train
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings
@@ -40,12 +41,33 @@ def test_unseen_classes_lose_their_real_labels_and_nothing_else() -> None:
     assert {1, 2} <= shown
 
 
-def test_zero_shot_keeps_what_the_version_shows_of_unseen_classes() -> None:
+def test_zero_shot_shows_unseen_classes_in_real_pictures_as_the_version_has_them() -> None:
     chosen = training_set(Protocol("zero-shot", "drawn", 4, ("bus",)), Squares(), CLASSES)
     assert isinstance(chosen, ConcatDataset) and len(chosen) == len(Squares()) + 4
-    labels = [set(chosen[index]["label"].unique().tolist()) for index in range(len(chosen))]
-    assert any(2 in label for label in labels[: len(Squares())])
-    assert not any(2 in label for label in labels[len(Squares()) :])
+    for index in range(len(Squares())):
+        assert torch.equal(chosen[index]["label"], Squares()[index]["label"])
+    for index, drawing in enumerate(map(world.draw, range(4)), len(Squares())):
+        image, bus = chosen[index]["image"], chosen[index]["label"] == 2
+        assert bus.any() and image[2, bus].float().mean() > image[0, bus].float().mean()  # a blue square of the version
+        assert not (bus.numpy() & (drawing.image == image.permute(1, 2, 0).numpy()).all(-1)).any()
+
+
+def test_pasting_changes_what_it_covers_and_nothing_else() -> None:
+    real, pasted = Squares(), CopyPaste(Squares(), Squares(), [2])
+    for index in range(len(real)):
+        before, after = real[index], pasted[index]
+        changed = (before["image"] != after["image"]).any(0)
+        outside = ~(changed | (before["label"] != after["label"]))
+        assert changed.any() and outside.float().mean() > 0.2
+        assert (after["label"][before["label"] != after["label"]] == 2).all()
+        assert torch.equal(pasted[index]["label"], after["label"])
+
+
+def test_pictures_stay_as_they_are_if_no_sample_has_the_class() -> None:
+    pasted = CopyPaste(Squares(), Squares(1), [2])
+    for index in range(4):
+        assert torch.equal(pasted[index]["image"], Squares()[index]["image"])
+        assert torch.equal(pasted[index]["label"], Squares()[index]["label"])
 
 
 def test_a_synthetic_checkpoint_has_one_name_whatever_is_said_of_real_pictures(tmp_path: Path) -> None:
