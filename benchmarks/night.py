@@ -56,6 +56,11 @@ def night(size: Size) -> Night:
     )  # fmt: skip
     # other weights or settings are another run, and what the last one made stays as it is
     settings = settings.model_copy(update={"name": f"bench-{size}-{with_weights(settings).identity[:8]}"})
+    return run_night(settings)
+
+
+def run_night(settings: Settings) -> Night:
+    """The run of these settings, made now or resumed from where it stands."""
     with progress():
         version = nightly(settings)
     store = Store.open(settings.store.url)

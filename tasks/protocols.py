@@ -137,7 +137,7 @@ class CopyPaste(Dataset[Any]):
         cutouts = [cutout for class_id in chosen if (cutout := self._cutout(int(class_id), rng))]
         scene = compose_scene(_pixels(item), item["label"].numpy(), cutouts, rng)
         image = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
-        return {**item, "image": image, "label": torch.from_numpy(scene.label)}
+        return {"image": image, "label": torch.from_numpy(scene.label), "id": item["id"]}
 
     def _cutout(self, class_id: int, rng: np.random.Generator) -> Cutout | None:
         """An object of that class, of the first sample of some drawn at random that has one to cut out."""
