@@ -35,6 +35,7 @@ from models.masks import (
     colour_scores,
     label_maps,
     object_scores,
+    pamr,
     refine_labels,
     walk_labels,
 )
@@ -53,7 +54,7 @@ FIXED = 0.5  # of the map's maximum
 LEARNING = {"folds": 3, "keep": 0.8}  # and as many steps as a training here has, at most the usual 600
 PIXEL_LOSS = 4.0  # of its class's mean
 AUGMENTED = Augmentation(splice=0.3, blur=0.2, occlusion=0.2, perspective=0.2)
-WHOLE = "+ edges (PAMR)"
+WHOLE = "+ parts that attention missed"  # and contours made whole
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Pictures:
 
 def labellers(net: AffinityNet) -> dict[str, Labeller]:
     """The steps from attention to label, each with all before it; last, DiffuMask's way in their place."""
+    usual = RefineSettings()
 
     def fixed(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
         maps = F.interpolate(cross, size=image.shape[1:3], mode="bicubic", align_corners=False)
@@ -81,15 +83,15 @@ def labellers(net: AffinityNet) -> dict[str, Labeller]:
     def spread_out(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
         return _named(object_scores(spread, _size(image), cross), ids)
 
-    def coloured(grow: bool) -> Labeller:
-        def label(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
-            scores = object_scores(spread, _size(image), cross)
-            return _named((scores + colour_scores(image, scores, grow=grow)) / 2, ids)
+    def coloured(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        return _named(_with_colours(image, cross, spread), ids)
 
-        return label
+    def followed(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
+        scores = _with_colours(image, cross, spread)
+        edges = pamr(image.permute(0, 3, 1, 2).float() / 255, scores, usual.pamr_iterations)
+        return _named(edges, ids, usual.ignore_band)
 
     def whole(image: Tensor, cross: Tensor, spread: Tensor, ids: list[int]) -> Tensor:
-        usual = RefineSettings()
         return refine_labels(
             image, spread, ids, iterations=usual.pamr_iterations, band=usual.ignore_band, words=cross
         ).label
@@ -101,8 +103,8 @@ def labellers(net: AffinityNet) -> dict[str, Labeller]:
         "attention at a fixed threshold": fixed,
         "+ a threshold an image": split,
         "+ spread along self-attention": spread_out,
-        "+ the object's colours": coloured(grow=False),
-        "+ parts that attention missed": coloured(grow=True),
+        "+ the object's colours": coloured,
+        "+ edges (PAMR) and a band of 255": followed,
         WHOLE: whole,
         "DiffuMask: affinity, walk, CRF": walked,
     }
@@ -112,8 +114,13 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def _named(scores: Tensor, ids: list[int]) -> Tensor:
-    return label_maps(scores, torch.tensor([[0, *ids]]), 0.0).label
+def _with_colours(image: Tensor, cross: Tensor, spread: Tensor) -> Tensor:
+    scores = object_scores(spread, _size(image), cross)
+    return (scores + colour_scores(image, scores, grow=False)) / 2
+
+
+def _named(scores: Tensor, ids: list[int], band: float = 0.0) -> Tensor:
+    return label_maps(scores, torch.tensor([[0, *ids]]), band).label
 
 
 def label_all(pictures: Pictures, way: Labeller) -> Labels:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 
 __all__ = ["SYNTHETIC", "CopyPaste", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
 
-MOST_PASTED = 2  # objects of unseen classes in a real picture; the drawn world has one to five in all
 SAMPLES_TRIED = 24  # of the version, in search of one with the class
 
 
@@ -120,8 +119,8 @@ class CopyPaste(Dataset[Any]):
 
     A network that sees classes in synthetic pictures alone learns to tell the two sorts of pictures apart, and looks
     for these classes in the one sort only: pasted, they are in both (Ghiasi et al. 2021, "Simple Copy-Paste").
-    Each picture gets up to `MOST_PASTED` objects of different classes of `class_ids`, what an item is depends on its
-    index alone, and one for which nothing was found is as it was.
+    Each picture gets one object of `class_ids`. What an item is depends on its index alone; one for which no sample was
+    found is as it was.
     """
 
     def __init__(self, samples: Dataset[Any], source: Dataset[Any], class_ids: Sequence[int]) -> None:
@@ -132,21 +131,19 @@ class CopyPaste(Dataset[Any]):
 
     def __getitem__(self, index: int) -> LabelledItem:
         item, rng = self._samples[index], np.random.default_rng([index, 3])  # a stream no drawn scene has
-        count = rng.integers(1, min(MOST_PASTED, len(self._class_ids)) + 1)
-        chosen = rng.choice(self._class_ids, count, replace=False)
-        cutouts = [cutout for class_id in chosen if (cutout := self._cutout(int(class_id), rng))]
+        cutouts = self._cutouts(int(rng.choice(self._class_ids)), rng)
         scene = compose_scene(_pixels(item), item["label"].numpy(), cutouts, rng)
         image = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
         return {"image": image, "label": torch.from_numpy(scene.label), "id": item["id"]}
 
-    def _cutout(self, class_id: int, rng: np.random.Generator) -> Cutout | None:
-        """An object of that class, of the first sample of some drawn at random that has one to cut out."""
+    def _cutouts(self, class_id: int, rng: np.random.Generator) -> list[Cutout]:
+        """The largest object of that class in the first of some random samples that has one to cut out, if any has."""
         for index in rng.integers(len(cast(Sized, self._source)), size=SAMPLES_TRIED):
             other = self._source[int(index)]
-            if (other["label"] == class_id).any():
-                for cutout in cut_objects(_pixels(other), other["label"].numpy(), [class_id]):
-                    return cutout
-        return None
+            found = cut_objects(_pixels(other), other["label"].numpy(), [class_id])
+            if found:
+                return found[:1]
+        return []
 
 
 def _pixels(item: LabelledItem) -> NDArray[np.uint8]:
