@@ -156,7 +156,7 @@ def main(size: Size) -> list[Claim]:
     kept = generated(made, made.table[made.table["keep"]].head(count), ids)
     exact = drawn(made.settings, truths, ids)
     table, sets = {}, {}
-    for name, way in labellers(read_affinity(made.store, made.settings)).items():
+    for name, way in labellers(read_affinity(made.store, made.settings.name)).items():
         labels, of_exact = label_all(kept, way), label_all(exact, way)
         sets[name] = kept_set(name, made.version, kept.images, labels)
         exactly = {"exact truth": _mean_iou(of_exact, exact.reference, range(truths), exact.classes)}

@@ -42,7 +42,7 @@ def sure_places(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[Seed
 @task(name="learn-affinity")
 def learn_affinity(settings: Settings) -> str:
     """Train the run's network on seeds of its own pictures, unless it is in the store; return its path."""
-    store, path = Store.open(settings.store.url, settings.store.options), _path(settings)
+    store, path = Store.open(settings.store.url, settings.store.options), _path(settings.name)
     if store.exists(path):
         return path
     rng = np.random.default_rng(settings.seed)
@@ -68,10 +68,10 @@ def affinity_work(plan: pd.DataFrame, settings: Settings) -> int:
     return min(len(_named(plan)), PICTURES) + settings.refine.affinity_steps
 
 
-def read_affinity(store: Store, settings: Settings) -> AffinityNet:
-    """The run's network, in evaluation mode."""
+def read_affinity(store: Store, run: str) -> AffinityNet:
+    """A run's network, in evaluation mode. Raises `MissingError` if there is none."""
     net = AffinityNet()
-    net.load_state_dict(safetensors.torch.load(store.read_bytes(_path(settings))))
+    net.load_state_dict(safetensors.torch.load(store.read_bytes(_path(run))))
     return net.eval()
 
 
@@ -80,8 +80,8 @@ def _named(plan: pd.DataFrame) -> pd.DataFrame:
     return plan[(plan["kind"] != "composed") & (plan["classes"].map(len) > 0)]
 
 
-def _path(settings: Settings) -> str:
-    return f"runs/{settings.name}/affinity.safetensors"
+def _path(run: str) -> str:
+    return f"runs/{run}/affinity.safetensors"
 
 
 def _seeded(store: Store, settings: Settings, rows: pd.DataFrame) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from infra.store import CorruptShardError, MissingError, ShardReader, Store
-from models.masks import grow_by_colour, object_scores, split_by_colour
+from models.masks import AffinityNet, grow_by_colour, object_scores, split_by_colour, walk_attention
+from tasks.affinity import read_affinity, sure_places
 from tasks.ledger import Ledger
-from tasks.pictures import ARTIFACT_BYTES, Cell, attention_heat, blank, contact_sheet, enlarge, overlay
+from tasks.pictures import ARTIFACT_BYTES, Cell, attention_heat, blank, contact_sheet, curve_tile, enlarge, overlay
 
 __all__ = ["TILE", "choose", "draw_cells", "draw_steps", "sample_sheet"]
 
@@ -98,39 +100,61 @@ def draw_steps(
     """Each generated sample that names classes, with the steps from its attention to its label.
 
     Image · attention of the words · the same spread along self-attention · the object by it · with parts by colour ·
-    split by colour · label; and after noise learning the loss of a network that never saw it. By DiffuMask's method,
-    whose own steps are not kept, the label follows the spread maps. What was not made is left out.
+    split by colour · label. By DiffuMask's method, between spread maps and label: the sure seeds · attention after the
+    walk · each threshold's agreement with it. After noise learning, the prediction of a network that never saw the
+    sample, and its loss. What was not made is left out.
     """
     read = _reader(store, set() if unreadable is None else unreadable)
+    walks = ledger.settings.get("refine", {}).get("method") == "diffumask"
+    net = read_affinity(store, ledger.run) if walks and len(samples) else None
     for sample in samples.to_dict("records"):
         fields = [read(sample["image_at"], field, sample["id"]) for field in ("image", "cross", "attention")]
         if len(sample["classes"]) and all(field is not None for field in fields):
-            yield sample, Cell(_steps(sample, ledger, read, *cast(Any, fields)), str(sample["prompt"]))
+            count = len(sample["classes"])
+            image, cross, spread = (torch.from_numpy(field)[None] for field in cast(Any, fields))
+            tiles = _steps(sample, ledger, net, image, cross[:, :count].float(), spread[:, :count].float())
+            shown = tiles[0]
+            tiles += [_labelled(shown, sample, ledger, read), *_held_out(shown, sample, ledger, read)]
+            yield sample, Cell(tiles, str(sample["prompt"]))
 
 
 def _steps(
-    sample: Mapping[str, Any],
-    ledger: Ledger,
-    read: Read,
-    image: NDArray[np.uint8],
-    cross: NDArray[np.float16],
-    spread: NDArray[np.float16],
+    sample: Mapping[str, Any], ledger: Ledger, net: AffinityNet | None, image: Tensor, words: Tensor, maps: Tensor
 ) -> list[NDArray[np.uint8]]:
-    shown, count = enlarge(image, _STEP_TILE), len(sample["classes"])
+    """Tiles of an image (1, H, W, 3), its attention and the same spread (1, C, r, r), and what was made of them."""
+    shown = enlarge(image[0].numpy(), _STEP_TILE)
     size, colours = shown.shape[:2], [ledger.colours[name] for name in sample["classes"]]
-    tiles = [shown, *(attention_heat(maps[:count], size, colours) for maps in (cross, spread))]
-    if ledger.settings.get("refine", {}).get("method") != "diffumask":
-        pixels = torch.from_numpy(image)[None]
-        words, maps = (torch.from_numpy(maps[None, :count]).float() for maps in (cross, spread))
-        found = 1 - object_scores(maps, image.shape[:2], words)[:, 0]
-        grown = grow_by_colour(pixels, found)
-        tiles += [attention_heat(each[0].numpy(), size) for each in (found, grown, split_by_colour(pixels, grown))]
-    tiles.append(_labelled(shown, sample, ledger, read))
-    held_out = f"runs/{ledger.run}/held-out/{sample['shard']:05d}"
-    if sample["reason"] in ("", "rank") and ledger.settings.get("select", {}).get("folds"):
-        loss = read(held_out, "loss", sample["id"])
-        tiles.append(blank(size) if loss is None else attention_heat(loss.astype(np.float32), size))
-    return tiles
+    tiles = [shown, *(attention_heat(each[0].numpy(), size, colours) for each in (words, maps))]
+    if net is None:
+        found = 1 - object_scores(maps, (image.shape[1], image.shape[2]), words)[:, 0]
+        grown = grow_by_colour(image, found)
+        return tiles + [attention_heat(each[0].numpy(), size) for each in (found, grown, split_by_colour(image, grown))]
+    seeds = sure_places(image[0], maps[0], words[0], [ledger.rules[name] for name in sample["classes"]]).numpy()
+    walked = walk_attention(image, maps, net, words)
+    curves = [each.agreement[0].numpy() for each in walked.fitted]
+    return [
+        *tiles,
+        overlay(shown, enlarge(seeds, size[0]), dict(enumerate(colours, 1))),
+        attention_heat(walked.scores[0, 1:].numpy(), size, colours),
+        curve_tile(curves, size, colours),
+    ]
+
+
+def _held_out(
+    shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledger, read: Read
+) -> list[NDArray[np.uint8]]:
+    """What a network that never saw the sample predicts, and where it disagrees with the label; none if not asked."""
+    if sample["reason"] not in ("", "rank") or not ledger.settings.get("select", {}).get("folds"):
+        return []
+    path, size = f"runs/{ledger.run}/held-out/{sample['shard']:05d}", shown.shape[:2]
+    predicted, loss = (read(path, field, sample["id"]) for field in ("predicted", "loss"))
+    if predicted is None or loss is None:
+        return [blank(size)] * 2
+    palette = {ledger.ids[name]: colour for name, colour in ledger.colours.items()}
+    return [
+        overlay(shown, enlarge(predicted, size[0]), palette),
+        attention_heat(loss.astype(np.float32), size),
+    ]
 
 
 def sample_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> bytes | None:

@@ -4,7 +4,7 @@ The run's screened samples are dealt into folds by their row. One network a fold
 predicts the fold's samples. Where it would have given the label, too, the label is probably right.
 
     checkpoints/<run>-<identity>-fold-<fold>/   the networks, meta.json last
-    runs/<run>/held-out/<shard>                 `loss` and the scores of a shard's samples
+    runs/<run>/held-out/<shard>                 `loss`, `predicted` label and the scores of a shard's samples
     runs/<run>/losses.json                      mean loss of each label id
     runs/<run>/ranking.parquet                  the verdict on every screened row, last
 """
@@ -143,7 +143,8 @@ def hold_out(settings: Settings, shard: int) -> Marker:
     rows = rows[rows["shard"] == shard]
     images = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image"])[0]["image"][rows["place"]]
     labels = read_shard(store, f"{run}/refine/{shard:05d}", ["label"])[0]["label"][rows["place"]]
-    ids, losses, tables = settings.load_vocabulary().ids, np.zeros(labels.shape, np.uint8), []
+    ids, tables = settings.load_vocabulary().ids, []
+    losses, predicted = np.zeros(labels.shape, np.uint8), np.zeros(labels.shape, np.uint8)
     with Report("hold-out", f"{shard:05d}", len(rows)) as report:
         for fold, of_fold in rows.reset_index(drop=True).groupby("fold"):
             network = load_folder(store, _folder(settings, fold))
@@ -153,6 +154,7 @@ def hold_out(settings: Settings, shard: int) -> Marker:
                 found = predict_probabilities(network, pixels).numpy()
                 loss = pixel_losses(found, labels[batch.index])
                 losses[batch.index] = np.minimum(loss / LOSS_UNIT, 255).round()
+                predicted[batch.index] = found.argmax(1)
                 classes = [[ids[name] for name in names] for names in batch["classes"]]
                 scores = image_scores(found, labels[batch.index], classes)
                 tables.append(batch[["row", "id"]].reset_index(drop=True).join(scores))
@@ -163,7 +165,8 @@ def hold_out(settings: Settings, shard: int) -> Marker:
         "pixels": {str(i): int((labels == i).sum()) for i in known},
         "loss": {str(i): float(losses[labels == i].sum(dtype=np.int64) * LOSS_UNIT) for i in known},
     }
-    return write_shard(store, path, {"loss": losses}, table.reset_index(drop=True), stats, time.monotonic() - start)
+    arrays = {"loss": losses, "predicted": predicted}
+    return write_shard(store, path, arrays, table.reset_index(drop=True), stats, time.monotonic() - start)
 
 
 @task(name="rank")

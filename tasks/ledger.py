@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from infra.store import Manifest, Marker, MissingError, Store, StoreError, read_marker, read_version
+from models.masks import SeedRule
 from tasks.pictures import Colour, default_colour
 
 __all__ = ["STAGES", "Ledger", "Stage", "read_ledger"]
@@ -51,7 +52,7 @@ class Ledger:
 
     `samples` has one row a planned sample: the plan's columns, `first` (its first class, "" for none), `image_at` and
     `label_at` (path of the shard that holds it; missing: not made), `confidence`, `consistency`, `keep` (True, False or
-    missing), `reason` and `score`.
+    missing), `reason` and `score`. `colours`, `ids` and `rules` (of its seeds) are by class.
     `evaluation` and `training` are None before those ran, `manifest` before the version is published.
     """
 
@@ -60,6 +61,7 @@ class Ledger:
     settings: Mapping[str, Any]
     colours: Mapping[str, Colour]
     ids: Mapping[str, int]
+    rules: Mapping[str, SeedRule]
     stages: Mapping[str, Stage]
     samples: pd.DataFrame
     evaluation: Mapping[str, Any] | None
@@ -86,7 +88,7 @@ def read_ledger(store: Store, run: str) -> Ledger:
     record = _json(store, f"{folder}/settings.json") or {}
     plan = _plan(store, f"{folder}/plan.parquet")
     stages = {name: _stage(store, run, name) for name in STAGES}
-    ids, colours = _classes(record, plan)
+    ids, colours, rules = _classes(record, plan)
     identity = str(record.get("identity", ""))
     return Ledger(
         run=run,
@@ -94,6 +96,7 @@ def read_ledger(store: Store, run: str) -> Ledger:
         settings=record.get("settings", {}),
         colours=colours,
         ids=ids,
+        rules=rules,
         stages=stages,
         samples=_samples(plan, stages),
         evaluation=_json(store, f"{folder}/evaluation.json"),
@@ -144,15 +147,18 @@ def _manifest(store: Store, version: str) -> Manifest | None:
     return read_version(store, version) if store.exists(f"versions/{version}/manifest.json") else None
 
 
-def _classes(record: Mapping[str, Any], plan: pd.DataFrame) -> tuple[dict[str, int], dict[str, Colour]]:
-    """Label value and colour of each class: the recorded vocabulary's, else those of the plan in alphabetical order."""
+def _classes(
+    record: Mapping[str, Any], plan: pd.DataFrame
+) -> tuple[dict[str, int], dict[str, Colour], dict[str, SeedRule]]:
+    """Label value, colour and seeds' rule of each class: the recorded vocabulary's, else those of the plan by name."""
     vocabulary = record.get("sample_settings", {}).get("vocabulary")
     entries = vocabulary.get("classes", []) if isinstance(vocabulary, dict) else []
     names = sorted(plan["classes"].explode().dropna().unique())
     entries = entries or [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     ids = {str(entry["name"]): int(entry["id"]) for entry in entries}
     colours = {entry["name"]: tuple(entry.get("palette") or default_colour(entry["id"])) for entry in entries}
-    return ids, colours
+    rules = {entry["name"]: SeedRule(**(entry.get("seeds") or {})) for entry in entries}
+    return ids, colours, rules
 
 
 def _samples(plan: pd.DataFrame, stages: Mapping[str, Stage]) -> pd.DataFrame:

@@ -25,6 +25,7 @@ __all__ = [
     "attention_heat",
     "blank",
     "contact_sheet",
+    "curve_tile",
     "data_uri",
     "default_colour",
     "encode",
@@ -125,6 +126,26 @@ def attention_heat(
     bright = np.array(colours, np.float32) * [[255 / max(1, *colour)] for colour in colours]
     light = np.einsum("whk,wc->hkc", levels, bright)
     return np.asarray(np.clip(light + _HEAT[0] * (1 - levels.max(0))[..., None], 0, 255), np.uint8)
+
+
+def curve_tile(
+    curves: Sequence[NDArray[np.floating[Any]]], size: tuple[int, int], colours: Sequence[Colour]
+) -> Picture:
+    """Curves of values in [0, 1] over evenly spaced places, each in its colour with a dot at its maximum."""
+    fine, margin = 3, 0.08  # drawn larger, then made smaller, so that lines are smooth
+    height, width = (fine * side for side in size)
+    tile = Image.new("RGB", (width, height), (250, 249, 245))
+    pen = ImageDraw.Draw(tile)
+    for level in (0.0, 0.5, 1.0):
+        y = height * (1 - margin - (1 - 2 * margin) * level)
+        pen.line([(width * margin, y), (width * (1 - margin), y)], (214, 210, 200), fine)
+    for values, colour in zip(curves, colours, strict=True):
+        x = width * np.linspace(margin, 1 - margin, len(values))
+        y = height * (1 - margin - (1 - 2 * margin) * np.clip(values, 0, 1))
+        pen.line(list(zip(x.tolist(), y.tolist(), strict=True)), colour, 2 * fine, joint="curve")
+        best = int(np.argmax(values))
+        pen.circle((float(x[best]), float(y[best])), 4 * fine, colour)
+    return np.asarray(tile.resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def _stretched(one: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -71,7 +71,7 @@ def refine(settings: Settings, shard: int) -> Marker:
     made, _ = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention", "cross"])
     with Report("refine", f"{shard:05d}", len(rows)) as report:
         ids = settings.load_vocabulary().ids
-        net = read_affinity(store, settings) if settings.refine.method == "diffumask" else None
+        net = read_affinity(store, settings.name) if settings.refine.method == "diffumask" else None
         labels, table = refine_rows(made["image"], made["attention"], made["cross"], rows, settings.refine, ids, net)
         report(len(rows))
     stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}

@@ -11,7 +11,7 @@ from models.masks.propagation import merge_resolutions, propagate
 from models.masks.refinement import Refined, attention_contrast, colour_scores, object_scores, refine_labels
 from models.masks.seeds import SeedRule, seed_labels, seed_thresholds
 from models.masks.threshold import GRID, adaptive_threshold
-from models.masks.walk import class_seeds, train_affinity, walk_labels
+from models.masks.walk import class_seeds, train_affinity, walk_attention, walk_labels
 
 __all__ = [
     "GRID",
@@ -47,5 +47,6 @@ __all__ = [
     "tidy",
     "train_affinity",
     "two_label_certainty",
+    "walk_attention",
     "walk_labels",
 ]

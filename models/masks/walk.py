@@ -8,6 +8,7 @@ A night goes this way if `refine.method` says so; by itself it uses `refine_labe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from models.masks.contours import tidy
 from models.masks.labels import IGNORE
 from models.masks.refinement import Refined, ground_alone, object_scores
 from models.masks.seeds import PUBLISHED_RULE, SeedRule, seed_labels
-from models.masks.threshold import adaptive_threshold
+from models.masks.threshold import Thresholded, adaptive_threshold
 
-__all__ = ["class_seeds", "train_affinity", "walk_labels"]
+__all__ = ["Walked", "class_seeds", "train_affinity", "walk_attention", "walk_labels"]
 
 GROUND = 0.45  # DiffuMask's score of the ground
 _STRIDE = 4  # of AffinityNet's features
@@ -76,28 +77,45 @@ def train_affinity(
     net.eval()
 
 
-@torch.no_grad()
-def walk_labels(
-    images: Tensor, maps: Tensor, ids: Sequence[int], net: AffinityNet, *, words: Tensor | None = None
-) -> Refined:
-    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; `words`: see `object_scores`.
+class Walked(NamedTuple):
+    """Scores (B, 1 + C, H, W) of ground and classes after the walk, and the threshold fitted to them for each class."""
 
-    The classes' attention walks along what `net` learnt; the winners are the reference to which the adaptive threshold
-    fits each class's own map. Where two classes' masks meet, the one that walked there further wins; what the two ways
-    do not agree on is 255. Consistency is their IoU, confidence their agreement over what is labelled by either.
+    scores: Tensor
+    fitted: tuple[Thresholded, ...]
+
+
+@torch.no_grad()
+def walk_attention(images: Tensor, maps: Tensor, net: AffinityNet, words: Tensor | None = None) -> Walked:
+    """Let the attention in images (B, H, W, 3) uint8, maps (B, C, r, r) of C > 0 classes, walk along what `net` learnt.
+
+    The winners are the reference to which the adaptive threshold fits each class's own map. `words`: see
+    `object_scores`.
     """
     height, width = images.shape[1:3]
-    if not ids:
-        return ground_alone(images)
     own = object_scores(maps, (height, width), words)[:, 1:]
     affinity = pair_affinity(net(images.permute(0, 3, 1, 2) / 255))
     given = torch.cat([torch.full_like(own[:, :1], GROUND), own], 1)
     walked = random_walk(F.adaptive_avg_pool2d(given, (affinity.shape[2], affinity.shape[3])), affinity)
     scores = F.interpolate(walked, size=(height, width), mode="bilinear", align_corners=False)
-    reference = scores.argmax(1)
-    masks = [adaptive_threshold(images, of_class, reference == c).mask for c, of_class in enumerate(own.unbind(1), 1)]
-    winner = torch.where(torch.stack(masks, 1), scores[:, 1:], -1.0).max(1)
-    found = torch.where(winner.values > -1, winner.indices + 1, 0)
+    winner = scores.argmax(1)
+    return Walked(
+        scores, tuple(adaptive_threshold(images, each, winner == c) for c, each in enumerate(own.unbind(1), 1))
+    )
+
+
+def walk_labels(
+    images: Tensor, maps: Tensor, ids: Sequence[int], net: AffinityNet, *, words: Tensor | None = None
+) -> Refined:
+    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; see `walk_attention`.
+
+    Where two classes' masks meet, the one that walked there further wins; what the walk and the thresholds do not agree
+    on is 255. Consistency is their IoU, confidence their agreement over what is labelled by either.
+    """
+    if not ids:
+        return ground_alone(images)
+    scores, fitted = walk_attention(images, maps, net, words)
+    winner = torch.where(torch.stack([each.mask for each in fitted], 1), scores[:, 1:], -1.0).max(1)
+    reference, found = scores.argmax(1), torch.where(winner.values > -1, winner.indices + 1, 0)
     named = torch.tensor([0, *ids], dtype=torch.uint8, device=images.device)[found]
     agree, either = found == reference, (found > 0) | (reference > 0)
     labelled = either.sum((1, 2)).clamp_min(1)

@@ -8,6 +8,8 @@ import numpy as np
 
 from infra.settings import Settings
 from infra.store import read_shard, verify_run
+from tasks.examples import draw_steps
+from tasks.ledger import read_ledger
 from tests.flows import nights
 
 AFFINITY = "runs/night/affinity.safetensors"
@@ -42,3 +44,15 @@ def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(place: Path, 
     (place / "runs" / "night" / "refine" / "00001.json").unlink()
     assert "learn-affinity" not in nights.run(chosen)
     assert nights.objects(place) == nights.objects(Path(again.store.url))
+
+
+def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
+    chosen = walking(place)
+    nights.run(chosen)
+    ledger = read_ledger(nights.store_of(chosen), "night")
+    steps = list(draw_steps(nights.store_of(chosen), ledger, ledger.samples))
+    assert len(steps) == 6
+    for _, cell in steps:
+        _, _, spread, seeds, walk, curve, label = cell.tiles
+        assert len({tile.shape for tile in cell.tiles}) == 1
+        assert not np.array_equal(spread, walk) and not np.array_equal(seeds, label) and np.ptp(curve) > 100

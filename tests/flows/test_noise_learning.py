@@ -10,6 +10,8 @@ import pytest
 from flows.nightly import ShardsFailedError
 from infra.settings import Settings
 from infra.store import read_shard, verify_run
+from tasks.examples import draw_steps
+from tasks.ledger import read_ledger
 from tests.flows import nights
 
 LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}
@@ -34,6 +36,10 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
         columns += table["row"].tolist()
     assert set(columns) & set(ranking["row"]) == set(ranking.loc[ranking["keep"], "row"])
     assert (np.concatenate(published) == 255).any()  # the pixel filter's: the small night has no band of its own
+    ledger = read_ledger(store, "night")
+    judged = ledger.samples[ledger.samples["row"].isin(ranking["row"])]
+    for _, cell in draw_steps(store, ledger, judged):
+        assert len(cell.tiles) == 7 + 2  # the prediction of the network that did not see it, and where it disagrees
     assert verify_run(store, "night") == []
     assert nights.run(chosen) == {}  # all of it is in the store
 

@@ -13,7 +13,7 @@ from infra.voc import VocError
 from models.embedded import world
 from models.segmenters import train_segmenter
 from tasks.evaluate import evaluate
-from tasks.protocols import SYNTHETIC, CopyPaste, Protocol, Withheld, check_sets, protocol_of, training_set
+from tasks.protocols import COPIES, SYNTHETIC, CopyPaste, Protocol, Withheld, check_sets, protocol_of, training_set
 from tasks.train import checkpoint_name, load_checkpoint, read_meta, recipe_of, train
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings
@@ -43,10 +43,10 @@ def test_unseen_classes_lose_their_real_labels_and_nothing_else() -> None:
 
 def test_zero_shot_shows_unseen_classes_in_real_pictures_as_the_version_has_them() -> None:
     chosen = training_set(Protocol("zero-shot", "drawn", 4, ("bus",)), Squares(), CLASSES)
-    assert isinstance(chosen, ConcatDataset) and len(chosen) == len(Squares()) + 4
+    assert isinstance(chosen, ConcatDataset) and len(chosen) == len(Squares()) + COPIES * 4
     for index in range(len(Squares())):
         assert torch.equal(chosen[index]["label"], Squares()[index]["label"])
-    for index, drawing in enumerate(map(world.draw, range(4)), len(Squares())):
+    for index, drawing in enumerate(map(world.draw, [*range(4)] * COPIES), len(Squares())):
         image, bus = chosen[index]["image"], chosen[index]["label"] == 2
         assert bus.any() and image[2, bus].float().mean() > image[0, bus].float().mean()  # a blue square of the version
         assert not (bus.numpy() & (drawing.image == image.permute(1, 2, 0).numpy()).all(-1)).any()
@@ -54,8 +54,8 @@ def test_zero_shot_shows_unseen_classes_in_real_pictures_as_the_version_has_them
 
 def test_pasting_changes_what_it_covers_and_nothing_else() -> None:
     real, pasted = Squares(), CopyPaste(Squares(), Squares(), [2])
-    for index in range(len(real)):
-        before, after = real[index], pasted[index]
+    for index in range(len(pasted)):
+        before, after = real[index % len(real)], pasted[index]
         changed = (before["image"] != after["image"]).any(0)
         outside = ~(changed | (before["label"] != after["label"]))
         assert changed.any() and outside.float().mean() > 0.2
