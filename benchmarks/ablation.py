@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from benchmarks.night import Night, night, run_night
 from benchmarks.transfer import digest, published_evenly
 from infra.settings import RefineSettings, Settings
 from infra.store import Store
+from models import masks
 from models.embedded import world
 from models.embedded.oracle import load_oracle
 from models.masks import (
@@ -123,6 +125,22 @@ def _named(scores: Tensor, ids: list[int], band: float = 0.0) -> Tensor:
     return label_maps(scores, torch.tensor([[0, *ids]]), band).label
 
 
+def labelled(name: str, way: Labeller, of: str, pictures: Pictures) -> Labels:
+    """`label_all`, or what it gave before by the same code; DiffuMask's way takes a second of four pictures."""
+    code = [path.read_bytes() for path in sorted(Path(masks.__file__).parent.glob("*.py"))]
+    digest = hashlib.sha256(b"".join([inspect.getsource(labellers).encode(), *code])).hexdigest()[:8]
+    path = _place(f"labels-{of}", f"{name} {len(pictures.images)} {digest}", ".npy")
+    if not path.exists():
+        np.save(path, label_all(pictures, way))
+    return np.asarray(np.load(path))
+
+
+def _place(of: str, name: str, suffix: str) -> Path:
+    path = CACHE / "ablation" / f"{of}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def label_all(pictures: Pictures, way: Labeller) -> Labels:
     """Every picture's label; one without classes is ground."""
     labels = np.zeros(pictures.images.shape[:3], np.uint8)
@@ -157,7 +175,7 @@ def main(size: Size) -> list[Claim]:
     exact = drawn(made.settings, truths, ids)
     table, sets = {}, {}
     for name, way in labellers(read_affinity(made.store, made.settings.name)).items():
-        labels, of_exact = label_all(kept, way), label_all(exact, way)
+        labels, of_exact = (labelled(name, way, *of) for of in ((made.version, kept), ("drawn", exact)))
         sets[name] = kept_set(name, made.version, kept.images, labels)
         exactly = {"exact truth": _mean_iou(of_exact, exact.reference, range(truths), exact.classes)}
         table[name] = label_ious(labels, kept) | exactly | shares_kept(made)
@@ -237,8 +255,7 @@ def learnt(made: Night, steps: int) -> dict[str, tuple[Night, str]]:
 
 def kept_set(name: str, version: str, images: NDArray[np.uint8], labels: Labels) -> Path:
     """A file of pictures and labels to train on, named by what they are."""
-    path = CACHE / "ablation" / f"{version}-{re.sub('[^a-z]+', '-', name.lower()).strip('-')}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _place(version, name, ".npz")
     np.savez(path, images=images, labels=labels)
     return path
 

@@ -104,6 +104,9 @@ class GeneratorSettings(_Section):
     guidance_rescale: Share = 0.8
     # Attend-and-Excite for prompts of several classes, 0 for none: two objects both drawn 0.55 → 0.89
     excitation: Share = 0.05
+    # whose attention is recorded: the prompt's own noun phrases, or a text of class names alone, as Dataset Diffusion
+    # does. On prompts of two and three objects the phrases' labels had IoU 0.82 and 0.73, the names' 0.78 and 0.69
+    attention: Literal["phrases", "names"] = "phrases"
     batch_size: Count = 16
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N"
@@ -211,6 +214,10 @@ class ComputeSettings(_Section):
     workers: Count = 1
 
 
+# Fields that runs in users' stores were made without; at these values samples are as they were, and so is the identity.
+_ADDED_SINCE: dict[str, dict[str, Any]] = {"generator": {"attention": "phrases"}}
+
+
 class Settings(BaseSettings):
     """Everything a run is told. Frozen; equal `identity` means equal samples."""
 
@@ -279,6 +286,8 @@ class Settings(BaseSettings):
         unimportant = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
         dumped = self.model_dump(mode="json", include=chosen, exclude=unimportant)
         dumped["plan"]["captions"] = self._captions_digest()
+        for section, added in _ADDED_SINCE.items():
+            dumped[section] = {name: v for name, v in dumped[section].items() if name not in added or v != added[name]}
         return dumped | {"vocabulary": self.load_vocabulary().model_dump(mode="json")}
 
     def _captions_digest(self) -> str | None:

@@ -39,6 +39,12 @@ def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
     return [*row["phrases"], *sorted(grounds, key=len)[-1:]]
 
 
+def names_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
+    """A text of class names alone, in parts: each class's first word, then what the prompt calls its ground."""
+    words = {entry.name: entry.words[0] for entry in vocabulary.classes}
+    return [*(words[name] for name in row["classes"]), *phrases_of(row, vocabulary)[len(row["phrases"]) :]]
+
+
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
     """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16, `finite` (n,) bool.
 
@@ -49,15 +55,18 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
     wished = {entry.name: entry.resolutions for entry in vocabulary.classes}
     parts: list[Arrays] = []
+    read = names_of if chosen.attention == "names" else phrases_of
     for batch in _batches(rows, chosen.batch_size):
+        recorded = [read(row, vocabulary) for row in batch.to_dict("records")]
         made = generate(
             pipeline,
             list(batch["prompt"]),
-            [phrases_of(row, vocabulary) for row in batch.to_dict("records")],
+            recorded,
             [int(seed) for seed in batch["seed"]],
             num_inference_steps=chosen.num_inference_steps,
             guidance_scale=chosen.guidance_scale,
             guidance_rescale=chosen.guidance_rescale,
+            class_prompts=[", ".join(names) for names in recorded] if chosen.attention == "names" else None,
             objects=list(batch["phrases"]),
             excitation=chosen.excitation,
             height=chosen.height,

@@ -25,12 +25,14 @@ class Means:
     """Sums of head-wise attention by resolution, and how the U-Net call that is under way has to be read.
 
     `size`: latent (height, width) · `conditional`: rows of the batch that carry prompts · `weights`: (B, T, W), see
-    `Spans` · `largest`: the most positions a self-attention layer may have to be recorded; 0 records none.
+    `Spans` · `text`: (B, T, d), read in the prompts' place unless None · `largest`: the most positions a self-attention
+    layer may have to be recorded; 0 records none.
     """
 
     size: tuple[int, int]
     conditional: slice
     weights: Tensor
+    text: Tensor | None = None
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
@@ -92,8 +94,10 @@ class RecordingProcessor:
     def _record(self, layer: Overheard, kind: str, mask: Tensor | None) -> None:
         means, rows = self.means, self.means.conditional
         query = split_heads(layer.query[rows].float(), layer.heads)
-        key = split_heads(layer.key[rows].float() * layer.scale, layer.heads)
-        bias = None if mask is None else mask[rows].float()
+        keys, bias = layer.key[rows], None if mask is None else mask[rows].float()
+        if kind == "cross" and means.text is not None:
+            keys, bias = layer.to_k(means.text), None  # the mask is of the prompts' tokens
+        key = split_heads(keys.float() * layer.scale, layer.heads)
         means.add(kind, query, key, bias, means.weights if kind == "cross" else None)
 
 

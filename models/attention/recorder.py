@@ -41,6 +41,9 @@ class AttentionRecorder:
     - `self_attention`: r → (B, r², r²) float32 with rows summing to 1, the mean over steps, layers and heads, for
       r ≤ `max_resolution`; empty unless asked for.
 
+    `class_prompts`, if given, are other texts whose phrases are recorded: class names alone, say, so that nothing but
+    classes competes for a place, while the picture follows its own prompt (Nguyen et al. 2023, "Dataset Diffusion").
+
     If the picture is not square, r is its grid's longer side and the maps are (B, W, h, w) and (B, h·w, h·w).
     Of a guided batch only the conditional half is read. Whether a call is guided is what the pipeline says of it; for a
     sampling loop written by hand around `pipeline.unet`, say it with `guidance`.
@@ -55,6 +58,7 @@ class AttentionRecorder:
         prompts: Sequence[str],
         phrases: Sequence[Sequence[str]],
         *,
+        class_prompts: Sequence[str] | None = None,
         self_attention: bool = False,
         max_resolution: int = 32,  # 64² of Stable Diffusion 1.5 would be 537 MB a layer and image
         guidance: bool | None = None,
@@ -64,7 +68,11 @@ class AttentionRecorder:
         self._pipeline = pipeline
         self._guidance = guidance
         self._largest = max_resolution**2 if self_attention else 0
-        self._spans = locate_phrases(self._pipeline.tokenizer, prompts, phrases)
+        self._spans = locate_phrases(self._pipeline.tokenizer, class_prompts or prompts, phrases)
+        self._prompts, self._class_prompts = self._spans.ids, None
+        if class_prompts is not None:
+            self._prompts = locate_phrases(self._pipeline.tokenizer, prompts, [[] for _ in class_prompts]).ids
+            self._class_prompts = self._spans.ids
         self.cross: dict[int, Tensor] = {}
         self.self_attention: dict[int, Tensor] = {}
         self.valid = self._spans.valid
@@ -72,6 +80,7 @@ class AttentionRecorder:
     def __enter__(self) -> AttentionRecorder:
         self._images: int | None = None
         self._means = Means(self._largest)
+        self._text = self._encode(self._class_prompts)
         self._originals = dict(self._unet.attn_processors)
         covers: dict[str, Any] = {name: RecordingProcessor(each, self._means) for name, each in self._originals.items()}
         self._unet.set_attn_processor(covers)
@@ -93,12 +102,19 @@ class AttentionRecorder:
         self.self_attention = {r: mean for r, (mean, _) in own.items()}
         del self._means
 
+    @torch.no_grad()
+    def _encode(self, ids: Tensor | None) -> Tensor | None:
+        """Hidden states (P, T, d) of token ids, as the pipeline makes those of its prompts."""
+        encoder = self._pipeline.text_encoder
+        text: Tensor | None = None if ids is None else encoder(ids.to(encoder.device))[0]
+        return text
+
     def _on_text(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pipeline encodes its prompts first, then negative ones: they have to be the prompts recorded."""
         ids = args[0] if args else kwargs["input_ids"]
         if self._images is not None:
             raise ValueError("a second pipeline call would be averaged into the first: one recorder block a call")
-        if not self._encoded and not torch.equal(ids.cpu(), self._spans.ids):
+        if not self._encoded and not torch.equal(ids.cpu(), self._prompts):
             raise ValueError("the pipeline was called with other prompts than the recorder was given")
         self._encoded = True
 
@@ -117,6 +133,7 @@ class AttentionRecorder:
             self.valid = self._spans.valid.repeat_interleave(each, 0).to(sample.device)
             weights = self._spans.weights.transpose(1, 2).repeat_interleave(each, 0)
             self._means.weights = weights.to(sample.device)
+            self._means.text = None if self._text is None else self._text.repeat_interleave(each, 0)
         self._means.size = tuple(sample.shape[-2:])
         self._means.conditional = slice(images, None) if guided else slice(None)
 

@@ -46,6 +46,7 @@ def generate(
     num_inference_steps: int,
     guidance_scale: float,
     guidance_rescale: float = 0.0,
+    class_prompts: Sequence[str] | None = None,
     objects: Sequence[Sequence[str]] | None = None,
     excitation: float = 0.0,
     height: int | None = None,
@@ -58,16 +59,17 @@ def generate(
     Noise is drawn on the CPU by a generator a picture, so a picture does not depend on its neighbours, its place in the
     batch or the device. Batch size changes only the order of float32 sums (`tests/models/test_generators.py` holds it
     to one grey level). `guidance_rescale` in [0, 1] brings the guided prediction's spread back to the plain one's (Lin
-    et al. 2024, section 3.4). `excitation` > 0 is the strength with which a prompt of several `objects` (phrases of
-    it; all of `phrases` if not given) is kept from leaving one out, see `models.attention.Excitation`. Calls from
-    several threads wait for one another.
+    et al. 2024, section 3.4). `class_prompts`: see `AttentionRecorder`. `excitation` > 0 is the strength with which a
+    prompt of several `objects` (phrases of it; all of `phrases` if not given) is kept from leaving one out, see
+    `models.attention.Excitation`. Calls from several threads wait for one another.
     Raises `ValueError` before anything is sampled, as `AttentionRecorder` does.
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: give one seed a prompt")
     sampler: Any = pipeline
     excite = Excitation(pipeline, prompts, phrases if objects is None else objects, excitation) if excitation else None
-    with _sampling, AttentionRecorder(sampler, prompts, phrases, self_attention=self_attention) as recorder:
+    own: dict[str, Any] = {"class_prompts": class_prompts, "self_attention": self_attention}
+    with _sampling, AttentionRecorder(sampler, prompts, phrases, **own) as recorder:
         pixels = sampler(
             prompt=list(prompts),
             num_inference_steps=num_inference_steps,

@@ -150,12 +150,18 @@ def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
     [
         "seed=1", "classes=car,tree", "plan.images=7", "plan.multi=0.2", "plan.budget.car=2", "generator.path=sd",
         "generator.guidance_scale=4", "generator.guidance_rescale=0", "generator.dtype=float16",
-        "refine.pamr_iterations=9", "select.min_area=0.1", "select.max_ignored=1",
+        "generator.attention=names", "refine.pamr_iterations=9", "select.min_area=0.1", "select.max_ignored=1",
         "select.min_largest=0", "select.folds=2", "compose.images=3", "compose.spliced=0",
     ],
 )  # fmt: skip
 def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:
     assert Settings(_flags=[flag]).identity != Settings().identity
+
+
+def test_fields_added_since_leave_the_identity_of_older_runs_alone() -> None:
+    samples = Settings().sample_settings()
+    assert "attention" not in samples["generator"] and "guidance_scale" in samples["generator"]
+    assert Settings(generator={"attention": "names"}).sample_settings()["generator"]["attention"] == "names"
 
 
 def test_the_identity_is_of_the_vocabulary_s_content_not_its_path(tmp_path: Path) -> None:

@@ -259,6 +259,25 @@ def test_a_masked_word_is_not_attended_to(tiny_pipeline: Any) -> None:
     assert recorder.cross[8][0, 0].max() == 0 < recorder.cross[8][0, 1].min()
 
 
+def test_class_prompts_are_read_in_the_prompts_place_and_change_no_picture(tiny_pipeline: Any) -> None:
+    plain, own = sample(tiny_pipeline, PROMPTS), record(tiny_pipeline, PROMPTS, PHRASES)
+    names, phrases = ["car, sand", "tree", "grass"], [["car"], ["tree"], []]
+    with AttentionRecorder(tiny_pipeline, PROMPTS, PHRASES, class_prompts=PROMPTS, self_attention=True) as same:
+        sample(tiny_pipeline, PROMPTS)
+    assert_close(same.cross, own.cross, 0)
+    with AttentionRecorder(tiny_pipeline, PROMPTS, phrases, class_prompts=names, self_attention=True) as read:
+        np.testing.assert_array_equal(sample(tiny_pipeline, PROMPTS), plain)
+    assert_close(read.self_attention, own.self_attention, 0)
+    for r, maps in read.cross.items():
+        assert maps.shape[:2] == (3, 1) and (maps[:2] > 0).all()
+        assert not torch.allclose(maps[0, 0], own.cross[r][0, 0], rtol=1e-3)
+    # of a batch of one, whose own prompt these names are, the same names are read alike
+    alone = record(tiny_pipeline, names[1:2], [["tree"]])
+    with AttentionRecorder(tiny_pipeline, names[1:2], [["tree"]], class_prompts=names[1:2]) as again:
+        sample(tiny_pipeline, names[1:2])
+    assert_close(again.cross, alone.cross, 0)
+
+
 def test_a_recorder_used_again_starts_afresh(tiny_pipeline: Any) -> None:
     recorder = AttentionRecorder(tiny_pipeline, PROMPTS, PHRASES)
     maps = []
