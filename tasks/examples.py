@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
-from infra.store import CorruptShardError, MissingError, ShardReader, Store
-from models.masks import AffinityNet, grow_by_colour, object_scores, split_by_colour, walk_attention
+from infra.store import CorruptShardError, MissingError, ShardReader, Store, StoreError
+from models.masks import AffinityNet, SeedRule, grow_by_colour, object_scores, split_by_colour, walk_attention
 from tasks.affinity import read_affinity, sure_places
 from tasks.ledger import Ledger
-from tasks.pictures import ARTIFACT_BYTES, Cell, attention_heat, blank, contact_sheet, curve_tile, enlarge, overlay
+from tasks.pictures import (
+    ARTIFACT_BYTES,
+    Cell,
+    Colour,
+    attention_heat,
+    blank,
+    contact_sheet,
+    curve_tile,
+    enlarge,
+    overlay,
+)
 
 __all__ = ["TILE", "choose", "draw_cells", "draw_steps", "sample_sheet"]
 
@@ -25,6 +36,7 @@ _STEP_TILE = 160  # of a picture of one step, of which there are many side by si
 _SHEET_TILE = 128  # and on an artifact's sheet
 _ON_SHEET = 9  # samples kept, and as many rejected, of an artifact's sheet
 Read = Callable[[Any, str, str], NDArray[Any] | None]
+Tile = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 def choose(samples: pd.DataFrame, by: str, count: int) -> pd.DataFrame:
@@ -105,38 +117,61 @@ def draw_steps(
     sample, and its loss. What was not made is left out.
     """
     read = _reader(store, set() if unreadable is None else unreadable)
-    walks = ledger.settings.get("refine", {}).get("method") == "diffumask"
-    net = read_affinity(store, ledger.run) if walks and len(samples) else None
+    make = _by_colour
+    if ledger.settings.get("refine", {}).get("method") == "diffumask":
+        make = partial(_by_walk, _affinity(store, ledger.run), ledger.rules)
     for sample in samples.to_dict("records"):
         fields = [read(sample["image_at"], field, sample["id"]) for field in ("image", "cross", "attention")]
         if len(sample["classes"]) and all(field is not None for field in fields):
-            count = len(sample["classes"])
+            count, colours = len(sample["classes"]), [ledger.colours[name] for name in sample["classes"]]
             image, cross, spread = (torch.from_numpy(field)[None] for field in cast(Any, fields))
-            tiles = _steps(sample, ledger, net, image, cross[:, :count].float(), spread[:, :count].float())
-            shown = tiles[0]
-            tiles += [_labelled(shown, sample, ledger, read), *_held_out(shown, sample, ledger, read)]
-            yield sample, Cell(tiles, str(sample["prompt"]))
+            words, maps = cross[:, :count].float(), spread[:, :count].float()
+            shown = enlarge(image[0].numpy(), _STEP_TILE)
+            heats = [attention_heat(each[0].numpy(), shown.shape[:2], colours) for each in (words, maps)]
+            last = [_labelled(shown, sample, ledger, read), *_held_out(shown, sample, ledger, read)]
+            yield (
+                sample,
+                Cell([shown, *heats, *make(sample, shown, colours, image, words, maps), *last], str(sample["prompt"])),
+            )
 
 
-def _steps(
-    sample: Mapping[str, Any], ledger: Ledger, net: AffinityNet | None, image: Tensor, words: Tensor, maps: Tensor
-) -> list[NDArray[np.uint8]]:
-    """Tiles of an image (1, H, W, 3), its attention and the same spread (1, C, r, r), and what was made of them."""
-    shown = enlarge(image[0].numpy(), _STEP_TILE)
-    size, colours = shown.shape[:2], [ledger.colours[name] for name in sample["classes"]]
-    tiles = [shown, *(attention_heat(each[0].numpy(), size, colours) for each in (words, maps))]
+def _affinity(store: Store, run: str) -> AffinityNet | None:
+    """The network that a run's attention walked by; None if it isn't there, or damaged."""
+    try:
+        return read_affinity(store, run)
+    except (StoreError, SafetensorError):
+        return None
+
+
+def _by_colour(
+    _: Mapping[str, Any], shown: Tile, colours: Sequence[Colour], image: Tensor, words: Tensor, maps: Tensor
+) -> list[Tile]:
+    """The object by its attention (1, C, r, r), with parts of its colour, split by colour."""
+    found = 1 - object_scores(maps, (image.shape[1], image.shape[2]), words)[:, 0]
+    grown = grow_by_colour(image, found)
+    steps = (found, grown, split_by_colour(image, grown))
+    return [attention_heat(each[0].numpy(), shown.shape[:2]) for each in steps]
+
+
+def _by_walk(
+    net: AffinityNet | None,
+    rules: Mapping[str, SeedRule],
+    sample: Mapping[str, Any],
+    shown: Tile,
+    colours: Sequence[Colour],
+    image: Tensor,
+    words: Tensor,
+    maps: Tensor,
+) -> list[Tile]:
+    """Seeds of the attention (1, C, r, r), the same after its walk, and how well each threshold fits that."""
     if net is None:
-        found = 1 - object_scores(maps, (image.shape[1], image.shape[2]), words)[:, 0]
-        grown = grow_by_colour(image, found)
-        return tiles + [attention_heat(each[0].numpy(), size) for each in (found, grown, split_by_colour(image, grown))]
-    seeds = sure_places(image[0], maps[0], words[0], [ledger.rules[name] for name in sample["classes"]]).numpy()
+        return [blank(shown.shape[:2])] * 3
+    seeds = sure_places(image[0], maps[0], words[0], [rules[name] for name in sample["classes"]]).numpy()
     walked = walk_attention(image, maps, net, words)
-    curves = [each.agreement[0].numpy() for each in walked.fitted]
     return [
-        *tiles,
-        overlay(shown, enlarge(seeds, size[0]), dict(enumerate(colours, 1))),
-        attention_heat(walked.scores[0, 1:].numpy(), size, colours),
-        curve_tile(curves, size, colours),
+        overlay(shown, enlarge(seeds, shown.shape[0]), dict(enumerate(colours, 1))),
+        attention_heat(walked.scores[0, 1:].numpy(), shown.shape[:2], colours),
+        curve_tile([each.agreement[0].numpy() for each in walked.fitted], shown.shape[:2], colours),
     ]
 
 
