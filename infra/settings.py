@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     field_serializer,
     field_validator,
@@ -139,6 +140,21 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
+def _share_or_auto(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        if 0 < float(value) <= 1:
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError("give a share over 0 and up to 1, or auto")
+
+
+_Choice = float | Literal["auto"]
+ShareOrAuto = Annotated[_Choice, PlainValidator(_share_or_auto, json_schema_input_type=_Choice)]  # one error, not two
+
+
 class SelectSettings(_Section):
     """What may be published."""
 
@@ -156,7 +172,8 @@ class SelectSettings(_Section):
     min_consistency: Share = 0.65  # IoU of the label before and after it followed the image's edges
     folds: int = Field(default=0, ge=0)  # of noise learning: networks that each judge what they were not trained on
     fold_steps: Count = 600
-    keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each class that the folds' networks trust most
+    # share of each class that the folds' networks trust most; auto: all but those that stand out below the others
+    keep: ShareOrAuto = 1.0
     pixel_loss: Annotated[float, Field(gt=0)] | None = None  # of its class's mean held-out loss; above, 255
 
     @field_validator("folds")

@@ -26,7 +26,7 @@ from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, read_shard, write_shard
 from models.metrics import IGNORE
 from tasks.progress import Report
-from tasks.select import LOSS_UNIT, prune
+from tasks.select import LOSS_UNIT, prune, prune_outliers
 from tasks.train import advance, class_names, finish_training, load_folder
 
 __all__ = ["Screened", "hold_out", "image_scores", "learn_fold", "pixel_losses", "rank"]
@@ -173,16 +173,18 @@ def hold_out(settings: Settings, shard: int) -> Marker:
 def rank(settings: Settings) -> None:
     """Write the verdict on every screened row of the run, and each label id's mean held-out loss.
 
-    A row's score is its quality; of each class the share `select.keep` with the highest stays. Agreement, the paper's
-    choice, tells less of networks that have learnt little: planted faults have AUROC 0.51 after 600 steps a fold and
-    0.92 after 2 400, by quality 0.95 and 0.99 (`benchmarks.faults`, faults that the screen lets through).
+    A row's score is its quality; of each class the share `select.keep` with the highest stays, or with "auto" all but
+    those far below the others. Agreement, the paper's choice, tells less of networks that have learnt little: planted
+    faults that the screen lets through have AUROC 0.51 after 600 steps a fold and 0.92 after 2 400, by quality 0.95 and
+    0.99 (`benchmarks.faults`).
     """
     store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
     rows = _screened(store, settings).drop(columns="score")
     paths = [f"{run}/held-out/{shard:05d}" for shard in rows["shard"].unique()]
     markers = [ShardReader(store, path).marker for path in paths]
     rows = rows.merge(pd.concat([store.read_table(f"{path}.parquet") for path in paths]).drop(columns="id"), on="row")
-    ranked = prune(rows.assign(score=rows["quality"]), settings.select.keep)
+    judged, keep = rows.assign(score=rows["quality"]), settings.select.keep
+    ranked = prune_outliers(judged) if keep == "auto" else prune(judged, keep)
     sums = {kind: pd.DataFrame([m.stats[kind] for m in markers]).sum() for kind in ("loss", "pixels")}
     means: pd.Series[float] = sums["loss"] / sums["pixels"].clip(lower=1)
     store.write_json(f"{run}/losses.json", {str(label): float(mean) for label, mean in means.items()})

@@ -30,6 +30,7 @@ __all__ = [
     "REASONS",
     "Reason",
     "prune",
+    "prune_outliers",
     "screen",
     "select",
     "select_shard",
@@ -59,6 +60,10 @@ ALL, NEGATIVE = "(all)", "(negative)"  # rows of a summary beside the classes
 
 SPECK = 0.001  # of the image; smaller pieces are not counted
 BLACK = 8  # brightest 8-bit level of an image that counts as black
+# Robust standard deviations. Of faults in 6 % of drawn scenes' labels this drops 0.56 (7 % of all labels) after
+# 600 steps a fold, 0.99 (10 %) after 2 400; of a night's 7 %: one in seven has IoU under 0.8, of the rest one in 25.
+OUTLIER = 2.0
+_CERTAIN = 1e-6  # score whose odds are as good as none
 LOSS_UNIT = 1 / 32  # of stored held-out losses: 255 stands for 8 and more, probabilities under 0.0004
 FLAT = 3  # 8-bit levels that each channel of a blank image spans at most; drawn snow spans 14 and more
 
@@ -178,7 +183,25 @@ def prune(table: pd.DataFrame, share: float) -> pd.DataFrame:
     ranked = ranked.sort_values(["score", "row"], ascending=[False, True])
     groups = ranked.groupby("classes")
     allowed = groups["row"].transform("size").map(lambda n: max(1, math.floor(Fraction(str(share)) * n)))
-    beaten = table["row"].isin(ranked.loc[groups.cumcount() >= allowed, "row"])
+    return _without(table, table["row"].isin(ranked.loc[groups.cumcount() >= allowed, "row"]))
+
+
+def prune_outliers(table: pd.DataFrame) -> pd.DataFrame:
+    """As `prune`, without a share: rows go whose score lies far below those of a class of theirs.
+
+    Far is `OUTLIER` robust standard deviations (1.4826 times the median absolute deviation) under the median, both of
+    the scores' log-odds. A class whose scores are mostly equal loses none.
+    """
+    ranked = table[table["keep"]].explode("classes").dropna(subset="classes")
+    odds = ranked["score"].clip(_CERTAIN, 1 - _CERTAIN)
+    odds = np.log(odds / (1 - odds))
+    below = odds.groupby(ranked["classes"]).transform("median") - odds
+    deviation = 1.4826 * below.abs().groupby(ranked["classes"]).transform("median")
+    beaten = table["row"].isin(ranked.loc[(deviation > 0) & (below > OUTLIER * deviation), "row"])
+    return _without(table, beaten)
+
+
+def _without(table: pd.DataFrame, beaten: pd.Series[bool]) -> pd.DataFrame:
     return table.assign(keep=table["keep"] & ~beaten, reason=table["reason"].mask(beaten, "rank"))
 
 

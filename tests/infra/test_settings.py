@@ -151,7 +151,7 @@ def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
         "seed=1", "classes=car,tree", "plan.images=7", "plan.multi=0.2", "plan.budget.car=2", "generator.path=sd",
         "generator.guidance_scale=4", "generator.guidance_rescale=0", "generator.dtype=float16",
         "generator.attention=names", "refine.pamr_iterations=9", "select.min_area=0.1", "select.max_ignored=1",
-        "select.min_largest=0", "select.folds=2", "compose.images=3", "compose.spliced=0",
+        "select.min_largest=0", "select.folds=2", "select.keep=auto", "compose.images=3", "compose.spliced=0",
     ],
 )  # fmt: skip
 def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:
@@ -162,6 +162,15 @@ def test_fields_added_since_leave_the_identity_of_older_runs_alone() -> None:
     samples = Settings().sample_settings()
     assert "attention" not in samples["generator"] and "guidance_scale" in samples["generator"]
     assert Settings(generator={"attention": "names"}).sample_settings()["generator"]["attention"] == "names"
+
+
+@pytest.mark.parametrize("keep", [0, 1.5, "most", None, float("nan")])
+def test_a_share_to_keep_is_a_share_or_auto(keep: object) -> None:
+    assert (
+        Settings(select={"keep": "0.5"}).select.keep == 0.5 and Settings(select={"keep": "auto"}).select.keep == "auto"
+    )
+    with pytest.raises(SettingsError, match=r"select\.keep = .*: .*give a share over 0 and up to 1, or auto"):
+        Settings(select={"keep": keep})
 
 
 def test_the_identity_is_of_the_vocabulary_s_content_not_its_path(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from infra.settings import SelectSettings, Settings
 from infra.store import Store, read_marker, read_shard, write_shard
-from tasks.select import ALL, NEGATIVE, REASONS, prune, select, select_shard, summarise
+from tasks.select import ALL, NEGATIVE, REASONS, prune, prune_outliers, select, select_shard, summarise
 
 IDS = {"car": 1, "tree": 2}
 SETTINGS = SelectSettings()
@@ -173,6 +173,26 @@ def test_ranking_never_empties_a_class_and_ties_go_to_the_first_row():
 def test_a_row_of_two_classes_has_to_rank_in_both():
     run = run_of([0.5, 0.9, 0.1], [["car", "tree"], ["car"], ["tree"]])
     assert list(prune(run, 0.5)["keep"]) == [False, True, False]
+
+
+def test_what_stands_out_below_its_class_is_found_without_a_share():
+    low = [*np.linspace(0.10, 0.20, 20), 0.01]  # a hard class: even its good labels are trusted little
+    high = [*np.linspace(0.90, 0.95, 20), 0.5]
+    run = run_of([*low, *high, 0.0], [["tree"]] * 21 + [["car"]] * 21 + [[]])
+    pruned = prune_outliers(run)
+    assert list(pruned.index[~pruned["keep"]]) == [20, 41]
+    assert set(pruned["reason"]) == {"", "rank"}
+
+
+def test_a_class_of_equal_scores_has_nothing_that_stands_out():
+    assert prune_outliers(run_of([1.0] * 8 + [0.9], [["car"]] * 9))["keep"].all()
+    assert prune_outliers(run_of([], []))["keep"].empty
+
+
+def test_a_row_of_two_classes_may_not_stand_out_in_either():
+    scores = [*np.linspace(0.90, 0.95, 9), *np.linspace(0.1, 0.2, 9), 0.15]
+    run = run_of(scores, [["car"]] * 9 + [["tree"]] * 9 + [["car", "tree"]])
+    assert list(prune_outliers(run)["keep"]) == [True] * 18 + [False]
 
 
 def test_a_share_outside_its_range_is_refused():
