@@ -1,7 +1,7 @@
 """Are classes that no real label ever showed learnt from published pictures alone? Against full supervision.
 
 Both trainings see the same drawn scenes, as the real pictures; of these the one has no labels of the unseen classes,
-but the night's published samples beside them. Same recipe, steps and seed.
+but all that the night published beside them, and in them as well (`CopyPaste`). Same recipe, steps and seed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.claims import Claim, Size, run
 from benchmarks.night import night
-from benchmarks.transfer import HELD_OUT, SAMPLES, STEPS, drawn_scenes, measured, published_evenly
-from infra.store import read_version
+from benchmarks.transfer import HELD_OUT, SAMPLES, STEPS, drawn_scenes, measured
+from infra.store import SegmentationDataset
 from models import metrics
 from models.segmenters import TrainingRecipe
 from tasks.protocols import Protocol, training_set
@@ -24,8 +24,8 @@ UNSEEN = 3  # the last of the vocabulary, as VOC's split takes its last quarter
 
 def main(size: Size) -> list[Claim]:
     made = night(size)
-    published = published_evenly(made.store, made.version, SAMPLES[size])
-    count, classes = len(published), class_names(read_version(made.store, made.version).meta["classes"])
+    published = SegmentationDataset(made.store.url, made.version)
+    count, classes = SAMPLES[size], class_names(published.manifest.meta["classes"])
     recipe, unseen = TrainingRecipe(steps=STEPS[size]), classes[-UNSEEN:]
     protocol = Protocol("zero-shot", "drawn", count, unseen)
     mixed = training_set(protocol, published, classes)
