@@ -3,8 +3,8 @@
 synthetic   the version alone
 joint       the version and real labelled pictures, shuffled together
 fine-tune   the version first, then real pictures alone, from the weights that this gave
-zero-shot   as joint, but of the unseen classes the real pictures have no labels (255): only the version shows them,
-            also in objects of it that are pasted into the real pictures
+zero-shot   real pictures whose pixels of unseen classes are 255; these classes come from the version alone: from its
+            samples that show them, and their objects, pasted into the real pictures
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from infra.settings import Settings, SettingsError
 from infra.voc import VocFolder
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 
 __all__ = ["COPIES", "SYNTHETIC", "CopyPaste", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
 
-COPIES = 2  # harmonic mean of zero-shot over full supervision, `benchmarks.zero_shot`: 0.89 with one, 0.91 with two
+COPIES = 2  # one to three came out alike, ARCHITECTURE.md
 SAMPLES_TRIED = 24  # of the version, in search of one with the class
 
 
@@ -85,16 +85,32 @@ def _real_pictures(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
 
 
 def training_set(protocol: Protocol, synthetic: Dataset[Any], classes: Sequence[str]) -> Dataset[Any]:
-    """What the protocol trains on, the last time if twice. Raises `ValueError` for an unseen class not in `classes`."""
+    """What the protocol trains on, the last time if twice.
+
+    Raises `ValueError` for an unseen class that is not in `classes`, and if no sample shows any of them.
+    """
     if protocol.kind == "synthetic":
         return synthetic
     real: Dataset[Any] = _real_pictures(protocol, classes)
     if protocol.kind == "fine-tune":
         return real
     if protocol.kind == "zero-shot":
+        withheld = Withheld(real, protocol.unseen, classes)
         unseen = [classes.index(name) for name in protocol.unseen]
-        real = CopyPaste(Withheld(real, protocol.unseen, classes), synthetic, unseen)
+        synthetic = _showing(synthetic, unseen, classes)
+        real = CopyPaste(withheld, synthetic, unseen)
     return ConcatDataset([synthetic, real])
+
+
+def _showing(samples: Dataset[Any], class_ids: Sequence[int], classes: Sequence[str]) -> Subset[Any]:
+    """Those of the samples whose label has one of these classes; all labels are read for it once."""
+    wanted = torch.tensor(class_ids, dtype=torch.uint8)
+    every = range(len(cast(Sized, samples)))
+    chosen = [index for index in every if torch.isin(samples[index]["label"], wanted).any()]
+    if not chosen:
+        names = ", ".join(classes[class_id] for class_id in class_ids)
+        raise ValueError(f"no sample of the version shows {names}, of train.unseen; publish some that do")
+    return Subset(samples, chosen)
 
 
 class Withheld(Dataset[Any]):
