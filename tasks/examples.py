@@ -21,6 +21,8 @@ from tasks.pictures import (
     ARTIFACT_BYTES,
     Cell,
     Colour,
+    Palette,
+    Picture,
     attention_heat,
     blank,
     contact_sheet,
@@ -36,7 +38,6 @@ _STEP_TILE = 160  # of a picture of one step, of which there are many side by si
 _SHEET_TILE = 128  # and on an artifact's sheet
 _ON_SHEET = 9  # samples kept, and as many rejected, of an artifact's sheet
 Read = Callable[[Any, str, str], NDArray[Any] | None]
-Tile = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 def choose(samples: pd.DataFrame, by: str, count: int) -> pd.DataFrame:
@@ -91,10 +92,16 @@ def _labelled(shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledge
     label, instance = (read(sample["label_at"], field, sample["id"]) for field in ("label", "instance"))
     if label is None:
         return blank(shown.shape[:2])
-    palette = {ledger.ids[name]: colour for name, colour in ledger.colours.items()}
     return overlay(
-        shown, enlarge(label, shown.shape[0]), palette, None if instance is None else enlarge(instance, shown.shape[0])
+        shown,
+        enlarge(label, shown.shape[0]),
+        _palette(ledger),
+        None if instance is None else enlarge(instance, shown.shape[0]),
     )
+
+
+def _palette(ledger: Ledger) -> Palette:
+    return {ledger.ids[name]: colour for name, colour in ledger.colours.items()}
 
 
 def _attention(shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledger, read: Read) -> NDArray[np.uint8]:
@@ -129,10 +136,8 @@ def draw_steps(
             shown = enlarge(image[0].numpy(), _STEP_TILE)
             heats = [attention_heat(each[0].numpy(), shown.shape[:2], colours) for each in (words, maps)]
             last = [_labelled(shown, sample, ledger, read), *_held_out(shown, sample, ledger, read)]
-            yield (
-                sample,
-                Cell([shown, *heats, *make(sample, shown, colours, image, words, maps), *last], str(sample["prompt"])),
-            )
+            steps = make(sample, shown, colours, image, words, maps)
+            yield sample, Cell([shown, *heats, *steps, *last], str(sample["prompt"]))
 
 
 def _affinity(store: Store, run: str) -> AffinityNet | None:
@@ -144,8 +149,8 @@ def _affinity(store: Store, run: str) -> AffinityNet | None:
 
 
 def _by_colour(
-    _: Mapping[str, Any], shown: Tile, colours: Sequence[Colour], image: Tensor, words: Tensor, maps: Tensor
-) -> list[Tile]:
+    _: Mapping[str, Any], shown: Picture, colours: Sequence[Colour], image: Tensor, words: Tensor, maps: Tensor
+) -> list[Picture]:
     """The object by its attention (1, C, r, r), with parts of its colour, split by colour."""
     found = 1 - object_scores(maps, (image.shape[1], image.shape[2]), words)[:, 0]
     grown = grow_by_colour(image, found)
@@ -157,12 +162,12 @@ def _by_walk(
     net: AffinityNet | None,
     rules: Mapping[str, SeedRule],
     sample: Mapping[str, Any],
-    shown: Tile,
+    shown: Picture,
     colours: Sequence[Colour],
     image: Tensor,
     words: Tensor,
     maps: Tensor,
-) -> list[Tile]:
+) -> list[Picture]:
     """Seeds of the attention (1, C, r, r), the same after its walk, and how well each threshold fits that."""
     if net is None:
         return [blank(shown.shape[:2])] * 3
@@ -175,9 +180,7 @@ def _by_walk(
     ]
 
 
-def _held_out(
-    shown: NDArray[np.uint8], sample: Mapping[str, Any], ledger: Ledger, read: Read
-) -> list[NDArray[np.uint8]]:
+def _held_out(shown: Picture, sample: Mapping[str, Any], ledger: Ledger, read: Read) -> list[Picture]:
     """What a network that never saw the sample predicts, and where it disagrees with the label; none if not asked."""
     if sample["reason"] not in ("", "rank") or not ledger.settings.get("select", {}).get("folds"):
         return []
@@ -185,9 +188,8 @@ def _held_out(
     predicted, loss = (read(path, field, sample["id"]) for field in ("predicted", "loss"))
     if predicted is None or loss is None:
         return [blank(size)] * 2
-    palette = {ledger.ids[name]: colour for name, colour in ledger.colours.items()}
     return [
-        overlay(shown, enlarge(predicted, size[0]), palette),
+        overlay(shown, enlarge(predicted, size[0]), _palette(ledger)),
         attention_heat(loss.astype(np.float32), size),
     ]
 
