@@ -33,12 +33,14 @@ from infra.sources import SettingsError, explain, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = [
+    "AlarmSettings",
     "ComposeSettings",
     "ComputeSettings",
     "EvaluateSettings",
     "GeneratorSettings",
     "PlanSettings",
     "RefineSettings",
+    "RetentionSettings",
     "SelectSettings",
     "Settings",
     "SettingsError",
@@ -191,6 +193,7 @@ class TrainSettings(_Section):
     steps: Count = 2000
     batch_size: Count = 16
     learning_rate: float = Field(default=6e-4, gt=0)
+    paste: Share = 0.0  # share of the pictures that get an object of another one
     splice: Share = 0.0  # shares of the pictures that DiffuMask's augmentations fall to
     blur: Share = 0.0
     occlusion: Share = 0.0
@@ -218,6 +221,22 @@ class EvaluateSettings(_Section):
     images: Count = 500
     batch_size: Count = 16
     voc: str | None = None  # None: the drawn world
+
+
+class RetentionSettings(_Section):
+    """What `segmint gc` leaves in the store; the champion's version and pinned ones stay whatever these say."""
+
+    versions: Count = 14  # the newest, however old
+    days: Annotated[float, Field(ge=0)] = 30.0  # younger versions, however many
+    run_days: Annotated[float, Field(ge=0)] = 7.0  # a published run's working shards
+    abandoned_days: Annotated[float, Field(ge=1)] = 30.0  # since anything was written to a run that published nothing
+
+
+class AlarmSettings(_Section):
+    """When an event tells that somebody should look."""
+
+    keep_rate: Share = 0.2  # a night that keeps less of its images
+    regression: Share = 0.02  # the champion's mIoU falls by more, on a set of the same name
 
 
 class ComputeSettings(_Section):
@@ -258,6 +277,8 @@ class Settings(BaseSettings):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compute: ComputeSettings = ComputeSettings()
+    retention: RetentionSettings = RetentionSettings()
+    alarm: AlarmSettings = AlarmSettings()
 
     def __init__(self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any) -> None:
         layers = read_layers(type(self), _file, _flags, values)
@@ -297,7 +318,8 @@ class Settings(BaseSettings):
     def sample_settings(self) -> dict[str, Any]:
         """The part that can change a sample, with the content of vocabulary and captions for their names.
 
-        Left out: name, store, compute, train, evaluate, batch size, device, and the shard size, which orders work only.
+        Left out: name, store, compute, train, evaluate, retention, alarm, batch size, device, and the shard size, which
+        orders work only.
         """
         chosen = {"seed", "plan", "generator", "refine", "compose", "select"}
         unimportant = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}

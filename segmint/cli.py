@@ -1,4 +1,4 @@
-"""The command line: `segmint run`, `plan`, `report`, `verify`, `versions`, `train`, `evaluate`, `pretrain`, `doctor`.
+"""The command line: `segmint --help` lists its commands.
 
 Heavy modules are imported inside the commands, so that `segmint --help` answers at once. An error is one message and
 exit code 2; `--debug` anywhere on the line shows its traceback.
@@ -20,6 +20,7 @@ from segmint import console as show
 if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.store import Store
+    from tasks.collect import Garbage
 
 __all__ = ["app"]
 
@@ -205,8 +206,10 @@ def evaluate(
 ) -> None:
     """Measure a segmenter on held-out drawn scenes, or on the VOC-layout folder that evaluate.voc names."""
     settings = _settings(config, flags)
-    name = checkpoint or _champion(_store(settings))
     from tasks.evaluate import evaluate as measure
+    from tasks.promote import champion_of
+
+    name = checkpoint or champion_of(settings)
 
     with show.progress():
         found = measure.fn(settings, name)
@@ -214,12 +217,77 @@ def evaluate(
     show.table(f"{name} on {found['set']}", ["class", "IoU"], [*iou, ("mean", f"{found['miou']:.3f}")])
 
 
-def _champion(store: Store) -> str:
-    from infra.store import StoreError
+@commands.command()
+def compare(
+    second: Annotated[str, typer.Argument(help="A checkpoint.")],
+    first: Annotated[str | None, typer.Option(help="Another one; else the champion.")] = None,
+    config: Config = None,
+    flags: Flags = None,
+) -> None:
+    """Measure two checkpoints on the same pictures and show what differs, class by class."""
+    settings = _settings(config, flags)
+    from flows.compare import compare as measure_both
 
-    if not store.exists("champion.json"):
-        raise StoreError(f"{store.url} has no champion; name a checkpoint, or let `segmint train` make one")
-    return str(store.read_json("champion.json")["checkpoint"])
+    with show.progress():
+        rows = measure_both(settings, second, first)
+    shown = [[row["class"], *(_figure(row[name]) for name in ("first", "second", "difference"))] for row in rows]
+    show.table(f"{first or 'the champion'} and {second}, IoU", ["class", "first", "second", "difference"], shown)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@commands.command()
+def rollback(
+    to: Annotated[str | None, typer.Option(help="A checkpoint; else the champion before this one.")] = None,
+    config: Config = None,
+    flags: Flags = None,
+) -> None:
+    """Make an earlier champion the champion again; the one that stood does not come back by itself."""
+    settings = _settings(config, flags)
+    from flows.rollback import rollback as roll_back
+
+    champion = roll_back(settings, to)
+    show.facts([("champion", champion["checkpoint"]), ("withdrawn", ", ".join(champion["withdrawn"]))])
+
+
+@commands.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only show.")] = False,
+    config: Config = None,
+    flags: Flags = None,
+) -> None:
+    """Show what the settings' retention lets go: old versions, working shards of published runs, abandoned runs."""
+    settings = _settings(config, flags)
+    from tasks.collect import collect
+
+    found = collect.fn(settings, dry_run=not delete)
+    title = "Deleted" if delete else "What --delete would delete"
+    show.table(title if found else "Nothing to delete", ["path", "size", "why"], [_described(each) for each in found])
+
+
+def _described(garbage: Garbage) -> tuple[str, str, str]:
+    return garbage.path, show.size(garbage.size), garbage.why
+
+
+@commands.command()
+def pin(
+    version: Annotated[str, typer.Argument(help="A published version.")],
+    why: Annotated[str, typer.Option(help="For whoever asks later.")] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Leave it to the retention again.")] = False,
+    config: Config = None,
+    flags: Flags = None,
+) -> None:
+    """Keep a version for ever, whatever the retention says."""
+    store = _store(_settings(config, flags))
+    from tasks import collect
+
+    if remove:
+        collect.unpin(store, version)
+    else:
+        collect.pin(store, version, why)
+    show.facts([("pinned", ", ".join(collect.pins(store)) or "none")])
 
 
 def _newest(store: Store) -> str:

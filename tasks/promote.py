@@ -1,6 +1,7 @@
-"""Promote: the better of champion and challenger, and what each class gets of the next night.
+"""Promote: the better of champion and challenger, and what each class gets of the next night; and the way back.
 
     champion.json   checkpoint, version, evaluation: the best so far · budget: the next night's share of each class
+                    before: champions before it, the last one last · withdrawn: checkpoints that were rolled back
 
 The pointer moves only between evaluations of the same set. Doing it again with the same checkpoint changes nothing.
 """
@@ -16,13 +17,26 @@ from numpy.typing import NDArray
 from prefect import task
 
 from infra.settings import Settings
-from infra.store import Store, read_version
+from infra.store import MissingError, Store, StoreError, read_version
 from tasks.evaluate import evaluation_path
+from tasks.events import MOVED, REGRESSED, tell
 from tasks.select import summarise
 from tasks.train import read_meta
 
-__all__ = ["Decision", "decide", "keep_rates", "next_budget", "promote"]
+__all__ = [
+    "CHAMPION",
+    "Decision",
+    "champion_of",
+    "decide",
+    "keep_rates",
+    "next_budget",
+    "promote",
+    "read_champion",
+    "roll_back",
+    "watch_champion",
+]
 
+CHAMPION = "champion.json"
 LEAST, MOST = 0.5, 2.0  # bounds of a class's share, in equal shares: no class starves, none takes the night
 LEAST_NEED = 0.05  # even a perfect class goes on being made
 LEAST_KEPT = 0.1  # a class that is hardly ever kept is a matter of prompts and masks, not of more images
@@ -39,12 +53,15 @@ class Decision:
 def decide(champion: Mapping[str, Any] | None, challenger: Mapping[str, Any]) -> Decision:
     """Compare two entries of `checkpoint` and `evaluation`; `champion` None is a vacant place.
 
-    The challenger wins by a higher `miou` on the set with the same fingerprint, and on no other ground.
+    The challenger wins by a higher `miou` on the set with the same fingerprint, and on no other ground; one that was
+    rolled back does not come back by itself.
     """
     if champion is None:
         return Decision(True, "there was no champion")
     if champion["checkpoint"] == challenger["checkpoint"]:
         return Decision(False, "it is the champion already")
+    if challenger["checkpoint"] in champion.get("withdrawn", ()):
+        return Decision(False, "it was rolled back; `segmint rollback --to` makes it the champion again")
     held, offered = champion["evaluation"], challenger["evaluation"]
     if held["fingerprint"] != offered["fingerprint"]:
         return Decision(
@@ -104,29 +121,117 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     `reason` and the `challenger` (its `checkpoint`, `version` and `evaluation`).
     """
     store = Store.open(settings.store.url, settings.store.options)
-    challenger = _entry(store, checkpoint, fingerprint)
-    before = store.read_json("champion.json") if store.exists("champion.json") else None
+    challenger = _entry(store, checkpoint, evaluation_path(checkpoint, fingerprint))
+    before = read_champion(store)
     champion = _on_same_set(store, before, fingerprint)
     decision = decide(champion, challenger)
-    standing = challenger if decision.moved or champion is None else champion
+    standing = _succeeding(challenger, champion) if decision.moved or champion is None else champion
     standing = {**standing, "budget": _budget(store, standing["evaluation"]["iou"], challenger["version"])}
     if standing != before:
-        store.write_json("champion.json", standing)
+        store.write_json(CHAMPION, standing)
+    if decision.moved:
+        _tell_moved(standing, decision.reason)
     return {**standing, "moved": decision.moved, "reason": decision.reason, "challenger": challenger}
 
 
+def read_champion(store: Store) -> dict[str, Any] | None:
+    """champion.json, None while the place is vacant."""
+    champion: dict[str, Any] | None = store.read_json(CHAMPION) if store.exists(CHAMPION) else None
+    return champion
+
+
+def champion_of(settings: Settings) -> str:
+    """The champion's checkpoint. Raises `StoreError` while the place is vacant."""
+    store = Store.open(settings.store.url, settings.store.options)
+    champion = read_champion(store)
+    if champion is None:
+        raise StoreError(f"{store.url} has no champion; name a checkpoint, or let `segmint train` make one")
+    return str(champion["checkpoint"])
+
+
+@task(name="watch-champion")
+def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]) -> bool:
+    """Emit an event if this evaluation says that the champion got worse than when it became champion; return whether.
+
+    Only a set of the same name tells: the same pictures always give the same figure, a set that grew may not.
+    """
+    champion = read_champion(Store.open(settings.store.url, settings.store.options))
+    if champion is None or champion["checkpoint"] != checkpoint or champion["evaluation"]["set"] != found["set"]:
+        return False
+    lost = champion["evaluation"]["miou"] - found["miou"]
+    if lost <= settings.alarm.regression:
+        return False
+    tell(REGRESSED, "champion", checkpoint, {"miou": found["miou"], "lost": lost, "set": found["set"]})
+    return True
+
+
+@task(name="roll-back")
+def roll_back(settings: Settings, to: str | None = None) -> dict[str, Any]:
+    """Make an earlier champion the champion again, the last one unless `to` names a checkpoint; return champion.json.
+
+    Whoever stood is withdrawn: no repeated training or event brings it back, only another `roll_back` to it.
+    Raises `StoreError` if there is nothing to go back to, `MissingError` for a checkpoint that is not in the store.
+    """
+    store = Store.open(settings.store.url, settings.store.options)
+    champion = read_champion(store)
+    before: list[str] = champion.get("before", []) if champion else []
+    if champion is None or not (to or before):
+        raise StoreError(f"{store.url} has no earlier champion; name a checkpoint, one of `checkpoints/`")
+    name = to or before[-1]
+    if name == champion["checkpoint"]:
+        return champion
+    entry = _entry(store, name, _last_evaluation(store, name, champion["evaluation"]["fingerprint"]))
+    withdrawn = [each for each in champion.get("withdrawn", []) if each != name]
+    entry |= {
+        "before": before[: before.index(name)] if name in before else before,
+        "withdrawn": [*withdrawn, champion["checkpoint"]],
+        "budget": _budget(store, entry["evaluation"]["iou"], entry["version"]),
+    }
+    store.write_json(CHAMPION, entry)
+    _tell_moved(entry, f"{champion['checkpoint']} was rolled back")
+    return entry
+
+
+def _succeeding(challenger: dict[str, Any], champion: dict[str, Any] | None) -> dict[str, Any]:
+    """The challenger's entry as champion, with the ones before it."""
+    if champion is None:
+        return challenger
+    before = [name for name in champion.get("before", []) if name != challenger["checkpoint"]]
+    withdrawn = champion.get("withdrawn", [])
+    return {**challenger, "before": [*before, champion["checkpoint"]], "withdrawn": withdrawn}
+
+
+def _tell_moved(entry: Mapping[str, Any], reason: str) -> None:
+    tell(MOVED, "champion", entry["checkpoint"], {"version": entry["version"], "reason": reason})
+
+
 def _budget(store: Store, iou: Mapping[str, float | None], version: str) -> dict[str, float]:
-    meta = read_version(store, version).meta
+    try:
+        meta = read_version(store, version).meta
+    except MissingError:  # `segmint gc` took it, so nobody knows what was kept
+        return next_budget(iou, {name: 1.0 for name in iou if name != "background"})
     return next_budget(iou, dict.fromkeys(meta["classes"], 1.0) | keep_rates(store, meta["run"]))
 
 
-def _entry(store: Store, checkpoint: str, fingerprint: str) -> dict[str, Any]:
-    evaluation = store.read_json(evaluation_path(checkpoint, fingerprint))
-    return {"checkpoint": checkpoint, "version": read_meta(store, checkpoint)["version"], "evaluation": evaluation}
+def _entry(store: Store, checkpoint: str, evaluation: str) -> dict[str, Any]:
+    version = read_meta(store, checkpoint)["version"]
+    return {"checkpoint": checkpoint, "version": version, "evaluation": store.read_json(evaluation)}
+
+
+def _last_evaluation(store: Store, checkpoint: str, fingerprint: str) -> str:
+    """Path of a checkpoint's evaluation on the set with that fingerprint; else of any one that it has."""
+    read_meta(store, checkpoint)  # raises for a name that is no checkpoint
+    wanted, folder = evaluation_path(checkpoint, fingerprint), f"checkpoints/{checkpoint}/evaluations"
+    if store.exists(wanted):
+        return wanted
+    if not (found := store.list(folder)):
+        raise StoreError(f"checkpoint {checkpoint!r} was never evaluated; `segmint evaluate {checkpoint}` does it")
+    return f"{folder}/{found[-1]}"
 
 
 def _on_same_set(store: Store, champion: dict[str, Any] | None, fingerprint: str) -> dict[str, Any] | None:
     """The champion with its evaluation on that set, if there is one."""
-    if champion is None or not store.exists(evaluation_path(champion["checkpoint"], fingerprint)):
-        return champion
-    return {**champion, **_entry(store, champion["checkpoint"], fingerprint)}
+    if champion is None:
+        return None
+    path = evaluation_path(champion["checkpoint"], fingerprint)
+    return {**champion, **_entry(store, champion["checkpoint"], path)} if store.exists(path) else champion

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from infra.settings import Settings, SettingsError
 from infra.voc import VocFolder
 from models.metrics import IGNORE
-from models.scenes import Cutout, compose_scene, cut_objects
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from models.segmenters import ArraySet, LabelledItem
@@ -30,7 +28,6 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 __all__ = ["COPIES", "SYNTHETIC", "CopyPaste", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
 
 COPIES = 2  # one to three came out alike, ARCHITECTURE.md
-SAMPLES_TRIED = 24  # of the version, in search of one with the class
 
 
 @dataclass(frozen=True)
@@ -147,23 +144,9 @@ class CopyPaste(Dataset[Any]):
         return COPIES * len(cast(Sized, self._samples))
 
     def __getitem__(self, index: int) -> LabelledItem:
+        from models.segmenters import paste_object
+
         item = self._samples[index % len(cast(Sized, self._samples))]
         rng = np.random.default_rng([index, 3])  # a stream no drawn scene has
-        cutouts = self._cutouts(int(rng.choice(self._class_ids)), rng)
-        scene = compose_scene(_pixels(item), item["label"].numpy(), cutouts, rng)
-        image = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous()
-        return {"image": image, "label": torch.from_numpy(scene.label), "id": item["id"]}
-
-    def _cutouts(self, class_id: int, rng: np.random.Generator) -> list[Cutout]:
-        """The largest object of that class in the first of some random samples that has one to cut out, if any has."""
-        for index in rng.integers(len(cast(Sized, self._source)), size=SAMPLES_TRIED):
-            other = self._source[int(index)]
-            found = cut_objects(_pixels(other), other["label"].numpy(), [class_id])
-            if found:
-                return found[:1]
-        return []
-
-
-def _pixels(item: LabelledItem) -> NDArray[np.uint8]:
-    """An item's image as (H, W, 3)."""
-    return np.ascontiguousarray(item["image"].permute(1, 2, 0).numpy())
+        image, label = paste_object(item["image"], item["label"], self._source, self._class_ids, rng)
+        return {"image": image, "label": label, "id": item["id"]}

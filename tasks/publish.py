@@ -8,15 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from prefect import task
-from prefect.events import emit_event
 
 from infra.settings import Settings
 from infra.store import Marker, Store, publish_version, read_marker, read_shard, read_version, write_shard
 from tasks.card import dataset_card
+from tasks.events import KEEP_RATE_LOW, PUBLISHED, tell
 
-__all__ = ["EVENT", "NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
+__all__ = ["NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
 
-EVENT = "segmint.version.published"
 _SCENE = ["image", "label", "instance"]
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
 
@@ -66,7 +65,7 @@ def publish_shard(settings: Settings, shard: int) -> Marker:
 
 @task(name="publish")
 def publish(settings: Settings, shards: list[int]) -> str:
-    """Write card and vocabulary, then the manifest, which makes it a version; emit the event; return its name."""
+    """Write card and vocabulary, then the manifest, which makes it a version; tell of it; return its name."""
     store, version = Store.open(settings.store.url, settings.store.options), version_of(settings)
     vocabulary = settings.load_vocabulary()
     folder = f"versions/{version}"
@@ -79,11 +78,10 @@ def publish(settings: Settings, shards: list[int]) -> str:
     store.write_bytes(f"{folder}/card.md", dataset_card(version, settings, samples, planned).encode())
     meta = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
     manifest = publish_version(store, version, shards=paths, meta=meta)
-    emit_event(
-        event=EVENT,
-        resource={"prefect.resource.id": f"segmint.dataset.{settings.name}", "prefect.resource.name": version},
-        payload={"version": version, "samples": manifest.samples, "settings": settings.resolved()},
-    )
+    told = {"version": version, "samples": manifest.samples, "settings": settings.resolved()}
+    tell(PUBLISHED, f"dataset.{settings.name}", version, told)
+    if manifest.samples < settings.alarm.keep_rate * planned:
+        tell(KEEP_RATE_LOW, f"dataset.{settings.name}", version, {"kept": manifest.samples, "planned": planned})
     return version
 
 

@@ -62,7 +62,7 @@ def recipe_of(settings: Settings) -> TrainingRecipe:
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         learning_rate=chosen.learning_rate,
-        augmentation=Augmentation(chosen.splice, chosen.blur, chosen.occlusion, chosen.perspective),
+        augmentation=Augmentation(chosen.paste, chosen.splice, chosen.blur, chosen.occlusion, chosen.perspective),
         seed=settings.seed % 2**32,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from infra.store.errors import CorruptShardError, MissingError, PublishedError, StoreError
+from infra.store.place import Usage
 from infra.store.reader import ShardReader, read_shard
 from infra.store.shards import Marker, read_marker, write_shard
 from infra.store.store import Store
@@ -28,6 +29,7 @@ __all__ = [
     "ShardReader",
     "Store",
     "StoreError",
+    "Usage",
     "list_versions",
     "publish_version",
     "read_marker",

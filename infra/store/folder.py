@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.store.errors import CorruptShardError, MissingError, StoreError
+from infra.store.place import Usage
 
 __all__ = ["Folder"]
 
@@ -90,6 +91,12 @@ class Folder:
             else:
                 target.unlink(missing_ok=True)
 
+    def usage(self, path: str) -> Usage:
+        """Size and age of what lies there; unlike `list`, it counts files under way."""
+        with self._explained(path):
+            found = [file.stat() for file in _files(Path(self.root, path))]
+        return Usage(sum(file.st_size for file in found), max((file.st_mtime for file in found), default=0.0))
+
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
         try:
@@ -106,6 +113,13 @@ def _write_through(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder, name) for name in names)
 
 
 def _sweep(folder: Path) -> None:

@@ -6,10 +6,10 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -17,24 +17,11 @@ import pandas as pd
 
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
+from infra.store.place import Place, Usage
 
-__all__ = ["Place", "Store"]
+__all__ = ["Store"]
 
 _PROBE_BYTES = 1 << 16
-
-
-class Place(Protocol):
-    """What a store needs of the place where it lies; paths are relative, with forward slashes."""
-
-    writers: int
-    readers: int
-
-    def get(self, path: str) -> bytes: ...  # noqa: D102
-    def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None: ...  # noqa: D102
-    def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None: ...  # noqa: D102
-    def exists(self, path: str) -> bool: ...  # noqa: D102
-    def list(self, path: str) -> list[str]: ...  # noqa: D102
-    def delete(self, path: str) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -77,6 +64,10 @@ class Store:
     def delete(self, path: str) -> None:
         """Remove a file or everything below `path`; nothing there is fine."""
         self.place.delete(_relative(path))
+
+    def usage(self, path: str) -> Usage:
+        """Size and age of a file or of everything below `path`, which is listed for it."""
+        return self.place.usage(_relative(path))
 
     def read_bytes(self, path: str) -> bytes:
         """Return a whole file."""

@@ -4,9 +4,11 @@ samples.py   any labelled set as augmented training batches     sources.py    th
 networks.py  names and config files → networks ↔ safetensors    head.py       SegFormer's head, sooner done
 training.py  the training                                       hooks.py      rate, curve, resuming
 precision.py fp32, bf16 or fp16, by measuring                   inference.py  whole pictures → softmax
+copies.py    objects of other samples, pasted
 openmmlab.py mmengine and mmsegmentation without their noise
 """
 
+from models.segmenters.copies import paste_object
 from models.segmenters.hooks import Snapshots, TrainingError
 from models.segmenters.inference import batches_of_one_size, predict_probabilities
 from models.segmenters.networks import (
@@ -39,6 +41,7 @@ __all__ = [
     "build_segmenter",
     "load_segmenter",
     "pack_segmenter",
+    "paste_object",
     "predict_probabilities",
     "save_segmenter",
     "train_segmenter",

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from models.metrics import IGNORE
 from models.scenes import choose_grid, splice
+from models.segmenters.copies import paste_object
 from models.segmenters.distortions import blur, occlude, tilt
 from models.segmenters.openmmlab import PixelData, SegDataSample
 
@@ -42,8 +43,9 @@ class LabelledItem(TypedDict):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shares of the training's positions that are spliced of several samples, blurred, occluded, tilted; 0 is off."""
+    """Shares of the training's positions that get another sample's object, are spliced, blurred, occluded, tilted."""
 
+    paste: float = 0.0
     splice: float = 0.0
     blur: float = 0.0
     occlusion: float = 0.0
@@ -76,6 +78,7 @@ class TrainingView(Dataset[dict[str, Any]]):
         size = len(cast(Sized, self._samples))
         epoch, place = divmod(position, size)
         image, label = self._read(int(_order(views.seed, epoch, size)[place]))
+        image, label = self._pasted(image, label, np.random.default_rng((views.seed, 3, position)))
         image, label = self._distorted(image, label, np.random.default_rng((views.seed, 2, position)))
         rng = np.random.default_rng((views.seed, 1, position))
         image, label = augment(image, label, rng, crop=views.crop, scale=views.scale)
@@ -87,6 +90,11 @@ class TrainingView(Dataset[dict[str, Any]]):
         item = self._samples[index]
         _check_item(item, self._views.num_classes)
         return item["image"], item["label"]
+
+    def _pasted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        if rng.random() < self._views.augmentation.paste:
+            return paste_object(image, label, self._samples, range(1, IGNORE), rng)
+        return image, label
 
     def _distorted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """The sample under whichever of the augmentations fall to this position, splicing first."""

@@ -13,7 +13,9 @@ from tests.models.test_segmenters import TINY, Squares
 VERSION = "nightly-0123abcd"
 
 
-def publish_squares(store: Store, version: str = VERSION, count: int = 12) -> None:
+def publish_squares(
+    store: Store, version: str = VERSION, count: int = 12, run: str = "nightly", identity: str = ""
+) -> None:
     """Two shards of red cars and blue buses on grey."""
     items = [Squares()[index] for index in range(count)]
     shards = [f"versions/{version}/data/{shard:05d}" for shard in range(2)]
@@ -24,7 +26,9 @@ def publish_squares(store: Store, version: str = VERSION, count: int = 12) -> No
             "label": np.stack([item["label"].numpy() for item in part]),
         }
         write_shard(store, path, arrays, pd.DataFrame({"id": [item["id"] for item in part]}))
-    publish_version(store, version, shards=shards, meta={"run": "nightly", "classes": {"car": 1, "bus": 2}})
+    publish_version(
+        store, version, shards=shards, meta={"run": run, "identity": identity, "classes": {"car": 1, "bus": 2}}
+    )
 
 
 def write_run(store: Store, keep: dict[str, list[bool]]) -> None:

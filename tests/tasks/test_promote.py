@@ -6,9 +6,20 @@ from typing import Any
 import pytest
 
 from infra.settings import Settings
-from infra.store import Store
+from infra.store import MissingError, Store, StoreError
 from tasks.evaluate import evaluation_path
-from tasks.promote import LEAST, LEAST_KEPT, LEAST_NEED, MOST, decide, keep_rates, next_budget, promote
+from tasks.promote import (
+    LEAST,
+    LEAST_KEPT,
+    LEAST_NEED,
+    MOST,
+    decide,
+    keep_rates,
+    next_budget,
+    promote,
+    roll_back,
+    watch_champion,
+)
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings, write_run
 
 
@@ -132,3 +143,55 @@ def test_a_champion_measured_on_the_new_set_as_well_is_compared_there(settings: 
         evaluated(store, entry(name, miou, "b" * 64))
     outcome = promote.fn(settings, "worse", "b" * 64)
     assert outcome["moved"] and outcome["reason"] == "mIoU 0.3000 > 0.2000 of better"
+
+
+def test_rolling_back_goes_the_way_of_the_champions_backwards(settings: Settings, store: Store) -> None:
+    evaluated(store, entry("best", 0.7))
+    for name in ("old", "better", "best"):
+        promote.fn(settings, name, "a" * 64)
+    assert [roll_back.fn(settings)["checkpoint"] for _ in range(2)] == ["better", "old"]
+    with pytest.raises(StoreError, match="no earlier champion"):
+        roll_back.fn(settings)
+    assert store.read_json("champion.json")["withdrawn"] == ["best", "better"]
+
+
+def test_what_was_rolled_back_comes_back_by_name_only(settings: Settings, store: Store) -> None:
+    for name in ("old", "better"):
+        promote.fn(settings, name, "a" * 64)
+    roll_back.fn(settings)
+    outcome = promote.fn(settings, "better", "a" * 64)
+    assert not outcome["moved"] and outcome["reason"].startswith("it was rolled back")
+    assert store.read_json("champion.json")["checkpoint"] == "old"
+    champion = roll_back.fn(settings, "better")
+    assert champion["checkpoint"] == "better" and champion["withdrawn"] == ["old"]
+    assert roll_back.fn(settings, "better") == champion
+
+
+def test_the_budget_follows_the_champion_back_even_if_its_version_is_gone(settings: Settings, store: Store) -> None:
+    evaluated(store, entry("other", 0.8, car=0.1, bus=0.9))
+    promote.fn(settings, "old", "a" * 64)
+    before = store.read_json("champion.json")["budget"]
+    promote.fn(settings, "other", "a" * 64)
+    assert store.read_json("champion.json")["budget"] != before
+    assert roll_back.fn(settings)["budget"] == before
+    store.delete(f"versions/{VERSION}/manifest.json")
+    assert roll_back.fn(settings, "other")["budget"]["car"] > 0.5
+
+
+def test_only_a_known_and_measured_checkpoint_can_be_rolled_back_to(settings: Settings, store: Store) -> None:
+    promote.fn(settings, "old", "a" * 64)
+    with pytest.raises(MissingError, match="no finished checkpoint 'never'"):
+        roll_back.fn(settings, "never")
+    store.write_json("checkpoints/unmeasured/meta.json", {"version": VERSION})
+    with pytest.raises(StoreError, match="'unmeasured' was never evaluated"):
+        roll_back.fn(settings, "unmeasured")
+    assert store.read_json("champion.json")["checkpoint"] == "old"
+
+
+def test_a_champion_regresses_if_it_loses_on_a_set_of_the_same_name(settings: Settings, store: Store) -> None:
+    promote.fn(settings, "old", "a" * 64)
+    grown = entry("old", 0.5 - settings.alarm.regression - 0.01, "b" * 64)["evaluation"]
+    assert watch_champion.fn(settings, "old", grown)
+    assert not watch_champion.fn(settings, "old", {**grown, "miou": 0.5 - settings.alarm.regression / 2})
+    assert not watch_champion.fn(settings, "old", {**grown, "set": "other pictures"})
+    assert not watch_champion.fn(settings, "better", grown)

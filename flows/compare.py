@@ -1,0 +1,21 @@
+"""Comparison: two checkpoints on one set, class by class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from infra.settings import Settings
+from tasks.compare import tell_comparison
+from tasks.evaluate import evaluate
+from tasks.promote import champion_of
+
+__all__ = ["compare"]
+
+
+@flow(name="compare")
+def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
+    """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs."""
+    names = first or champion_of(settings), second
+    return tell_comparison(settings, names, (evaluate(settings, names[0]), evaluate(settings, names[1])))

@@ -1,0 +1,22 @@
+"""Evaluation: a checkpoint measured again, on whatever set the settings name today; the champion, unless told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from infra.settings import Settings
+from tasks.evaluate import evaluate as measure
+from tasks.promote import champion_of, watch_champion
+
+__all__ = ["evaluate"]
+
+
+@flow(name="evaluate")
+def evaluate(settings: Settings, checkpoint: str | None = None) -> dict[str, Any]:
+    """Measure a checkpoint, or the champion, and return the evaluation; tell of it if the champion regressed."""
+    name = checkpoint or champion_of(settings)
+    found = measure(settings, name)
+    watch_champion(settings, name, found)
+    return found
