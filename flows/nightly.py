@@ -14,7 +14,7 @@ from prefect import Task, flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 
-from infra.clusters import task_runner
+from infra.clusters import gpu_work, task_runner
 from infra.settings import Settings
 from tasks.affinity import learn_affinity
 from tasks.compose import compose
@@ -52,7 +52,8 @@ def nightly(settings: Settings) -> str:
 def make_shards(settings: Settings, shards: Shards) -> None:
     """Fan the shards out to the task runner, each through its stages."""
 
-    made = {s: _submit(synthesize, settings, s) for s in shards.generated}
+    with gpu_work(settings.compute):
+        made = {s: _submit(synthesize, settings, s) for s in shards.generated}
     affine = [_submit(learn_affinity, settings, after=made.values())] if settings.refine.method == "diffumask" else []
     labelled = {s: _submit(refine, settings, s, after=[made[s], *affine]) for s in shards.generated}
     learnt = learn_noise(settings, labelled) if settings.select.folds else {}
@@ -68,10 +69,10 @@ def make_shards(settings: Settings, shards: Shards) -> None:
 def learn_noise(settings: Settings, labelled: Futures) -> dict[str, Futures]:
     """Screen the shards, train a network a fold, let each judge what it never saw, and rank what they say."""
     screened = {s: _submit(screen, settings, s, after=[last]) for s, last in labelled.items()}
-    taught = {
-        fold: _submit(learn_fold, settings, fold, after=screened.values()) for fold in range(settings.select.folds)
-    }
-    judged = {s: _submit(hold_out, settings, s, after=taught.values()) for s in labelled}
+    folds = range(settings.select.folds)
+    with gpu_work(settings.compute):
+        taught = {fold: _submit(learn_fold, settings, fold, after=screened.values()) for fold in folds}
+        judged = {s: _submit(hold_out, settings, s, after=taught.values()) for s in labelled}
     ranked = {max(labelled): _submit(rank, settings, after=judged.values())}
     return {"screen": screened, "learn-fold": taught, "hold-out": judged, "rank": ranked}
 

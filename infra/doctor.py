@@ -50,6 +50,7 @@ def diagnose(settings: Settings, *, open_generator: Callable[[], str], needed_by
         ("free space", lambda: _space(settings.store.url, needed_bytes), "free some, or set store.url to another disk"),
         ("compute", lambda: _compute(settings.compute.runner, settings.compute.workers), "start that Dask scheduler"),
         ("prefect", _prefect, "start `prefect server start`, or unset PREFECT_API_URL to run in-process"),
+        ("fleet", lambda: _fleet(settings), "run what each of these names"),
     ]
     return [*_versions(), *(_check(*probe) for probe in probes)]
 
@@ -105,11 +106,11 @@ def _vocabulary(settings: Settings) -> str:
 
 
 def _store(settings: Settings) -> str:
-    from infra.store import Store
+    from infra.blocks import open_store
 
-    options = settings.store.options
     patience = {} if "://" not in settings.store.url else {"retry_seconds": STORE_SECONDS}
-    store = Store.open(settings.store.url, patience | options)
+    hurried = settings.store.model_copy(update={"options": patience | settings.store.options})
+    store = open_store(hurried)
     store.probe()
     return f"{public(store.url)}: written, read and deleted"
 
@@ -136,6 +137,18 @@ def _prefect() -> str:
             return f"{public(url)} answers {answer.status}"
     except OSError as error:
         raise RuntimeError(f"{url} does not answer: {error}") from error
+
+
+def _fleet(settings: Settings) -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        return "no server set: nothing is scheduled"
+    from infra.fleet import missing
+
+    if lacking := list(missing(settings)):
+        raise RuntimeError("; ".join(lacking))
+    return "work pool, worker, limits, blocks, automations and deployments are there"
 
 
 def _compute(runner: str, workers: int) -> str:

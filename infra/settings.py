@@ -69,6 +69,7 @@ class StoreSettings(_Section):
 
     url: str = Field(default="out/store", min_length=1)
     options: Annotated[dict[str, Any], BeforeValidator(_booleans)] = {}
+    block: str | None = None  # a Prefect Secret block that holds more options, as JSON; None: the environment has them
 
     @field_serializer("url", "options")
     def _serialise(self, value: Any) -> Any:
@@ -237,6 +238,7 @@ class AlarmSettings(_Section):
 
     keep_rate: Share = 0.2  # a night that keeps less of its images
     regression: Share = 0.02  # the champion's mIoU falls by more, on a set of the same name
+    notify: str | None = None  # Prefect notification block, as slack-webhook/team: whom automations tell; None: nobody
 
 
 class ComputeSettings(_Section):
@@ -247,7 +249,17 @@ class ComputeSettings(_Section):
         pattern=r"^(threads|dask-local|dask://.+)$",
         description="threads, dask-local or dask://HOST:PORT of a scheduler",
     )
-    workers: Count = 1
+    workers: Count = 1  # without a GPU
+    gpus: int = Field(default=0, ge=0)  # of dask-local: one more worker each; else over 0 if workers offer Dask's "GPU"
+    limit: str | None = None  # Prefect's global concurrency limit, a slot of which every task on a GPU holds
+
+    @model_validator(mode="after")
+    def _threads_own_no_gpu(self) -> ComputeSettings:
+        if self.gpus and self.runner == "threads":
+            raise ValueError(
+                f"gpus is {self.gpus}, but threads share one process and one GPU; set runner to dask-local"
+            )
+        return self
 
 
 # Fields that runs in users' stores were made without; at these values samples are as they were, and so is the identity.

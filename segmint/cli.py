@@ -81,9 +81,9 @@ def _settings(config: Path | None, flags: list[str] | None) -> Settings:
 
 
 def _store(settings: Settings) -> Store:
-    from infra.store import Store
+    from infra.blocks import open_store
 
-    return Store.open(settings.store.url, settings.store.options)
+    return open_store(settings.store)
 
 
 @commands.command()
@@ -310,6 +310,20 @@ def pretrain(config: Config = None, flags: Flags = None) -> None:
     with show.progress():
         pipeline, oracle = pretrain(recipe)
     show.facts([("pipeline", pipeline), ("oracle", oracle)])
+
+
+@commands.command()
+def setup(
+    slots: Annotated[int | None, typer.Option(min=1, help="GPUs of all runs together, for compute.limit.")] = None,
+    config: Config = None,
+    flags: Flags = None,
+) -> None:
+    """Make what a Prefect server needs: work pool, limit, block of credentials, automations. Again: what is missing."""
+    settings = _settings(config, flags)
+    from infra.fleet import set_up
+
+    show.table("On the Prefect server", ["", "what"], [(done.how, done.what) for done in set_up(settings, slots)])
+    show.console.print("next: prefect --no-prompt deploy --all  ·  prefect worker start --pool segmint")
 
 
 @commands.command()

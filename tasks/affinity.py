@@ -17,6 +17,7 @@ import torch
 from prefect import task
 from torch import Tensor
 
+from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store, read_shard
 from infra.vocabulary import Vocabulary
@@ -42,7 +43,7 @@ def sure_places(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[Seed
 @task(name="learn-affinity")
 def learn_affinity(settings: Settings) -> str:
     """Train the run's network on seeds of its own pictures, unless it is in the store; return its path."""
-    store, path = Store.open(settings.store.url, settings.store.options), _path(settings.name)
+    store, path = open_store(settings.store), _path(settings.name)
     if store.exists(path):
         return path
     rng = np.random.default_rng(settings.seed)

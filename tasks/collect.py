@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from prefect import task
 
+from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
 from infra.store import Manifest, Store, list_versions, read_version
 from tasks.promote import read_champion
@@ -130,7 +131,7 @@ def unpin(store: Store, version: str) -> None:
 @task(name="collect")
 def collect(settings: Settings, dry_run: bool = False) -> list[Garbage]:
     """Delete what the settings' retention lets go, and return it; with `dry_run` return it only."""
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     found = find_garbage(store, settings.retention, time.time())
     if not dry_run:
         for garbage in found:

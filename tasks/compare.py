@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
+from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
 
@@ -48,7 +49,7 @@ def write_comparison(store: Store, names: tuple[str, str], found: tuple[Row, Row
 @task(name="tell-comparison")
 def tell_comparison(settings: Settings, names: tuple[str, str], found: tuple[Row, Row]) -> list[Row]:
     """Leave the comparison of two evaluated checkpoints in the store and in Prefect's UI, and return its rows."""
-    rows = write_comparison(Store.open(settings.store.url, settings.store.options), names, found)
+    rows = write_comparison(open_store(settings.store), names, found)
     shown = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
     create_table_artifact(shown, key="comparison", description=f"{names[0]} and {names[1]} on {found[0]['set']}")
     return rows

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, write_shard
 from models.scenes import IGNORE, Cutout, choose_grid, compose_scene, cut_objects, splice
@@ -197,7 +198,7 @@ class _Generated:
 @task(name="compose", task_run_name="compose-{shard}")
 def compose(settings: Settings, shard: int) -> Marker:
     """Make one shard's scenes, unless they are in the store; all its sources have to be selected."""
-    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    store, run = open_store(settings.store), f"runs/{settings.name}"
     path = f"{run}/compose/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
 from infra.settings import Settings
-from infra.store import Store
 from infra.voc import VocFolder
 from models import metrics
 from tasks.progress import Report, announce
@@ -153,7 +153,7 @@ def _set_of(settings: Settings, classes: Sequence[str]) -> tuple[str, ArraySet]:
 @task(name="evaluate", task_run_name="evaluate-{checkpoint}")
 def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     """Measure a checkpoint on the settings' set, write the evaluation beside it, and return it."""
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     meta = read_meta(store, checkpoint)
     name, samples = _set_of(settings, meta["classes"])
     segmenter = load_checkpoint(store, checkpoint)

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from prefect import task
 from torch.utils.data import Dataset
 
+from infra.blocks import open_store
+from infra.clusters import gpu_slot
 from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, read_shard, write_shard
 from models.metrics import IGNORE
@@ -114,7 +116,7 @@ def learn_fold(settings: Settings, fold: int) -> str:
     """Train the network that judges this fold on all the others, unless it is in the store; return its folder."""
     from models.segmenters import TrainingRecipe
 
-    store, folder = Store.open(settings.store.url, settings.store.options), _folder(settings, fold)
+    store, folder = open_store(settings.store), _folder(settings, fold)
     if store.exists(f"{folder}/meta.json"):
         return folder
     rows = _screened(store, settings)
@@ -122,7 +124,7 @@ def learn_fold(settings: Settings, fold: int) -> str:
     # not the settings' recipe: that may change without making another dataset
     steps = settings.select.fold_steps
     recipe = TrainingRecipe(steps=steps, warmup=min(100, steps // 5), seed=settings.seed % 2**32)
-    with Report("learn-fold", str(fold), recipe.steps) as report:
+    with gpu_slot(settings.compute), Report("learn-fold", str(fold), recipe.steps) as report:
         names = class_names(settings.load_vocabulary().ids)
         origin = {"fold": fold, "samples": len(samples)}
         finish_training(store, folder, samples, names, recipe, origin, progress=advance(report))
@@ -134,7 +136,7 @@ def hold_out(settings: Settings, shard: int) -> Marker:
     """Judge one shard's screened samples, each by the network of its own fold, unless that is in the store."""
     from models.segmenters import predict_probabilities
 
-    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    store, run = open_store(settings.store), f"runs/{settings.name}"
     path = f"{run}/held-out/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker
@@ -145,7 +147,7 @@ def hold_out(settings: Settings, shard: int) -> Marker:
     labels = read_shard(store, f"{run}/refine/{shard:05d}", ["label"])[0]["label"][rows["place"]]
     ids, tables = settings.load_vocabulary().ids, []
     losses, predicted = np.zeros(labels.shape, np.uint8), np.zeros(labels.shape, np.uint8)
-    with Report("hold-out", f"{shard:05d}", len(rows)) as report:
+    with gpu_slot(settings.compute), Report("hold-out", f"{shard:05d}", len(rows)) as report:
         for fold, of_fold in rows.reset_index(drop=True).groupby("fold"):
             network = load_folder(store, _folder(settings, fold))
             for begin in range(0, len(of_fold), settings.evaluate.batch_size):
@@ -178,7 +180,7 @@ def rank(settings: Settings) -> None:
     faults that the screen lets through have AUROC 0.51 after 600 steps a fold and 0.92 after 2 400, by quality 0.95 and
     0.99 (`benchmarks.faults`).
     """
-    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    store, run = open_store(settings.store), f"runs/{settings.name}"
     rows = _screened(store, settings).drop(columns="score")
     paths = [f"{run}/held-out/{shard:05d}" for shard in rows["shard"].unique()]
     markers = [ShardReader(store, path).marker for path in paths]

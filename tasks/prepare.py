@@ -8,8 +8,8 @@ from prefect import task
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
+from infra.blocks import open_store
 from infra.settings import Settings
-from infra.store import Store
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
 from tasks.affinity import affinity_work
 from tasks.plan import load_tokenizer, start_run
@@ -32,7 +32,7 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
 
     The settings come back as those of this very run: dated, with the generator's digest and the plan's budget.
     """
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     store.probe()
     check_sets(settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
+from infra.events import MOVED, REGRESSED, tell
 from infra.settings import Settings
 from infra.store import MissingError, Store, StoreError, read_version
 from tasks.evaluate import evaluation_path
-from tasks.events import MOVED, REGRESSED, tell
 from tasks.select import summarise
 from tasks.train import read_meta
 
@@ -120,7 +121,7 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     keep rates of the run that the challenger's version came from. Returned: champion.json as it stands, with `moved`,
     `reason` and the `challenger` (its `checkpoint`, `version` and `evaluation`).
     """
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     challenger = _entry(store, checkpoint, evaluation_path(checkpoint, fingerprint))
     before = read_champion(store)
     champion = _on_same_set(store, before, fingerprint)
@@ -142,7 +143,7 @@ def read_champion(store: Store) -> dict[str, Any] | None:
 
 def champion_of(settings: Settings) -> str:
     """The champion's checkpoint. Raises `StoreError` while the place is vacant."""
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     champion = read_champion(store)
     if champion is None:
         raise StoreError(f"{store.url} has no champion; name a checkpoint, or let `segmint train` make one")
@@ -155,7 +156,7 @@ def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]
 
     Only a set of the same name tells: the same pictures always give the same figure, a set that grew may not.
     """
-    champion = read_champion(Store.open(settings.store.url, settings.store.options))
+    champion = read_champion(open_store(settings.store))
     if champion is None or champion["checkpoint"] != checkpoint or champion["evaluation"]["set"] != found["set"]:
         return False
     lost = champion["evaluation"]["miou"] - found["miou"]
@@ -172,7 +173,7 @@ def roll_back(settings: Settings, to: str | None = None) -> dict[str, Any]:
     Whoever stood is withdrawn: no repeated training or event brings it back, only another `roll_back` to it.
     Raises `StoreError` if there is nothing to go back to, `MissingError` for a checkpoint that is not in the store.
     """
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     champion = read_champion(store)
     before: list[str] = champion.get("before", []) if champion else []
     if champion is None or not (to or before):

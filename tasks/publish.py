@@ -9,10 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
+from infra.events import KEEP_RATE_LOW, PUBLISHED, tell
 from infra.settings import Settings
 from infra.store import Marker, Store, publish_version, read_marker, read_shard, read_version, write_shard
 from tasks.card import dataset_card
-from tasks.events import KEEP_RATE_LOW, PUBLISHED, tell
 
 __all__ = ["NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
 
@@ -31,7 +32,7 @@ def version_of(settings: Settings) -> str:
 
 def run_of(settings: Settings, version: str) -> str:
     """Name of the run that published a version."""
-    return str(read_version(Store.open(settings.store.url, settings.store.options), version).meta["run"])
+    return str(read_version(open_store(settings.store), version).meta["run"])
 
 
 def kept_samples(
@@ -53,7 +54,7 @@ def kept_samples(
 @task(name="publish-shard", task_run_name="publish-{shard}")
 def publish_shard(settings: Settings, shard: int) -> Marker:
     """Copy one shard's kept samples into the version, unless they are there."""
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     path = f"versions/{version_of(settings)}/data/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker
@@ -66,7 +67,7 @@ def publish_shard(settings: Settings, shard: int) -> Marker:
 @task(name="publish")
 def publish(settings: Settings, shards: list[int]) -> str:
     """Write card and vocabulary, then the manifest, which makes it a version; tell of it; return its name."""
-    store, version = Store.open(settings.store.url, settings.store.options), version_of(settings)
+    store, version = open_store(settings.store), version_of(settings)
     vocabulary = settings.load_vocabulary()
     folder = f"versions/{version}"
     paths = [f"{folder}/data/{shard:05d}" for shard in shards]

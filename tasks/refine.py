@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
 from infra.settings import RefineSettings, Settings
-from infra.store import Marker, Store, read_marker, read_shard, write_shard
+from infra.store import Marker, read_marker, read_shard, write_shard
 from models.masks import IGNORE, AffinityNet, attention_contrast, refine_labels, walk_labels
 from tasks.affinity import read_affinity
 from tasks.progress import Report
@@ -61,7 +62,7 @@ def _shares(label: NDArray[np.uint8]) -> tuple[float, float]:
 @task(name="refine", task_run_name="refine-{shard}")
 def refine(settings: Settings, shard: int) -> Marker:
     """Label one shard's images, unless that is in the store."""
-    store, run = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}"
+    store, run = open_store(settings.store), f"runs/{settings.name}"
     path = f"{run}/refine/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker

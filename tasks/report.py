@@ -16,6 +16,7 @@ import pandas as pd
 from prefect import task
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
+from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
 from tasks.charts import HEIGHT, WIDTH, curve
@@ -140,7 +141,7 @@ def report(settings: Settings, run: str | None = None) -> str:
 
     The artifacts have one key whatever the run, so that Prefect keeps their history.
     """
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     ledger = read_ledger(store, run or settings.name)
     table = [figure._asdict() for figure in figures(ledger)]
     create_table_artifact(table, key="report-figures", description=f"Run {ledger.run}")

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
 from infra.settings import SelectSettings, Settings
 from infra.store import Marker, Store, read_marker, read_shard, write_shard
 from models.scenes import IGNORE, components
@@ -264,7 +265,7 @@ def select(settings: Settings, shard: int) -> Marker:
 
 
 def _place(settings: Settings, stage: str, shard: int) -> tuple[Store, str]:
-    store = Store.open(settings.store.url, settings.store.options)
+    store = open_store(settings.store)
     return store, f"runs/{settings.name}/{stage}/{shard:05d}"
 
 

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from prefect import task
 
+from infra.blocks import open_store
+from infra.clusters import gpu_slot
 from infra.settings import Settings
-from infra.store import Marker, Store, read_marker, write_shard
+from infra.store import Marker, read_marker, write_shard
 from infra.vocabulary import Vocabulary, has_word
 from models.generators import generate, load_pipeline
 from models.masks import merge_resolutions, propagate
@@ -111,12 +113,12 @@ def _pad(maps: NDArray[np.float16], channels: int) -> NDArray[np.float16]:
 @task(name="synthesize", task_run_name="synthesize-{shard}")
 def synthesize(settings: Settings, shard: int) -> Marker:
     """Make one shard's images, unless they are in the store."""
-    store, path = Store.open(settings.store.url, settings.store.options), f"runs/{settings.name}/synthesize/{shard:05d}"
+    store, path = open_store(settings.store), f"runs/{settings.name}/synthesize/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker
     plan = store.read_table(f"runs/{settings.name}/plan.parquet")
     rows, phrases = plan[plan["shard"] == shard], 1 + int(plan["phrases"].map(len).max())
     start = time.monotonic()
-    with Report("synthesize", f"{shard:05d}", len(rows)) as report:
+    with gpu_slot(settings.compute), Report("synthesize", f"{shard:05d}", len(rows)) as report:
         arrays = synthesize_rows(rows, settings, phrases, report)
     return write_shard(store, path, arrays, rows[["row", "id"]], {"images": len(rows)}, time.monotonic() - start)

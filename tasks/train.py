@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
+from infra.blocks import open_store
+from infra.clusters import gpu_slot
 from infra.settings import Settings
 from infra.store import CorruptShardError, Manifest, MissingError, SegmentationDataset, Store, StoreError, read_version
 from tasks.progress import Report, announce
@@ -192,11 +194,11 @@ def _sha256(content: bytes) -> str:
 @task(name="train", task_run_name="train-{version}")
 def train(settings: Settings, version: str) -> str:
     """Train the settings' segmenter on a version, unless that is done; return the checkpoint's name."""
-    store, recipe = Store.open(settings.store.url, settings.store.options), recipe_of(settings)
+    store, recipe = open_store(settings.store), recipe_of(settings)
     protocol, workers = protocol_of(settings), settings.train.workers
     steps = recipe.steps + protocol.fine_tune_steps
     announce("train", steps)
-    with Report("train", version, steps) as report:
+    with gpu_slot(settings.compute), Report("train", version, steps) as report:
         if protocol.kind == "fine-tune":
             train_on_version(store, version, recipe, workers=workers, progress=advance(report))
         meta = train_on_version(store, version, recipe, protocol, workers=workers, progress=advance(report))

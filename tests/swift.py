@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Bucket", "Swift", "bucket", "s3"]
+__all__ = ["Bucket", "Swift", "answers", "bucket", "free_ports", "s3"]
 
 VERSION = "2.38.3"
 CACHE = Path(__file__).parent.parent / "out" / "cache" / f"swift-{VERSION}"
@@ -108,7 +108,7 @@ class Swift:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.python = _installed()
-        self.ports = dict(zip(("proxy", "account", "container", "object"), _free_ports(4), strict=True))
+        self.ports = dict(zip(("proxy", "account", "container", "object"), free_ports(4), strict=True))
         self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
         self._servers: list[subprocess.Popen[bytes]] = []
         self._configure()
@@ -152,7 +152,7 @@ class Swift:
             self._servers.append(server)
         deadline = time.monotonic() + START_SECONDS
         for kind, port in self.ports.items():
-            while not _answers(port):
+            while not answers(port):
                 if time.monotonic() > deadline:
                     self.kill()
                     raise RuntimeError(f"Swift's {kind} server does not start:\n{self._log(kind)}")
@@ -221,7 +221,7 @@ def _installed() -> Path:
     return CACHE / "venv" / "bin" / "python"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -231,6 +231,6 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0

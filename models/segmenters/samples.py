@@ -93,7 +93,7 @@ class TrainingView(Dataset[dict[str, Any]]):
 
     def _pasted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         if rng.random() < self._views.augmentation.paste:
-            return paste_object(image, label, self._samples, range(1, IGNORE), rng)
+            return paste_object(image, label, self._samples, range(1, self._views.num_classes), rng)
         return image, label
 
     def _distorted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

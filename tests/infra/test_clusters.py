@@ -1,26 +1,59 @@
-"""The task runners start workers that are fit for long sums."""
+"""The task runners start workers that are fit for long sums, and give each GPU to one of them."""
+
+from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from typing import Any
+
+import pytest
+
+from infra.settings import ComputeSettings, Settings, SettingsError
 
 # in a process of its own: Dask leaves sockets open, of which Python warns
 SCRIPT = """
-import json, os
-from distributed import Client, LocalCluster
-from infra.clusters import task_runner
+import json, os, sys
+from distributed import Client, SpecCluster
+from infra.clusters import gpu_work, task_runner
 from infra.settings import ComputeSettings
 
 if __name__ == "__main__":
-    runner = task_runner(ComputeSettings(runner="dask-local", workers=1))
-    with LocalCluster(**runner.cluster_kwargs) as cluster, Client(cluster) as client:
-        (found,) = client.run(lambda: dict(os.environ)).values()
-    print(json.dumps(found))
+    compute = ComputeSettings.model_validate_json(sys.argv[1])
+    runner = task_runner(compute)
+    with SpecCluster(**runner.cluster_kwargs) as cluster, Client(cluster) as client:
+        client.wait_for_workers(compute.workers + compute.gpus)
+        found = client.run(lambda dask_worker: [dask_worker.state.nthreads, dict(os.environ)])
+        names = {address: info["name"] for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
+        with gpu_work(compute):
+            seen = [client.submit(lambda n: os.environ.get("CUDA_VISIBLE_DEVICES"), n, pure=False) for n in range(8)]
+        print(json.dumps([{names[address]: value for address, value in found.items()}, client.gather(seen)]))
 """
 
 
+def cluster_of(**compute: Any) -> tuple[dict[str, tuple[int, dict[str, str]]], list[str | None]]:
+    """Threads and environment of every worker by name, and which GPUs eight tasks for a GPU saw."""
+    told = ComputeSettings(runner="dask-local", **compute).model_dump_json()
+    out = subprocess.run([sys.executable, "-c", SCRIPT, told], check=True, capture_output=True, text=True).stdout
+    workers, seen = json.loads(out.splitlines()[-1])
+    return workers, seen
+
+
 def test_local_dask_workers_keep_freed_memory_and_have_one_thread() -> None:
-    out = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout
-    found = json.loads(out.splitlines()[-1])
-    assert "MALLOC_TRIM_THRESHOLD_" not in found
-    assert found["OMP_NUM_THREADS"] == "1"
+    workers, _ = cluster_of(workers=2)
+    assert workers.keys() == {"cpu-0", "cpu-1"}
+    for threads, environment in workers.values():
+        assert threads == 1 and environment["OMP_NUM_THREADS"] == "1"
+        assert "MALLOC_TRIM_THRESHOLD_" not in environment
+
+
+def test_every_gpu_has_a_worker_of_its_own_and_work_for_gpus_goes_nowhere_else() -> None:
+    workers, seen = cluster_of(workers=1, gpus=2)
+    visible = {name: environment["CUDA_VISIBLE_DEVICES"] for name, (_, environment) in workers.items()}
+    assert visible == {"gpu-0": "0", "gpu-1": "1", "cpu-0": ""}
+    assert set(seen) <= {"0", "1"}
+
+
+def test_threads_cannot_own_gpus() -> None:
+    with pytest.raises(SettingsError, match=r"compute.*gpus is 2, but threads share one process and one GPU"):
+        Settings(compute={"gpus": 2})

@@ -1,9 +1,9 @@
 """Events: what the automations of a Prefect server listen for, by name.
 
-    segmint.version.published    a dataset version is there: triggers `retrain`; payload version, samples, settings
-    segmint.champion.moved       another checkpoint is the champion; payload version, reason
-    segmint.champion.regressed   the champion measures worse than when it became champion; payload miou, lost, set
-    segmint.keep-rate.low        a night kept too little of what it made; payload kept, planned
+segmint.version.published    a dataset version is there: triggers `retrain`; payload version, samples, settings
+segmint.champion.moved       another checkpoint is the champion; payload version, reason
+segmint.champion.regressed   the champion measures worse than when it became champion; payload miou, lost, set
+segmint.keep-rate.low        a night kept too little of what it made; payload kept, planned
 """
 
 from __future__ import annotations

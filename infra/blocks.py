@@ -1,0 +1,38 @@
+"""Prefect blocks: credentials that a team keeps on its server, and that are in no file, parameter or log."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, cast
+
+from infra.settings import SettingsError, StoreSettings
+from infra.store import Store
+
+__all__ = ["open_store"]
+
+
+def open_store(chosen: StoreSettings) -> Store:
+    """The store that the settings name, with the options of `store.block`, if they name one.
+
+    Raises `SettingsError` for a block that cannot be read or holds no JSON object. A process reads a block once.
+    """
+    secret = _secret(chosen.block) if chosen.block else {}
+    return Store.open(chosen.url, {**chosen.options, **secret})
+
+
+@lru_cache
+def _secret(name: str) -> dict[str, Any]:
+    from prefect.blocks.system import Secret  # Prefect takes a second that a store without a block need not wait
+
+    try:
+        held = cast("Secret[Any]", Secret.load(name)).get()
+        value = json.loads(held) if isinstance(held, str) else held
+    except ValueError as error:  # no such block, or no JSON; the cause may quote what it holds
+        raise SettingsError(
+            f"store.block: no Secret block {name!r} with a JSON object of fsspec options can be read "
+            f"({type(error).__name__}); make it in Prefect's UI under Blocks, or set PREFECT_API_URL to its server"
+        ) from None
+    if not isinstance(value, dict):
+        raise SettingsError(f"store.block: block {name!r} holds {type(value).__name__}; give a JSON object")
+    return value
