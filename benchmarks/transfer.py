@@ -1,11 +1,15 @@
-"""Is a segmenter trained on what the night run published as good as one trained on as much exact truth?"""
+"""Is a segmenter trained on what the night run published as good as one trained on as much exact truth?
+
+All that the night published against as many drawn scenes, by the same recipe, which pastes objects of other samples,
+and against drawn scenes left as they are, should pasting not help there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence, Sized
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,26 +20,46 @@ from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.night import night
 from infra.store import SegmentationDataset, Store, read_version
 from models import segmenters
-from models.segmenters import ArraySet, DrawnScenes, TrainingRecipe, train_segmenter
+from models.segmenters import ArraySet, Augmentation, DrawnScenes, TrainingRecipe, train_segmenter
 from tasks.evaluate import drawn_truth, evaluate_segmenter
 from tasks.train import class_names
 
-SAMPLES = {"quick": 20, "default": 2000, "full": 8000}
+SAMPLES = {"quick": 20, "default": 2000, "full": 8000}  # at least
 STEPS = {"quick": 20, "default": 3000, "full": 20000}
+PASTE = 1.0  # share of the pictures that get an object of another
 HELD_OUT = {"quick": 20, "default": 500, "full": 2000}
 
 
 def main(size: Size) -> list[Claim]:
     made = night(size)
-    published = published_evenly(made.store, made.version, SAMPLES[size])
+    published = Kept(SegmentationDataset(made.store.url, made.version))
     count, classes = len(published), class_names(read_version(made.store, made.version).meta["classes"])
-    recipe = TrainingRecipe(steps=STEPS[size])
+    plain = TrainingRecipe(steps=STEPS[size])
+    recipe = replace(plain, augmentation=Augmentation(paste=PASTE))
     synthetic = measured("synthetic", published, made.version, recipe, HELD_OUT[size], classes)
-    drawn = measured("drawn", drawn_scenes(count, classes), "", recipe, HELD_OUT[size], classes)
+    drawn = drawn_scenes(count, classes)
+    truths = [measured("drawn", drawn, "", each, HELD_OUT[size], classes)["miou"] for each in (recipe, plain)]
+    print(f"synthetic over exact truth, pasted alike {synthetic['miou'] / truths[0]:.3f}, plain "
+          f"{synthetic['miou'] / truths[1]:.3f}")  # fmt: skip
     return [
-        Claim("samples trained on", count, ">= 2000"),
-        Claim("mIoU of synthetic over exact truth", synthetic["miou"] / drawn["miou"], ">= 0.8"),
+        Claim("samples trained on", count, f">= {SAMPLES[size]}"),
+        Claim("mIoU of synthetic over the better of exact truth", synthetic["miou"] / max(truths), ">= 0.92"),
     ]
+
+
+class Kept(Dataset[Any]):
+    """A set whose items stay in memory once they were made."""
+
+    def __init__(self, samples: Dataset[Any]) -> None:
+        self._samples, self._items = samples, dict[int, Any]()
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self._samples))
+
+    def __getitem__(self, index: int) -> Any:
+        if index not in self._items:
+            self._items[index] = self._samples[index]
+        return self._items[index]
 
 
 def published_evenly(store: Store, version: str, count: int) -> Subset[Any]:

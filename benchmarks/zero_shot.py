@@ -6,15 +6,13 @@ but all that the night published beside them, and in them as well (`CopyPaste`).
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from benchmarks.claims import Claim, Size, run
 from benchmarks.night import night
-from benchmarks.transfer import HELD_OUT, SAMPLES, STEPS, drawn_scenes, measured
+from benchmarks.transfer import HELD_OUT, SAMPLES, STEPS, Kept, drawn_scenes, measured
 from infra.store import SegmentationDataset
 from models import metrics
 from models.segmenters import TrainingRecipe
@@ -36,21 +34,6 @@ def main(size: Size) -> list[Claim]:
     drawn = drawn_scenes(count, classes)
     full = told("full supervision", measured("drawn", drawn, "", recipe, HELD_OUT[size], classes), unseen)
     return [Claim("harmonic mean of zero-shot over full supervision", zero_shot / full, ">= 0.9")]
-
-
-class Kept(Dataset[Any]):
-    """A set whose items stay in memory once they were made; pasting takes as long as training on it."""
-
-    def __init__(self, samples: Dataset[Any]) -> None:
-        self._samples, self._items = samples, dict[int, Any]()
-
-    def __len__(self) -> int:
-        return len(cast(Sized, self._samples))
-
-    def __getitem__(self, index: int) -> Any:
-        if index not in self._items:
-            self._items[index] = self._samples[index]
-        return self._items[index]
 
 
 def told(name: str, found: dict[str, Any], unseen: tuple[str, ...]) -> float:
