@@ -1,11 +1,13 @@
-"""Where tasks run: the one place that knows of threads, local Dask workers and Dask schedulers."""
+"""Where tasks run: the one place that knows of threads, local Dask workers, Dask schedulers and Dask's operator."""
 
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
 from infra.settings import ComputeSettings
 
 __all__ = ["task_runner"]
@@ -26,4 +28,9 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
         dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None})
         workers = {"n_workers": compute.workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
         return DaskTaskRunner(cluster_class="distributed.LocalCluster", cluster_kwargs=workers)
+    if compute.runner == "dask-kubernetes":
+        require_dask_kubernetes()
+        resource = dask_cluster(compute, name=f"segmint-{uuid4().hex[:8]}")  # no two runs share workers
+        cluster = {"custom_cluster_spec": resource, "namespace": compute.kubernetes.namespace, "quiet": True}
+        return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=cluster)
     return DaskTaskRunner(address=compute.runner.replace("dask://", "tcp://"))

@@ -38,6 +38,7 @@ __all__ = [
     "ComputeSettings",
     "EvaluateSettings",
     "GeneratorSettings",
+    "KubernetesSettings",
     "PlanSettings",
     "RefineSettings",
     "RetentionSettings",
@@ -51,6 +52,7 @@ __all__ = [
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 class _Section(BaseModel):
@@ -239,15 +241,40 @@ class AlarmSettings(_Section):
     regression: Share = 0.02  # the champion's mIoU falls by more, on a set of the same name
 
 
+class KubernetesSettings(_Section):
+    """The pods of a run whose `compute.runner` is dask-kubernetes; the Dask operator makes and removes them."""
+
+    namespace: str = Field(
+        default="segmint", pattern=_DNS_LABEL, max_length=63, description="namespace of scheduler and workers"
+    )
+    image: str = Field(
+        default="segmint-gpu:0.1.0", min_length=1, description="image of scheduler and workers, made by infra/images"
+    )
+    gpus: int = Field(default=1, ge=0, description="GPUs of a worker; 0 for workers on CPUs")
+    cpu: Count = Field(default=4, description="cores of a worker")
+    memory: str = Field(
+        default="16Gi", pattern=r"^[1-9]\d*[MGT]i$", description="memory of a worker, in Mi, Gi or Ti, such as 16Gi"
+    )
+    secret: str | None = Field(
+        default="segmint-store",
+        pattern=_DNS_LABEL,
+        description="Kubernetes secret whose keys become the workers' environment: the store's credentials",
+    )
+    service_account: str | None = Field(
+        default=None, pattern=_DNS_LABEL, description="service account of the pods, where that opens the store"
+    )
+
+
 class ComputeSettings(_Section):
     """Where tasks run."""
 
     runner: str = Field(
         default="threads",
-        pattern=r"^(threads|dask-local|dask://.+)$",
-        description="threads, dask-local or dask://HOST:PORT of a scheduler",
+        pattern=r"^(threads|dask-local|dask-kubernetes|dask://.+)$",
+        description="threads, dask-local, dask-kubernetes or dask://HOST:PORT of a scheduler",
     )
     workers: Count = 1
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
 
 # Fields that runs in users' stores were made without; at these values samples are as they were, and so is the identity.
