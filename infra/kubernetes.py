@@ -42,7 +42,7 @@ def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
         },
         "spec": {
             "idleTimeout": IDLE_SECONDS,
-            "scheduler": {"spec": _pod(pods, _scheduler(pods)), "service": _service(name)},
+            "scheduler": {"spec": _pod(pods, _scheduler()), "service": _service(name)},
             "worker": {"replicas": compute.workers, "spec": _pod(pods, _worker(pods))},
         },
     }
@@ -64,11 +64,13 @@ def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
     return spec | ({"serviceAccountName": pods.service_account} if pods.service_account else {})
 
 
-def _scheduler(pods: KubernetesSettings) -> dict[str, Any]:
+def _scheduler() -> dict[str, Any]:
+    """One task a worker at a time: one that dies takes the blame for all it holds, though one of them killed it."""
     dashboard = f":{SCHEDULER_HTTP}"
     return {
         "name": "scheduler",
         "args": ["dask", "scheduler", "--port", str(SCHEDULER_PORT), "--dashboard-address", dashboard],
+        "env": [{"name": "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION", "value": "1.0"}],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
         "ports": [
             {"name": "tcp-comm", "containerPort": SCHEDULER_PORT, "protocol": "TCP"},

@@ -152,7 +152,8 @@ def seen():
 if __name__ == "__main__":
     with Client(sys.argv[1]) as client:
         client.wait_for_workers(1, timeout=120)
-        print(json.dumps(client.submit(seen, resources={"GPU": 1}).result(120)))
+        held = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.WORKER_SATURATION)
+        print(json.dumps(client.submit(seen, resources={"GPU": 1}).result(120) | {"held": held}))
 """
 
 
@@ -177,6 +178,7 @@ def test_the_commands_of_the_pods_make_a_cluster_that_offers_a_gpu(tmp_path: Pat
         found = subprocess.run([sys.executable, "-c", WATCH, address], check=True, capture_output=True, text=True)
     worker = json.loads(found.stdout.splitlines()[-1])
     assert (worker["threads"], worker["memory"], worker["slots"]) == (1, 1 << 30, {"GPU": 1})
+    assert worker["held"] == 1  # task a worker at a time
     assert worker["health"] == 200 and worker["name"] == "segmint-1-default-worker-0a1b"
     assert worker["environment"]["OMP_NUM_THREADS"] == "4"
     assert "MALLOC_TRIM_THRESHOLD_" not in worker["environment"]
