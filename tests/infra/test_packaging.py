@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 import yaml
 
 from infra.settings import Settings
+from infra.store import Store
+from tests.swift import Swift
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -131,6 +134,14 @@ def test_services_of_compose_are_told_settings_that_there_are(monkeypatch: pytes
     settings = with_environment(monkeypatch, composed("compose.yaml")["services"]["worker"]["environment"])
     assert settings.compute.runner == "dask://dask-scheduler:8786"
     assert settings.store.url == "s3://segmint/store"
+
+
+def test_the_bucket_is_made_once_by_a_command_that_may_run_again(s3: Swift) -> None:
+    name, words = f"b-{uuid.uuid4().hex}", composed("compose.yaml")["services"]["bucket"]["command"]
+    for _ in range(2):
+        made = run(BIN / words[0], *words[1:], BUCKET=name, **s3.environment)
+        assert made.returncode == 0, made.stderr
+    Store.open(f"s3://{name}/store", s3.options).probe()
 
 
 # Kubernetes
