@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 DOCKERFILE = PROJECT / "infra/images/Dockerfile"
 COMPOSE = PROJECT / "infra/compose"
 MANIFESTS = PROJECT / "infra/k8s"
-KUBERNETES = "1.37"
+OLDEST, NEWEST = "1.28", "1.37"  # Kubernetes
 SECRETS = ("POSTGRES_PASSWORD", "PREFECT_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -172,10 +172,11 @@ def values(node: Any, key: str) -> Iterator[Any]:
         yield from values(each, key)
 
 
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
-def test_the_manifests_are_valid_to_kubernetes_own_schemas(overlay: str) -> None:
+def test_the_manifests_are_valid_to_kubernetes_own_schemas(overlay: str, version: str) -> None:
     for each in [*built(MANIFESTS / overlay), *template()]:
-        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+        kubernetes_validate.validate(each, version, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_a_mistake_in_a_manifest_is_found(right: str, wrong: str) -> None:
     broken = yaml.safe_load_all((MANIFESTS / "base/prefect.yaml").read_text().replace(right, wrong))
     with pytest.raises((kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError)):
         for each in broken:
-            kubernetes_validate.validate(each, KUBERNETES, strict=True)
+            kubernetes_validate.validate(each, NEWEST, strict=True)
 
 
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
