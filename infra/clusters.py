@@ -1,14 +1,16 @@
-"""Where tasks run: the one place that knows of threads, Dask workers and GPUs."""
+"""Where tasks run: the one place that knows of threads, Dask workers, Dask's operator and GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from uuid import uuid4
 
 from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
 from infra.settings import ComputeSettings
 
 __all__ = ["gpu_slot", "gpu_work", "task_runner"]
@@ -33,6 +35,11 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
     if compute.runner == "dask-local":
         dask.config.set(_ONE_TASK_A_WORKER | _KEEP_FREED_MEMORY)
         return DaskTaskRunner(cluster_class="distributed.SpecCluster", cluster_kwargs=local_cluster(compute))
+    if compute.runner == "dask-kubernetes":
+        require_dask_kubernetes()
+        resource = dask_cluster(compute, name=f"segmint-{uuid4().hex[:8]}")  # no two runs share workers
+        cluster = {"custom_cluster_spec": resource, "namespace": compute.kubernetes.namespace, "quiet": True}
+        return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=cluster)
     return DaskTaskRunner(address=compute.runner.replace("dask://", "tcp://"))
 
 

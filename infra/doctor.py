@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from infra.credentials import public
+from infra.kubernetes import require_dask_kubernetes
 from infra.settings import Settings
 
 __all__ = ["Check", "diagnose"]
@@ -52,6 +53,9 @@ def diagnose(settings: Settings, *, open_generator: Callable[[], str], needed_by
         ("prefect", _prefect, "start `prefect server start`, or unset PREFECT_API_URL to run in-process"),
         ("fleet", lambda: _fleet(settings), "run what each of these names"),
     ]
+    if settings.compute.runner == "dask-kubernetes":
+        remedy = "pip install 'segmint[kubernetes]', set KUBECONFIG or run in the cluster, install the Dask operator"
+        probes.append(("kubernetes", lambda: _kubernetes(settings.compute.kubernetes.namespace), remedy))
     return [*_versions(), *(_check(*probe) for probe in probes)]
 
 
@@ -160,3 +164,15 @@ def _compute(runner: str, workers: int) -> str:
     except OSError as error:
         raise RuntimeError(f"{runner} does not answer: {error}") from error
     return f"{runner} answers"
+
+
+def _kubernetes(namespace: str) -> str:
+    """Asks for the Dask clusters there are: that takes the package, a way in, the operator's resource and the right."""
+    require_dask_kubernetes()
+    import kr8s
+
+    try:
+        clusters = list(kr8s.get("daskclusters.kubernetes.dask.org", namespace=namespace))
+    except Exception as error:
+        raise RuntimeError(f"cannot list the Dask clusters of namespace {namespace}: {error}") from error
+    return f"{len(clusters)} Dask clusters in namespace {namespace}"

@@ -38,6 +38,7 @@ __all__ = [
     "ComputeSettings",
     "EvaluateSettings",
     "GeneratorSettings",
+    "KubernetesSettings",
     "PlanSettings",
     "RefineSettings",
     "RetentionSettings",
@@ -51,6 +52,7 @@ __all__ = [
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 class _Section(BaseModel):
@@ -241,23 +243,53 @@ class AlarmSettings(_Section):
     notify: str | None = None  # Prefect notification block, as slack-webhook/team: whom automations tell; None: nobody
 
 
+class KubernetesSettings(_Section):
+    """The pods of a run whose `compute.runner` is dask-kubernetes; the Dask operator makes and removes them."""
+
+    namespace: str = Field(
+        default="segmint", pattern=_DNS_LABEL, max_length=63, description="namespace of scheduler and workers"
+    )
+    image: str = Field(
+        default="segmint-gpu:0.1.0", min_length=1, description="image of scheduler and workers, made by infra/images"
+    )
+    gpus: int = Field(default=1, ge=0, description="GPUs of a worker; 0 for workers on CPUs")
+    cpu: Count = Field(default=4, description="cores of a worker")
+    memory: str = Field(
+        default="16Gi", pattern=r"^[1-9]\d*[MGT]i$", description="memory of a worker, in Mi, Gi or Ti, such as 16Gi"
+    )
+    secret: str | None = Field(
+        default="segmint-store",
+        pattern=_DNS_LABEL,
+        description="Kubernetes secret whose keys become the workers' environment: the store's credentials",
+    )
+    service_account: str | None = Field(
+        default=None, pattern=_DNS_LABEL, description="service account of the pods, where that opens the store"
+    )
+
+
 class ComputeSettings(_Section):
     """Where tasks run."""
 
     runner: str = Field(
         default="threads",
-        pattern=r"^(threads|dask-local|dask://.+)$",
-        description="threads, dask-local or dask://HOST:PORT of a scheduler",
+        pattern=r"^(threads|dask-local|dask-kubernetes|dask://.+)$",
+        description="threads, dask-local, dask-kubernetes or dask://HOST:PORT of a scheduler",
     )
     workers: Count = 1  # without a GPU
     gpus: int = Field(default=0, ge=0)  # of dask-local: one more worker each; else over 0 if workers offer Dask's "GPU"
     limit: str | None = None  # Prefect's global concurrency limit, a slot of which every task on a GPU holds
 
+    kubernetes: KubernetesSettings = KubernetesSettings()
+
     @model_validator(mode="after")
-    def _threads_own_no_gpu(self) -> ComputeSettings:
+    def _somebody_owns_the_gpus(self) -> ComputeSettings:
         if self.gpus and self.runner == "threads":
             raise ValueError(
                 f"gpus is {self.gpus}, but threads share one process and one GPU; set runner to dask-local"
+            )
+        if self.gpus and self.runner == "dask-kubernetes" and not self.kubernetes.gpus:
+            raise ValueError(
+                f"gpus is {self.gpus}, but kubernetes.gpus is 0, so no worker would take their work; set it to 1"
             )
         return self
 

@@ -1,4 +1,6 @@
+import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,30 @@ def test_a_prefect_server_that_is_down_is_found(tmp_path: Path) -> None:
 def test_a_dask_scheduler_that_is_down_is_found(tmp_path: Path) -> None:
     found = checks(tmp_path, compute={"runner": f"dask://127.0.0.1:{closed_port()}"})
     assert "refused" in wrong(found)["compute"]
+
+
+@pytest.mark.parametrize(("cluster", "finding"), [(False, "credentials"), (True, "connection attempts failed")])
+def test_a_kubernetes_that_cannot_be_reached_is_found(
+    cluster: bool, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    if cluster:
+        server = {"server": f"http://127.0.0.1:{closed_port()}"}
+        named = {"clusters": {"cluster": server}, "users": {"user": {"token": "hush"}}}
+        lists = {kind: [{"name": "night"} | inner] for kind, inner in named.items()}
+        context = [{"name": "night", "context": {"cluster": "night", "user": "night"}}]
+        kubeconfig.write_text(json.dumps(lists | {"contexts": context, "current-context": "night"}))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    found = checks(tmp_path, compute={"runner": "dask-kubernetes"})
+    assert set(wrong(found)) == {"kubernetes"}
+    assert finding in found["kubernetes"].detail
+    assert "KUBECONFIG" in found["kubernetes"].remedy and "hush" not in str(found)
+
+
+def test_without_the_operator_s_client_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_kubernetes", None)
+    found = checks(tmp_path, compute={"runner": "dask-kubernetes"})
+    assert "pip install 'segmint[kubernetes]'" in wrong(found)["kubernetes"]
 
 
 def test_a_package_out_of_bounds_is_found_with_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:

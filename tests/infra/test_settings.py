@@ -97,7 +97,7 @@ def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
         ("plan.budget.car=-1", r"plan.budget.car = '-1' .* greater than or equal to 0"),
         ("plan.budget.car=nan", r"plan.budget.car = 'nan' .* finite number"),
         ("generator.device=gpu", r"generator.device = 'gpu' .* auto, cpu, mps, cuda or cuda:N"),
-        ("compute.runner=ray", r"compute.runner = 'ray' .* threads, dask-local or dask://HOST:PORT"),
+        ("compute.runner=ray", r"compute.runner = 'ray' .* threads, dask-local, dask-kubernetes or dask://HOST:PORT"),
         ("name=a/b", r"name = 'a/b' .* letters, digits"),
         ("plan.multi=0.99", r"multi 0.99 \+ negatives 0.05 is more than 1; lower one"),
         ("plan={3", r'"plan"; a table or list is written as JSON'),
