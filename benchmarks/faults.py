@@ -14,9 +14,9 @@ from benchmarks.claims import CACHE, Claim, Size, run
 from infra.settings import Settings
 from infra.store import Store, read_marker, read_shard, write_shard
 from models.embedded import world
-from tasks.folds import hold_out, learn_fold, rank
+from tasks.folds import hold_out_shard, learn_fold, rank
 from tasks.plan import make_plan
-from tasks.select import screen, select
+from tasks.select import screen_shard, select_shard
 
 SHARE = 0.1  # of the rows that name a class
 SHIFT, DILATION = 10, 4  # pixels of 128
@@ -69,13 +69,14 @@ def main(size: Size) -> list[Claim]:
     store.write_table(f"{run_name}/plan.parquet", plan)
     truth, planted = plant(store, run_name, plan)
     shards = sorted(int(shard) for shard in plan["shard"].unique())
-    for stage, numbers in ((screen, shards), (learn_fold, range(settings.select.folds)), (hold_out, shards)):
+    folds = range(settings.select.folds)
+    for stage, numbers in ((screen_shard, shards), (learn_fold.fn, folds), (hold_out_shard, shards)):
         for number in numbers:
-            stage.fn(settings, number)
-            print(f"{stage.name} {number} done", flush=True)
+            stage(settings, number)
+            print(f"{stage.__name__} {number} done", flush=True)
     rank.fn(settings)
     for shard in shards:
-        select.fn(settings, shard)
+        select_shard(settings, shard)
     verdicts = pd.concat(store.read_table(f"{run_name}/select/{shard:05d}.parquet") for shard in shards)
     # what the screen turned down was found out at once
     score = verdicts.set_index("row")["score"].where(verdicts.set_index("row")["reason"].isin(["", "rank"]), 0.0)

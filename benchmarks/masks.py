@@ -20,7 +20,7 @@ from models.embedded import world
 from models.embedded.oracle import load_oracle
 from models.generators import load_pipeline
 from tasks.refine import refine_rows
-from tasks.select import select_shard
+from tasks.select import judge_rows
 from tasks.synthesize import phrases_of, spread_attention
 
 MIDDLE = 0.5  # noise level at which drawn pictures enter the schedule
@@ -78,7 +78,7 @@ def against_truth(settings: Settings, count: int) -> tuple[float, float]:
     ids = settings.load_vocabulary().ids
     labels, table = refine_rows(images, attention, cross, rows, settings.refine, ids)
     columns = table.assign(kind="single", classes=rows["classes"])
-    keep = select_shard(images, labels, columns, settings.select, ids)["keep"].to_numpy()
+    keep = judge_rows(images, labels, columns, settings.select, ids)["keep"].to_numpy()
     return class_means(labels, truth, rows, ids).mean(), class_means(labels[keep], truth[keep], rows[keep], ids).mean()
 
 

@@ -3,6 +3,7 @@
 segmint.version.published    a dataset version is there: triggers `retrain`; payload version, samples, settings
 segmint.champion.moved       another checkpoint is the champion; payload version, reason
 segmint.champion.regressed   the champion measures worse than when it became champion; payload miou, lost, set
+segmint.version.partial      it lacks shards that could not be made; payload shards
 segmint.keep-rate.low        a night kept too little of what it made; payload kept, planned
 """
 
@@ -14,9 +15,10 @@ from typing import Any
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 
-__all__ = ["KEEP_RATE_LOW", "MOVED", "PUBLISHED", "REGRESSED", "tell"]
+__all__ = ["KEEP_RATE_LOW", "MOVED", "PARTIAL", "PUBLISHED", "REGRESSED", "tell"]
 
 PUBLISHED = "segmint.version.published"
+PARTIAL = "segmint.version.partial"
 MOVED = "segmint.champion.moved"
 REGRESSED = "segmint.champion.regressed"
 KEEP_RATE_LOW = "segmint.keep-rate.low"

@@ -21,7 +21,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore, Event
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from infra.events import KEEP_RATE_LOW, REGRESSED
+from infra.events import KEEP_RATE_LOW, PARTIAL, REGRESSED
 from infra.settings import Settings, SettingsError
 
 __all__ = ["DEPLOYMENTS", "POOL", "TAG", "Done", "automations", "missing", "set_up"]
@@ -66,6 +66,7 @@ def automations(notify: ActionTypes) -> list[AutomationCore]:
         _automation("a silent run has crashed", "Its process is gone and could not say so.", _silent(), crashed),
         _automation("a crashed run goes on", "Finished shards are not made again.", _crashed(), again),
         _automation("the keep rate is low", "See the run's report.", _of("segmint.dataset.*", KEEP_RATE_LOW), notify),
+        _automation("a version is partial", "See its manifest.", _of("segmint.dataset.*", PARTIAL), notify),
         _automation("the champion regressed", "`segmint rollback`?", _of("segmint.champion", REGRESSED), notify),
     ]
 

@@ -40,6 +40,7 @@ __all__ = [
     "GeneratorSettings",
     "KubernetesSettings",
     "PlanSettings",
+    "PublishSettings",
     "RefineSettings",
     "RetentionSettings",
     "SelectSettings",
@@ -226,6 +227,12 @@ class EvaluateSettings(_Section):
     voc: str | None = None  # None: the drawn world
 
 
+class PublishSettings(_Section):
+    """What becomes of a night of which some shards could not be made."""
+
+    partial: bool = False  # publish the rest, as another version; else nothing, and the night has failed
+
+
 class RetentionSettings(_Section):
     """What `segmint gc` leaves in the store; the champion's version and pinned ones stay whatever these say."""
 
@@ -321,6 +328,7 @@ class Settings(BaseSettings):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compute: ComputeSettings = ComputeSettings()
+    publish: PublishSettings = PublishSettings()
     retention: RetentionSettings = RetentionSettings()
     alarm: AlarmSettings = AlarmSettings()
 
@@ -362,8 +370,8 @@ class Settings(BaseSettings):
     def sample_settings(self) -> dict[str, Any]:
         """The part that can change a sample, with the content of vocabulary and captions for their names.
 
-        Left out: name, store, compute, train, evaluate, retention, alarm, batch size, device, and the shard size, which
-        orders work only.
+        Left out: name, store, compute, train, evaluate, publish, retention, alarm, batch size, device, and the shard
+        size, which orders work only.
         """
         chosen = {"seed", "plan", "generator", "refine", "compose", "select"}
         unimportant = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, write_shard
 from models.scenes import IGNORE, Cutout, choose_grid, compose_scene, cut_objects, splice
 from tasks.progress import Report
+from tasks.shards import over_shards
 
-__all__ = ["Composed", "Pool", "Source", "compose", "compose_row"]
+__all__ = ["Composed", "Pool", "Source", "compose", "compose_row", "compose_shard"]
 
 Bytes = NDArray[np.uint8]
 
@@ -195,8 +195,7 @@ class _Generated:
         return height, width
 
 
-@task(name="compose", task_run_name="compose-{shard}")
-def compose(settings: Settings, shard: int) -> Marker:
+def compose_shard(settings: Settings, shard: int) -> Marker:
     """Make one shard's scenes, unless they are in the store; all its sources have to be selected."""
     store, run = open_store(settings.store), f"runs/{settings.name}"
     path = f"{run}/compose/{shard:05d}"
@@ -214,3 +213,6 @@ def compose(settings: Settings, shard: int) -> Marker:
     arrays = {field: np.stack([getattr(scene, field) for scene in scenes]) for field in ("image", "label", "instance")}
     stats = {"scenes": len(scenes), "objects": sum(len(scene.objects) for scene in scenes)}
     return write_shard(store, path, arrays, compose_table(rows, scenes), stats, time.monotonic() - start)
+
+
+compose = over_shards("compose", compose_shard)

@@ -29,9 +29,10 @@ from infra.store import Marker, ShardReader, Store, read_marker, read_shard, wri
 from models.metrics import IGNORE
 from tasks.progress import Report
 from tasks.select import LOSS_UNIT, prune, prune_outliers
+from tasks.shards import over_shards
 from tasks.train import advance, class_names, finish_training, load_folder
 
-__all__ = ["Screened", "hold_out", "image_scores", "learn_fold", "pixel_losses", "rank"]
+__all__ = ["Screened", "hold_out", "hold_out_shard", "image_scores", "learn_fold", "pixel_losses", "rank"]
 
 _TEMPERATURE = 0.1  # of the soft minimum over pixels; cleanlab's for segmentation
 
@@ -131,8 +132,7 @@ def learn_fold(settings: Settings, fold: int) -> str:
     return folder
 
 
-@task(name="hold-out", task_run_name="hold-out-{shard}")
-def hold_out(settings: Settings, shard: int) -> Marker:
+def hold_out_shard(settings: Settings, shard: int) -> Marker:
     """Judge one shard's screened samples, each by the network of its own fold, unless that is in the store."""
     from models.segmenters import predict_probabilities
 
@@ -191,3 +191,6 @@ def rank(settings: Settings) -> None:
     means: pd.Series[float] = sums["loss"] / sums["pixels"].clip(lower=1)
     store.write_json(f"{run}/losses.json", {str(label): float(mean) for label, mean in means.items()})
     store.write_table(f"{run}/ranking.parquet", ranked[["row", "keep", "reason", "score", "agreement", "quality"]])
+
+
+hold_out = over_shards("hold-out", hold_out_shard)

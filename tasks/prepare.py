@@ -25,6 +25,11 @@ class Shards(BaseModel):
     generated: list[int]
     composed: list[int]
 
+    @property
+    def all(self) -> list[int]:
+        """Both, in order."""
+        return [*self.generated, *self.composed]
+
 
 @task(name="prepare")
 def prepare(settings: Settings) -> tuple[Settings, Shards]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +13,13 @@ from numpy.typing import NDArray
 from prefect import task
 
 from infra.blocks import open_store
-from infra.events import KEEP_RATE_LOW, PUBLISHED, tell
+from infra.events import KEEP_RATE_LOW, PARTIAL, PUBLISHED, tell
 from infra.settings import Settings
 from infra.store import Marker, Store, publish_version, read_marker, read_shard, read_version, write_shard
 from tasks.card import dataset_card
+from tasks.shards import over_shards
 
-__all__ = ["NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
+__all__ = ["NothingKeptError", "folders", "is_published", "publish", "publish_shards", "run_of", "version_of"]
 
 _SCENE = ["image", "label", "instance"]
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
@@ -28,6 +32,18 @@ class NothingKeptError(RuntimeError):
 def version_of(settings: Settings) -> str:
     """Name of the version that this run publishes: the same settings always publish the same one."""
     return f"{settings.name}-{settings.identity[:8]}"
+
+
+def is_published(settings: Settings) -> bool:
+    """Whether the version of these settings is there, whole."""
+    return open_store(settings.store).exists(f"versions/{version_of(settings)}/manifest.json")
+
+
+def folders(settings: Settings) -> dict[str, str]:
+    """Where in the store each stage of a run leaves its shards."""
+    run = f"runs/{settings.name}"
+    own = {stage: f"{run}/{stage}" for stage in ("synthesize", "refine", "screen", "select", "compose")}
+    return own | {"hold-out": f"{run}/held-out", "publish-shards": f"versions/{version_of(settings)}/data"}
 
 
 def run_of(settings: Settings, version: str) -> str:
@@ -51,11 +67,13 @@ def kept_samples(
     return arrays, table[keep].reset_index(drop=True)
 
 
-@task(name="publish-shard", task_run_name="publish-{shard}")
 def publish_shard(settings: Settings, shard: int) -> Marker:
     """Copy one shard's kept samples into the version, unless they are there."""
-    store = open_store(settings.store)
-    path = f"versions/{version_of(settings)}/data/{shard:05d}"
+    return _publish_shard(open_store(settings.store), settings, version_of(settings), shard)
+
+
+def _publish_shard(store: Store, settings: Settings, version: str, shard: int) -> Marker:
+    path = f"versions/{version}/data/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
@@ -65,10 +83,18 @@ def publish_shard(settings: Settings, shard: int) -> Marker:
 
 
 @task(name="publish")
-def publish(settings: Settings, shards: list[int]) -> str:
-    """Write card and vocabulary, then the manifest, which makes it a version; tell of it; return its name."""
+def publish(settings: Settings, shards: list[int], without: Collection[int] = ()) -> str:
+    """Write card and vocabulary, then the manifest, which makes it a version; tell of it; return its name.
+
+    `without` some shards that could not be made it is another version, whose name and manifest tell of them.
+    """
     store, version = open_store(settings.store), version_of(settings)
     vocabulary = settings.load_vocabulary()
+    if without:
+        version = f"{version}-without-{hashlib.sha256(str(sorted(without)).encode()).hexdigest()[:8]}"
+        shards = [shard for shard in shards if shard not in without]
+        for shard in shards:
+            _publish_shard(store, settings, version, shard)
     folder = f"versions/{version}"
     paths = [f"{folder}/data/{shard:05d}" for shard in shards]
     samples = pd.concat([store.read_table(f"{path}.parquet") for path in paths])
@@ -77,10 +103,13 @@ def publish(settings: Settings, shards: list[int]) -> str:
     store.write_json(f"{folder}/vocabulary.json", vocabulary.model_dump(mode="json"))
     planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
     store.write_bytes(f"{folder}/card.md", dataset_card(version, settings, samples, planned).encode())
-    meta = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
+    meta: dict[str, Any] = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
+    meta |= {"without": sorted(without)} if without else {}
     manifest = publish_version(store, version, shards=paths, meta=meta)
     told = {"version": version, "samples": manifest.samples, "settings": settings.resolved()}
     tell(PUBLISHED, f"dataset.{settings.name}", version, told)
+    if without:
+        tell(PARTIAL, f"dataset.{settings.name}", version, {"shards": sorted(without)})
     if manifest.samples < settings.alarm.keep_rate * planned:
         tell(KEEP_RATE_LOW, f"dataset.{settings.name}", version, {"kept": manifest.samples, "planned": planned})
     return version
@@ -93,3 +122,6 @@ def _rejections(store: Store, run: str, shards: list[int]) -> str:
         f"run {run!r}: none of {len(columns)} rows was kept ({reasons}), so nothing is published; "
         f"see runs/{run}/report.html, then mend the generator or loosen the select settings and take another name"
     )
+
+
+publish_shards = over_shards("publish-shards", publish_shard)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import RefineSettings, Settings
@@ -17,8 +16,9 @@ from infra.store import Marker, read_marker, read_shard, write_shard
 from models.masks import IGNORE, AffinityNet, attention_contrast, refine_labels, walk_labels
 from tasks.affinity import read_affinity
 from tasks.progress import Report
+from tasks.shards import over_shards
 
-__all__ = ["refine", "refine_rows"]
+__all__ = ["refine", "refine_rows", "refine_shard"]
 
 
 def refine_rows(
@@ -59,8 +59,7 @@ def _shares(label: NDArray[np.uint8]) -> tuple[float, float]:
     return float(((label > 0) & ~unsure).mean()), float(unsure.mean())
 
 
-@task(name="refine", task_run_name="refine-{shard}")
-def refine(settings: Settings, shard: int) -> Marker:
+def refine_shard(settings: Settings, shard: int) -> Marker:
     """Label one shard's images, unless that is in the store."""
     store, run = open_store(settings.store), f"runs/{settings.name}"
     path = f"{run}/refine/{shard:05d}"
@@ -77,3 +76,6 @@ def refine(settings: Settings, shard: int) -> Marker:
         report(len(rows))
     stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
     return write_shard(store, path, {"label": labels}, table, stats, time.monotonic() - start)
+
+
+refine = over_shards("refine", refine_shard)

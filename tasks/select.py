@@ -16,13 +16,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import SelectSettings, Settings
 from infra.store import Marker, Store, read_marker, read_shard, write_shard
 from models.scenes import IGNORE, components
 from tasks.progress import Report
+from tasks.shards import over_shards
 
 __all__ = [
     "ALL",
@@ -30,11 +30,11 @@ __all__ = [
     "NEGATIVE",
     "REASONS",
     "Reason",
+    "judge_rows",
     "prune",
     "prune_outliers",
     "screen",
     "select",
-    "select_shard",
     "summarise",
     "sure_labels",
 ]
@@ -69,7 +69,7 @@ LOSS_UNIT = 1 / 32  # of stored held-out losses: 255 stands for 8 and more, prob
 FLAT = 3  # 8-bit levels that each channel of a blank image spans at most; drawn snow spans 14 and more
 
 
-def select_shard(
+def judge_rows(
     images: Images, labels: Labels, table: pd.DataFrame, settings: SelectSettings, ids: Mapping[str, int]
 ) -> pd.DataFrame:
     """Verdicts on images (B, H, W, 3), 0..255, with labels (B, H, W), one row each.
@@ -234,8 +234,7 @@ def sure_labels(
     return np.where(losses > bound[labels], np.uint8(IGNORE), labels)
 
 
-@task(name="screen", task_run_name="screen-{shard}")
-def screen(settings: Settings, shard: int) -> Marker:
+def screen_shard(settings: Settings, shard: int) -> Marker:
     """Judge each of one generated shard's samples by itself, before folds learn from them; or find that done."""
     store, path = _place(settings, "screen", shard)
     if (marker := read_marker(store, path)) is not None:
@@ -245,8 +244,7 @@ def screen(settings: Settings, shard: int) -> Marker:
     return write_shard(store, path, {}, verdicts, _count(verdicts), time.monotonic() - start)
 
 
-@task(name="select", task_run_name="select-{shard}")
-def select(settings: Settings, shard: int) -> Marker:
+def select_shard(settings: Settings, shard: int) -> Marker:
     """Judge one shard's samples, generated or composed, unless that is in the store.
 
     After noise learning the ranking has its say on generated ones, and `label` is there again without the pixels of
@@ -275,7 +273,7 @@ def _judge(store: Store, settings: Settings, shard: int, stage: str) -> tuple[La
     plan = store.read_table(f"{run}/plan.parquet")
     with Report(stage, f"{shard:05d}", int((plan["shard"] == shard).sum())) as report:
         images, labels, table = _read(store, run, shard, plan)
-        verdicts = select_shard(images, labels, table, settings.select, settings.load_vocabulary().ids)
+        verdicts = judge_rows(images, labels, table, settings.select, settings.load_vocabulary().ids)
         report(len(verdicts))
     return labels, verdicts
 
@@ -312,3 +310,9 @@ def _read(store: Store, run: str, shard: int, plan: pd.DataFrame) -> tuple[Image
     measured = columns.reindex(columns=["row", "id", "confidence", "consistency", "contrast"])
     table = measured.merge(plan[["row", "kind", "classes"]], on="row")
     return pictures["image"], labels["label"], table.assign(finite=pictures.get("finite", True))
+
+
+screen = over_shards("screen", screen_shard)
+
+
+select = over_shards("select", select_shard)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from prefect import task
 
 from infra.blocks import open_store
 from infra.clusters import gpu_slot
@@ -24,8 +23,9 @@ from infra.vocabulary import Vocabulary, has_word
 from models.generators import generate, load_pipeline
 from models.masks import merge_resolutions, propagate
 from tasks.progress import Report
+from tasks.shards import over_shards
 
-__all__ = ["phrases_of", "synthesize", "synthesize_rows"]
+__all__ = ["phrases_of", "synthesize", "synthesize_rows", "synthesize_shard"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -110,8 +110,7 @@ def _pad(maps: NDArray[np.float16], channels: int) -> NDArray[np.float16]:
     return np.pad(maps, ((0, 0), (0, channels - maps.shape[1]), (0, 0), (0, 0)))
 
 
-@task(name="synthesize", task_run_name="synthesize-{shard}")
-def synthesize(settings: Settings, shard: int) -> Marker:
+def synthesize_shard(settings: Settings, shard: int) -> Marker:
     """Make one shard's images, unless they are in the store."""
     store, path = open_store(settings.store), f"runs/{settings.name}/synthesize/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
@@ -122,3 +121,6 @@ def synthesize(settings: Settings, shard: int) -> Marker:
     with gpu_slot(settings.compute), Report("synthesize", f"{shard:05d}", len(rows)) as report:
         arrays = synthesize_rows(rows, settings, phrases, report)
     return write_shard(store, path, arrays, rows[["row", "id"]], {"images": len(rows)}, time.monotonic() - start)
+
+
+synthesize = over_shards("synthesize", synthesize_shard)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from flows.nightly import ShardsFailedError
 from infra.settings import Settings, SettingsError
 from infra.store import list_versions, verify_run, verify_version
 from models.generators import pipeline_folder
 from tasks.publish import NothingKeptError
+from tasks.shards import NightFailedError
 from tests.flows import nights
 
 
 def test_a_failing_shard_is_named_and_all_others_are_finished(undisturbed: Settings, place: Path) -> None:
     chosen, obstacle = nights.settings(place), place / "runs/night/select/00004.parquet"
     obstacle.mkdir(parents=True)
-    with pytest.raises(ShardsFailedError) as failure:
+    with pytest.raises(NightFailedError) as failure:
         nights.run(chosen)
     told = str(failure.value)
     assert told.startswith("shard 00004: select ")

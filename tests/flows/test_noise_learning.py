@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.nightly import ShardsFailedError
 from infra.settings import Settings
 from infra.store import read_shard, verify_run
 from tasks.examples import draw_steps
 from tasks.ledger import read_ledger
+from tasks.shards import NightFailedError
 from tests.flows import nights
 
 LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}
@@ -50,7 +50,7 @@ def test_a_night_stopped_at_a_fold_goes_on_there_and_ends_in_the_same_bytes(plac
     folds = [f"checkpoints/{nights.version(undisturbed)}-fold-{fold}" for fold in (0, 1)]
     obstacle = place / folds[1] / "weights.safetensors"
     obstacle.mkdir(parents=True)
-    with pytest.raises(ShardsFailedError, match="fold 1: learn-fold"):
+    with pytest.raises(NightFailedError, match="fold 1: learn-fold"):
         nights.run(chosen)
     first = (place / folds[0] / "meta.json").read_bytes()
     obstacle.rmdir()

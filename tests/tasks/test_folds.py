@@ -11,9 +11,9 @@ from infra.settings import Settings, SettingsError
 from infra.store import Store, read_shard, write_shard
 from models.embedded import world
 from models.metrics import IGNORE
-from tasks.folds import hold_out, image_scores, learn_fold, pixel_losses, rank
+from tasks.folds import hold_out_shard, image_scores, learn_fold, pixel_losses, rank
 from tasks.plan import make_plan
-from tasks.select import LOSS_UNIT, screen, select, sure_labels
+from tasks.select import LOSS_UNIT, screen_shard, select_shard, sure_labels
 
 CLASSES = ("ball",)
 FAULTY = 8  # every which row is mislabelled
@@ -97,14 +97,14 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         write_shard(store, f"runs/nightly/refine/{shard:05d}", {"label": label}, scores)
     shards = range(plan["shard"].max() + 1)
     for shard in shards:
-        screen.fn(settings, shard)
+        screen_shard(settings, shard)
     for fold in range(2):
         learn_fold.fn(settings, fold)
     for shard in shards:
-        hold_out.fn(settings, shard)
+        hold_out_shard(settings, shard)
     rank.fn(settings)
     for shard in shards:
-        select.fn(settings, shard)
+        select_shard(settings, shard)
     return settings
 
 

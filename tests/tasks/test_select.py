@@ -8,7 +8,7 @@ import pytest
 
 from infra.settings import SelectSettings, Settings
 from infra.store import Store, read_marker, read_shard, write_shard
-from tasks.select import ALL, NEGATIVE, REASONS, prune, prune_outliers, select, select_shard, summarise
+from tasks.select import ALL, NEGATIVE, REASONS, judge_rows, prune, prune_outliers, select_shard, summarise
 
 IDS = {"car": 1, "tree": 2}
 SETTINGS = SelectSettings()
@@ -35,7 +35,7 @@ def judge(*samples: dict, settings: SelectSettings = SETTINGS) -> pd.DataFrame:
     table.insert(0, "row", np.arange(len(samples)))
     table.insert(1, "id", [f"{row:08d}" for row in range(len(samples))])
     images, labels = (np.stack([s[field] for s in samples]) for field in ("image", "label"))
-    return select_shard(images, labels, table, settings, IDS)
+    return judge_rows(images, labels, table, settings, IDS)
 
 
 QUARTERS = [np.s_[y : y + 16, x : x + 16] for y in (4, 40) for x in (4, 40)]
@@ -138,7 +138,7 @@ def test_specks_are_not_counted_as_pieces():
 def test_a_label_of_another_size_is_refused():
     table = pd.DataFrame({"id": ["a"]})
     with pytest.raises(ValueError, match="do not fit"):
-        select_shard(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 9), np.uint8), table, SETTINGS, IDS)
+        judge_rows(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 9), np.uint8), table, SETTINGS, IDS)
 
 
 def test_a_label_value_that_no_class_has_is_refused_with_the_sample():
@@ -221,8 +221,8 @@ def test_a_shard_in_the_store_is_judged_once(tmp_path: Path):
         store, "runs/nightly/synthesize/00000", {f: arrays[f] for f in ("image", "finite")}, plan[["row", "id"]]
     )
     write_shard(store, "runs/nightly/refine/00000", {"label": arrays["label"]}, scores)
-    marker = select.fn(settings, 0)
+    marker = select_shard(settings, 0)
     assert marker.stats == {"kept": 1, "rejected": {"area": 1, "nan": 1}}
     assert list(read_shard(store, "runs/nightly/select/00000")[1]["reason"]) == ["", "nan", "area"]
     store.delete("runs/nightly/refine")
-    assert select.fn(settings, 0) == marker == read_marker(store, "runs/nightly/select/00000")
+    assert select_shard(settings, 0) == marker == read_marker(store, "runs/nightly/select/00000")

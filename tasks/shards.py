@@ -1,0 +1,180 @@
+"""Shards: one task run takes one stage of several of them, and each of these fails by itself.
+
+A task run costs 0.1 s of Prefect and Dask, and a server wobbles at some thousands of them. So ten thousand shards are
+no more than `MOST_TASK_RUNS` of them, and shards that are in the store are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from prefect import Task, allow_failure, task
+from prefect.exceptions import UnfinishedRun
+from prefect.futures import PrefectFuture, wait
+from prefect.logging import get_run_logger
+from prefect.runtime import task_run
+
+from infra.blocks import open_store
+from infra.clusters import gpu_work
+from infra.settings import Settings
+from infra.store import Marker
+
+__all__ = ["MOST_TASK_RUNS", "Failures", "Futures", "NightFailedError", "ShardsFailedError", "Stages", "over_shards"]
+
+MOST_TASK_RUNS = 1000  # of all stages of a run; half of what a server was seen to bear
+
+WAITS = "waits for what failed"
+
+Future = PrefectFuture[Any]
+Futures = dict[int, Future]
+Failures = dict[int | str, str]  # reasons by shard, or by stage of the whole run
+OneShard = Callable[[Settings, int], Marker]
+ShardTask = Task[[Settings, list[int]], None]
+
+
+class NightFailedError(RuntimeError):
+    """Some shards could not be made. Finished ones are kept; running the flow again makes the rest."""
+
+    def __init__(self, failures: Failures) -> None:
+        causes = [f"{_name(what)}: {reason}" for what, reason in failures.items() if not reason.endswith(WAITS)]
+        waiting = [f"{len(failures) - len(causes)} more wait for these"] if len(causes) < len(failures) else []
+        told = "; ".join([*causes, *waiting])
+        super().__init__(f"{told}. Everything finished is in the store: mend the cause and start the run again")
+
+
+class ShardsFailedError(RuntimeError):
+    """Some shards of a task failed; `reasons` by shard."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        self.reasons = dict(reasons)
+        super().__init__("; ".join(f"{_name(shard)}: {reason}" for shard, reason in self.reasons.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardsFailedError, (self.reasons,)  # it comes back from Dask's workers
+
+
+def _name(failed: int | str) -> str:
+    return failed if isinstance(failed, str) else f"shard {failed:05d}"
+
+
+def over_shards(name: str, make: OneShard) -> ShardTask:
+    """The Prefect task that does stage `name` of a list of shards, whatever becomes of the others of the list.
+
+    Raises `ShardsFailedError` at its end if there were errors.
+    """
+
+    def stage(settings: Settings, shards: list[int]) -> None:
+        failed: dict[int, str] = {}
+        for shard in shards:
+            try:
+                make(settings, shard)
+            except Exception as error:
+                get_run_logger().exception("run %s, stage %s, shard %05d", settings.name, name, shard)
+                failed[shard] = f"{type(error).__name__}: {error}"
+        if failed:
+            raise ShardsFailedError(failed)
+
+    return task(name=name, task_run_name=lambda: _run_name(name))(stage)
+
+
+def _run_name(name: str) -> str:
+    shards = task_run.parameters["shards"]
+    return f"{name}-{shards[0]}" + (f"-{shards[-1]}" if len(shards) > 1 else "")
+
+
+class Stages:
+    """The stages of a run as they are handed to the task runner of the flow that this is made in.
+
+    Shards that are in the store already are left out. Of the rest a task takes one if `alone`, else so many that the
+    run stays within `MOST_TASK_RUNS`.
+    """
+
+    def __init__(self, settings: Settings, folders: Mapping[str, str], shards: Sequence[int], alone: bool) -> None:
+        """`folders` are those of the stages in the store, the last of them that of the last; `shards` are all."""
+        self._settings, self._folders, self._store = settings, folders, open_store(settings.store)
+        self._done: dict[str, set[int]] = {}
+        left = len(set(shards) - self._finished(list(folders)[-1]))
+        self._size = 1 if alone else max(1, -(-left * len(folders) // MOST_TASK_RUNS))
+        self._submitted: list[tuple[str, Sequence[int], Future]] = []  # stage, shards (none: of the whole run)
+
+    def each(
+        self,
+        stage: ShardTask,
+        shards: Sequence[int],
+        after: Futures | None = None,
+        whole: Iterable[Futures] = (),
+        gpu: bool = False,
+    ) -> Futures:
+        """Submit a stage of `shards`, a group after its own of the stage `after` and after all that is in `whole`.
+
+        A group goes on with what its stage before it could make; what needs the whole run does without nothing.
+        """
+        futures: Futures = {}
+        every = [future for stages in whole for future in stages.values()]
+        for first, group in self._groups(stage.name, shards).items():
+            own = [allow_failure(after[first])] if after and first in after else []
+            futures[first] = self._submit(stage, [group], [*own, *every], gpu, group)
+        return futures
+
+    def once(self, stage: Task[..., Any], *given: Any, after: Futures, gpu: bool = False) -> Futures:
+        """Submit what is done once for the whole run, or once for each of `given`."""
+        waiting = list(after.values())
+        calls = [[argument] for argument in given] or [[]]
+        return {n: self._submit(stage, arguments, waiting, gpu) for n, arguments in enumerate(calls)}
+
+    def failures(self) -> Failures:
+        """Wait for everything; then what failed.
+
+        Of each shard the first stage counts, for the others could not but fail.
+        """
+        wait([future for _, _, future in self._submitted])
+        failed: Failures = {}
+        for stage, shards, future in self._submitted:
+            if future.state.is_completed():
+                continue
+            error = _error(future)
+            reasons = error.reasons if isinstance(error, ShardsFailedError) else dict.fromkeys(shards, _told(error))
+            for shard, reason in reasons.items():
+                failed.setdefault(shard, f"{stage} {reason}")
+            if not shards:
+                failed.setdefault(stage, _told(error))
+        return failed
+
+    def _submit(
+        self, stage: Task[..., Any], given: Sequence[Any], after: Sequence[Any], gpu: bool, shards: Sequence[int] = ()
+    ) -> Future:
+        with gpu_work(self._settings.compute) if gpu else nullcontext():
+            future: Future = stage.submit(self._settings, *given, return_state=False, wait_for=after)
+        name = stage.name if shards else " ".join(map(str, [stage.name, *given]))
+        self._submitted.append((name, shards, future))
+        return future
+
+    def _groups(self, stage: str, shards: Sequence[int]) -> dict[int, list[int]]:
+        """What is left to do of a stage, in groups by the first shard that theirs would have at any stage."""
+        done = self._finished(stage)
+        every = (shards[start : start + self._size] for start in range(0, len(shards), self._size))
+        left = {group[0]: [shard for shard in group if shard not in done] for group in every}
+        return {first: group for first, group in left.items() if group}
+
+    def _finished(self, stage: str) -> set[int]:
+        """Numbers of the shards with a marker, by one listing; whoever reads a marker checks it."""
+        if stage not in self._done:
+            names = self._store.list(self._folders[stage])
+            self._done[stage] = {int(n[:-5]) for n in names if n.endswith(".json") and n[:-5].isdigit()}
+        return self._done[stage]
+
+
+def _error(future: Future) -> BaseException | None:
+    try:
+        found = future.result(raise_on_failure=False)
+    except UnfinishedRun:
+        return None
+    except Exception as error:  # Dask's own: the task could not be run
+        return error
+    return found if isinstance(found, BaseException) else None
+
+
+def _told(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}" if error else WAITS
