@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from tasks.card import dataset_card
 __all__ = ["EVENT", "NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
 
 EVENT = "segmint.version.published"
+_STAGES = ("synthesize", "refine", "compose", "select")  # that a published shard is made of, as far as it has them
 _SCENE = ["image", "label", "instance"]
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
 
@@ -55,7 +58,7 @@ def kept_samples(
 def publish_shard(settings: Settings, shard: int) -> Marker:
     """Copy one shard's kept samples into the version, unless they are there."""
     store = Store.open(settings.store.url, settings.store.options)
-    path = f"versions/{version_of(settings)}/data/{shard:05d}"
+    path = _path(store, settings, shard)
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
@@ -66,25 +69,34 @@ def publish_shard(settings: Settings, shard: int) -> Marker:
 
 @task(name="publish")
 def publish(settings: Settings, shards: list[int]) -> str:
-    """Write card and vocabulary, then the manifest, which makes it a version; emit the event; return its name."""
+    """Write card, vocabulary and the manifest, which makes it a version; emit the event; return its name."""
     store, version = Store.open(settings.store.url, settings.store.options), version_of(settings)
     vocabulary = settings.load_vocabulary()
-    folder = f"versions/{version}"
-    paths = [f"{folder}/data/{shard:05d}" for shard in shards]
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        paths = list(pool.map(lambda shard: _path(store, settings, shard), shards))
     samples = pd.concat([store.read_table(f"{path}.parquet") for path in paths])
     if samples.empty:
         raise NothingKeptError(_rejections(store, settings.name, shards))
-    store.write_json(f"{folder}/vocabulary.json", vocabulary.model_dump(mode="json"))
     planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
-    store.write_bytes(f"{folder}/card.md", dataset_card(version, settings, samples, planned).encode())
+    files = {
+        "card.md": dataset_card(version, settings, samples, planned).encode(),
+        "vocabulary.json": vocabulary.model_dump_json(indent=1).encode(),
+    }
     meta = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
-    manifest = publish_version(store, version, shards=paths, meta=meta)
+    manifest = publish_version(store, version, shards=paths, meta=meta, files=files)
     emit_event(
         event=EVENT,
         resource={"prefect.resource.id": f"segmint.dataset.{settings.name}", "prefect.resource.name": version},
         payload={"version": version, "samples": manifest.samples, "settings": settings.resolved()},
     )
     return version
+
+
+def _path(store: Store, settings: Settings, shard: int) -> str:
+    """Path of a shard in the version; the name tells what it is made of, so no other content comes to lie there."""
+    markers = [read_marker(store, f"runs/{settings.name}/{stage}/{shard:05d}") for stage in _STAGES]
+    made_of = hashlib.sha256("".join(marker.digest for marker in markers if marker).encode()).hexdigest()
+    return f"versions/{version_of(settings)}/data/{shard:05d}-{made_of[:8]}"
 
 
 def _rejections(store: Store, run: str, shards: list[int]) -> str:

@@ -136,7 +136,12 @@ class Ceph(S3Server):
 
     @property
     def _environment(self) -> dict[str, str]:
-        libraries = ("usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/ceph", "lib/x86_64-linux-gnu", "usr/lib/ceph")
+        libraries = (
+            "usr/lib/x86_64-linux-gnu",
+            "usr/lib/x86_64-linux-gnu/ceph",
+            "lib/x86_64-linux-gnu",
+            "usr/lib/ceph",
+        )
         found = {
             "LD_LIBRARY_PATH": ":".join(f"{self.tree}/{folder}" for folder in libraries),
             "PYTHONPATH": f"{self.tree}/usr/lib/python3/dist-packages",
@@ -158,7 +163,9 @@ class Ceph(S3Server):
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [self.tree / "usr/bin" / program, *arguments]
-        done = subprocess.run(command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
         if done.returncode:
             self.kill()
             raise RuntimeError(f"{program} {arguments}: {done.stderr.decode(errors='replace')[-2000:]}")

@@ -9,7 +9,7 @@ import pytest
 
 from flows.nightly import ShardsFailedError
 from infra.settings import Settings
-from infra.store import read_shard, verify_run
+from infra.store import read_shard, read_version, verify_run
 from tasks.examples import draw_steps
 from tasks.ledger import read_ledger
 from tests.flows import nights
@@ -31,7 +31,7 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
     assert set(ranking.loc[~ranking["keep"], "reason"]) <= {"rank"}
     published, columns = [], []
     for shard in nights.SHARDS:
-        arrays, table = read_shard(store, f"versions/{nights.version(chosen)}/data/{shard:05d}")
+        arrays, table = read_shard(store, read_version(store, nights.version(chosen)).paths[shard])
         published.append(arrays["label"])
         columns += table["row"].tolist()
     assert set(columns) & set(ranking["row"]) == set(ranking.loc[ranking["keep"], "row"])
