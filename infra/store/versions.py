@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -157,11 +159,12 @@ def _append(store: Store, manifest: Manifest) -> Manifest:
     with suppress(MissingError):  # asked after the listing: versions before the last number are there by now
         return read_version(store, manifest.version)
     for number in itertools.count(first):
-        entry = f"{_LOG}/{number:08d}"
+        entry, begun = f"{_LOG}/{number:08d}", time.monotonic()
         entered = _entered(store, entry) or _enter(store, entry, replace(manifest, number=number))
         if entered["version"] == manifest.version:
             with suppress(MissingError):  # deleted since
                 return read_version(store, manifest.version)
+        time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))  # rivals who do not meet again need fewer rounds
     raise AssertionError("unreachable")
 
 
@@ -179,6 +182,8 @@ def _enter(store: Store, entry: str, manifest: Manifest) -> dict[str, str]:
     A publisher who sleeps in here and wakes writes the same bytes again.
     """
     data = agree(store, entry, manifest.to_bytes())
+    if entered := _entered(store, entry):  # by another one meanwhile
+        return entered
     winner = Manifest.from_bytes(data)
     if store.exists(f"{winner.paths[0]}.json"):  # else its publisher was killed long ago and it was swept
         store.place.put(_path(winner.version), [data])
