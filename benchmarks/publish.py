@@ -150,17 +150,15 @@ def publish(store: Store, racer: int, number: int, ready: Callable[[], object]) 
     """Write the shards, wait for the others if so told, publish."""
     version, content = entry(racer, number)
     shards = [f"versions/{version}/data/{shard:05d}-{content}" for shard in range(SHARDS)]
-    waited = False
     try:
-        for shard, path in enumerate(shards):
-            write_shard(store, path, {"label": labels(number, content, shard)}, table())
-        waited = True
-        ready()
+        try:
+            for shard, path in enumerate(shards):
+                write_shard(store, path, {"label": labels(number, content, shard)}, table())
+        finally:
+            ready()
         card = f"content {content}".encode()
         manifest = publish_version(store, version, shards=shards, meta={"content": content}, files={"card.md": card})
     except PublishedError:
-        if not waited:
-            ready()
         return Told(version, content, None)
     return Told(version, content, manifest.number)
 
