@@ -176,14 +176,17 @@ class Ceph(S3Server):
 
 def _unpacked() -> Path:
     """Return the folder with the unpacked packages, made by the first process that gets here."""
-    debs, tree = CACHE / "debs", CACHE / "tree"
-    (debs / "partial").mkdir(parents=True, exist_ok=True)
+    debs, lists, tree = (CACHE / name for name in ("debs", "lists", "tree"))
+    for folder in (debs, lists):
+        (folder / "partial").mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (CACHE / "complete").exists():
-            options = ["-o", f"Dir::Cache::archives={debs}", "-o", "Debug::NoLocking=1"]
-            chosen = ["--download-only", "--no-install-recommends", *PACKAGES]
-            subprocess.run(["apt-get", "-qq", "install", *options, *chosen], check=True)
+            folders = {"Dir::State::lists": lists, "Dir::Cache": CACHE, "Dir::Cache::archives": debs}
+            own = [f"-o{name}={folder}" for name, folder in folders.items()] + ["-oDebug::NoLocking=1"]
+            subprocess.run(["apt-get", "-qq", *own, "update"], check=True)
+            wanted = ["install", "--download-only", "--no-install-recommends", *PACKAGES]
+            subprocess.run(["apt-get", "-qq", *own, *wanted], check=True)
             for package in sorted(debs.glob("*.deb")):
                 subprocess.run(["dpkg", "-x", package, tree], check=True)
             (CACHE / "complete").touch()
