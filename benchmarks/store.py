@@ -2,13 +2,17 @@
 
 The same samples go to the same place in two ways. Plain PUT writes the very files that the store writes, one after
 another, each atomic and on the disk as the store's are; plain GET reads them into memory and decodes nothing. The PNG
-folder holds the same images and labels. All are read from the page cache, which favours the plain ways. Contenders take
-turns; the median of the rounds counts, and the worse image size. The store's checksums and compression run beside its
-writing and reading: with no second core free it falls behind plain copying, so run this on an idle machine.
+folder holds the same images and labels. All are read from the page cache, which favours the plain ways. In a bucket the
+PNGs are objects, and every sample is read once, in random order, by batches that are asked for at once; the store reads
+as for a training, which fetches shards whole and keeps them. Both also one sample at a time, nothing kept, which is
+printed and not claimed: there the requests are the same. Contenders take turns; the median of the rounds counts, and
+the worse image size. The store's checksums and compression run beside its writing and reading: with no second core free
+it falls behind plain copying, so run this on an idle machine.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -17,17 +21,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from infra.store import ShardReader, Store, read_shard, write_shard
+from infra.store import SegmentationDataset, ShardReader, Store, publish_version, read_shard, write_shard
+from tasks.train import KEPT
 
 SAMPLES = {128: 2048, 512: 128}  # image side in pixels: samples a shard, 100 MB
 ROUNDS = 25
 RANDOM_READS = 200
 PNGS = 128  # files of each kind; the reads go to the same samples of the shard
+BATCH = 16  # samples that a training asks for at once
 Samples = tuple[dict[str, np.ndarray], pd.DataFrame]
 Times = dict[str, list[float]]
 
@@ -59,13 +66,14 @@ def main(size: Size) -> list[Claim]:
         for side, count in counts.items():
             samples = scenes(count, side)
             ratios = transfers(store, samples, rounds)
-            if place == "folder":
-                ratios["random"] = random_reads(store, samples, rounds)
+            reads = random_reads if place == "folder" else random_requests
+            ratios["random"] = reads(store, samples, rounds)
             for name, ratio in ratios.items():
                 key = f"{name}, {place}"
                 worst[key] = min(ratio, worst.get(key, np.inf))
                 print(f"{key}, {side}x{side}: {ratio:.2f}", flush=True)
             store.delete("runs")
+            store.delete("versions")
     return [Claim(f"store / plain: {key}", worst[key], mark(key)) for key in sorted(worst)]
 
 
@@ -150,6 +158,38 @@ def random_reads(store: Store, samples: Samples, rounds: int) -> float:
             reader.sample(row)
 
     return told("random", turns({"store": from_shard, "plain": from_png}, rounds))
+
+
+def random_requests(store: Store, samples: Samples, rounds: int) -> float:
+    """Return the time of PNG objects over the store's for reading every sample of a version once, by random batches."""
+    count, side = min(PNGS, len(samples[1])), samples[0]["label"].shape[-1]
+    arrays = {field: array[:count] for field, array in samples[0].items()}
+    shard = f"versions/speed-{side}/data/00000"
+    write_shard(store, shard, arrays, samples[1][:count])
+    publish_version(store, f"speed-{side}", shards=[shard], meta={})
+    files, folder = fsspec.filesystem("s3", **store.options), f"{store.url.removeprefix('s3://')}/runs/png"
+    for row in range(count):
+        for field, array in arrays.items():
+            encoded = io.BytesIO()
+            Image.fromarray(array[row]).save(encoded, "png")
+            files.pipe_file(f"{folder}/{row}-{field}.png", encoded.getvalue())
+    rows = np.random.default_rng(0).permutation(count).tolist()
+
+    def from_png(size: int) -> None:
+        for start in range(0, count, size):
+            paths = [f"{folder}/{row}-{field}.png" for row in rows[start : start + size] for field in arrays]
+            for data in files.cat(paths, max_concurrency=1).values():  # one GET each; s3fs asks for sizes before, else
+                np.array(Image.open(io.BytesIO(data)))
+
+    def from_version(size: int, memory: int) -> None:
+        dataset = SegmentationDataset(store.url, f"speed-{side}", store.options, memory=memory)
+        for start in range(0, count, size):
+            dataset.__getitems__(rows[start : start + size])
+
+    alone = {"store": lambda: from_version(1, memory=0), "plain": lambda: from_png(1)}
+    print(f"random alone, bucket, {side}x{side}: {told('random alone', turns(alone, max(1, rounds // 5))):.2f}")
+    batches = {"store": lambda: from_version(BATCH, memory=KEPT), "plain": lambda: from_png(BATCH)}
+    return told("random", turns(batches, rounds))
 
 
 def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> Times:

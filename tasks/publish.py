@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,23 @@ from prefect import task
 from infra.blocks import open_store
 from infra.events import KEEP_RATE_LOW, PARTIAL, PUBLISHED, tell
 from infra.settings import Settings
-from infra.store import Marker, Store, publish_version, read_marker, read_shard, read_version, write_shard
+from infra.store import (
+    Manifest,
+    Marker,
+    MissingError,
+    Store,
+    publish_version,
+    read_marker,
+    read_shard,
+    read_version,
+    write_shard,
+)
 from tasks.card import dataset_card
 from tasks.shards import over_shards
 
 __all__ = ["NothingKeptError", "folders", "is_published", "publish", "publish_shards", "run_of", "version_of"]
 
+_STAGES = ("synthesize", "refine", "compose", "select")  # that a published shard is made of, as far as it has them
 _SCENE = ["image", "label", "instance"]
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
 
@@ -73,7 +85,7 @@ def publish_shard(settings: Settings, shard: int) -> Marker:
 
 
 def _publish_shard(store: Store, settings: Settings, version: str, shard: int) -> Marker:
-    path = f"versions/{version}/data/{shard:05d}"
+    path = _path(store, settings, version, shard)
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
@@ -84,35 +96,53 @@ def _publish_shard(store: Store, settings: Settings, version: str, shard: int) -
 
 @task(name="publish")
 def publish(settings: Settings, shards: list[int], without: Collection[int] = ()) -> str:
-    """Write card and vocabulary, then the manifest, which makes it a version; tell of it; return its name.
+    """Write card, vocabulary and the manifest, which makes it a version; tell of it; return its name.
 
-    `without` some shards that could not be made it is another version, whose name and manifest tell of them.
+    `without` some shards that could not be made it is another version, whose name and manifest tell of them. One that
+    is published already is told of again, in case the telling was what failed.
     """
     store, version = open_store(settings.store), version_of(settings)
-    vocabulary = settings.load_vocabulary()
     if without:
         version = f"{version}-without-{hashlib.sha256(str(sorted(without)).encode()).hexdigest()[:8]}"
         shards = [shard for shard in shards if shard not in without]
         for shard in shards:
             _publish_shard(store, settings, version, shard)
-    folder = f"versions/{version}"
-    paths = [f"{folder}/data/{shard:05d}" for shard in shards]
-    samples = pd.concat([store.read_table(f"{path}.parquet") for path in paths])
-    if samples.empty:
-        raise NothingKeptError(_rejections(store, settings.name, shards))
-    store.write_json(f"{folder}/vocabulary.json", vocabulary.model_dump(mode="json"))
-    planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
-    store.write_bytes(f"{folder}/card.md", dataset_card(version, settings, samples, planned).encode())
-    meta: dict[str, Any] = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
-    meta |= {"without": sorted(without)} if without else {}
-    manifest = publish_version(store, version, shards=paths, meta=meta)
+    try:
+        manifest = read_version(store, version)
+    except MissingError:
+        manifest = _publish(store, settings, version, shards, sorted(without))
     told = {"version": version, "samples": manifest.samples, "settings": settings.resolved()}
     tell(PUBLISHED, f"dataset.{settings.name}", version, told)
     if without:
         tell(PARTIAL, f"dataset.{settings.name}", version, {"shards": sorted(without)})
+    planned = manifest.meta.get("planned", 0)
     if manifest.samples < settings.alarm.keep_rate * planned:
         tell(KEEP_RATE_LOW, f"dataset.{settings.name}", version, {"kept": manifest.samples, "planned": planned})
     return version
+
+
+def _publish(store: Store, settings: Settings, version: str, shards: list[int], without: list[int]) -> Manifest:
+    vocabulary = settings.load_vocabulary()
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        paths = list(pool.map(lambda shard: _path(store, settings, version, shard), shards))
+        samples = pd.concat(pool.map(lambda path: store.read_table(f"{path}.parquet"), paths))
+    if samples.empty:
+        raise NothingKeptError(_rejections(store, settings.name, shards))
+    planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
+    files = {
+        "card.md": dataset_card(version, settings, samples, planned).encode(),
+        "vocabulary.json": vocabulary.model_dump_json(indent=1).encode(),
+    }
+    meta: dict[str, Any] = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
+    meta |= {"planned": planned} | ({"without": without} if without else {})
+    return publish_version(store, version, shards=paths, meta=meta, files=files)
+
+
+def _path(store: Store, settings: Settings, version: str, shard: int) -> str:
+    """Path of a shard in the version; the name tells what it is made of, so no other content comes to lie there."""
+    markers = [read_marker(store, f"runs/{settings.name}/{stage}/{shard:05d}") for stage in _STAGES]
+    made_of = hashlib.sha256("".join(marker.digest for marker in markers if marker).encode()).hexdigest()
+    return f"versions/{version}/data/{shard:05d}-{made_of[:8]}"
 
 
 def _rejections(store: Store, run: str, shards: list[int]) -> str:

@@ -6,6 +6,7 @@ no more than `MOST_TASK_RUNS` of them, and shards that are in the store are none
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = ["MOST_TASK_RUNS", "Failures", "Futures", "NightFailedError", "ShardsF
 
 MOST_TASK_RUNS = 1000  # of all stages of a run; half of what a server was seen to bear
 
+_NUMBER = re.compile(r"\d+")  # of a shard; in a version's names more follows
 WAITS = "waits for what failed"
 
 Future = PrefectFuture[Any]
@@ -161,8 +163,8 @@ class Stages:
     def _finished(self, stage: str) -> set[int]:
         """Numbers of the shards with a marker, by one listing; whoever reads a marker checks it."""
         if stage not in self._done:
-            names = self._store.list(self._folders[stage])
-            self._done[stage] = {int(n[:-5]) for n in names if n.endswith(".json") and n[:-5].isdigit()}
+            markers = [name for name in self._store.list(self._folders[stage]) if name.endswith(".json")]
+            self._done[stage] = {int(found[0]) for name in markers if (found := _NUMBER.match(name))}
         return self._done[stage]
 
 

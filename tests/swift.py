@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Bucket", "Swift", "answers", "bucket", "free_ports", "s3"]
+__all__ = ["Bucket", "S3Server", "Swift", "answers", "bucket", "free_ports", "s3"]
 
 VERSION = "2.38.3"
 CACHE = Path(__file__).parent.parent / "out" / "cache" / f"swift-{VERSION}"
@@ -102,23 +102,19 @@ class Bucket:
     options: dict[str, Any]
 
 
-class Swift:
-    """One Swift below `root`; keeps its data and its port when stopped, killed and started again."""
+class S3Server:
+    """What a process needs to find and enter an S3 server on this machine."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.python = _installed()
-        self.ports = dict(zip(("proxy", "account", "container", "object"), free_ports(4), strict=True))
-        self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
-        self._servers: list[subprocess.Popen[bytes]] = []
-        self._configure()
+    endpoint: str
+    access_key: str
+    secret_key: str
 
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to find and enter the server."""
         return {
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": self.endpoint,
         }
@@ -127,8 +123,8 @@ class Swift:
     def options(self) -> dict[str, Any]:
         """The same as options of s3fs."""
         return {
-            "key": ACCESS_KEY,
-            "secret": SECRET_KEY,
+            "key": self.access_key,
+            "secret": self.secret_key,
             "endpoint_url": self.endpoint,
             "client_kwargs": {"region_name": REGION},
         }
@@ -140,6 +136,20 @@ class Swift:
         name = f"b-{uuid.uuid4().hex}"
         s3fs.S3FileSystem(**self.options).mkdir(name)
         return Bucket(f"s3://{name}", self.options)
+
+
+class Swift(S3Server):
+    """One Swift below `root`; keeps its data and its port when stopped, killed and started again."""
+
+    access_key, secret_key = ACCESS_KEY, SECRET_KEY
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.python = _installed()
+        self.ports = dict(zip(("proxy", "account", "container", "object"), free_ports(4), strict=True))
+        self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self._configure()
 
     def start(self) -> None:
         """Start the servers and wait until they answer."""
@@ -222,6 +232,7 @@ def _installed() -> Path:
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -232,5 +243,6 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers(port: int) -> bool:
+    """Whether somebody listens there."""
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0

@@ -52,14 +52,15 @@ class Bucket:
         self.url = url
         self._secrets = _secrets(options)
         protocol = url.partition("://")[0]
+        self._whole: dict[str, int] = {}
         if protocol in ("s3", "s3a"):
-            rest = _s3_options(rest)
+            rest, self._whole = _s3_options(rest), {"max_concurrency": 1}  # else s3fs asks for the size before each GET
         self._files = self._call("", fsspec.filesystem, protocol, **rest)
         self._root: str = self._files._strip_protocol(url)
 
     def get(self, path: str) -> bytes:
         """Return the whole object."""
-        data: bytes = self._call(path, self._files.cat_file, self._key(path))
+        data: bytes = self._call(path, self._files.cat_file, self._key(path), **self._whole)
         return data
 
     def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from infra.store.reader import ShardReader
+from infra.store.reader import ShardReader, read_samples
 from infra.store.store import Store
 from infra.store.versions import read_version
 
 __all__ = ["SegmentationDataset"]
+
+_FIELDS = ("image", "label")
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
@@ -22,34 +25,52 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     An item is `{"image": uint8 (3, H, W), "label": uint8 (H, W), 255 = ignore, "id": str}`. Pickling carries no open
     connection along: every worker opens the store itself. Use `multiprocessing_context="spawn"`; a forked worker would
-    inherit the threads of the S3 client and hang (s3fs #369). Raises `MissingError` for an unknown version and
-    `CorruptShardError`, naming the sample, for bytes that changed.
+    inherit the threads of the S3 client and hang (s3fs #369).
+
+    A bucket's samples are fetched alone, those of a batch at once. Where all are read again and again, each process may
+    keep up to `memory` bytes: shards are then fetched whole when first asked for a sample, until the next has no room.
+
+    Raises `MissingError` for an unknown version and `CorruptShardError`, naming the sample, for bytes that changed.
     """
 
-    def __init__(self, url: str, version: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str, version: str, options: Mapping[str, Any] | None = None, *, memory: int = 0) -> None:
         self.store = Store.open(url, options)
         self.manifest = read_version(self.store, version)
         self._paths = self.manifest.paths
         self._ends = list(accumulate(shard.samples for shard in self.manifest.shards.values()))
         self._readers: dict[str, ShardReader] = {}
+        self._memory = self._room = memory if "://" in self.store.url else 0  # a folder's are kept by the kernel
 
     def __len__(self) -> int:
         return self.manifest.samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return a batch, fetched at once; torch's loader asks for it so."""
+        chosen = [self._place(index) for index in indices]
+        samples = read_samples(chosen, _FIELDS)
+        return [_item(sample, reader.ids[row]) for sample, (reader, row) in zip(samples, chosen, strict=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}, "_room": self._memory}
+
+    def _place(self, index: int) -> tuple[ShardReader, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in version {self.manifest.version}")
         shard = bisect_right(self._ends, index)
-        row = index - (self._ends[shard - 1] if shard else 0)
-        reader = self._reader(self._paths[shard])
-        sample = reader.sample(row, ("image", "label"))
-        image = torch.from_numpy(sample["image"]).permute(2, 0, 1).contiguous()
-        return {"image": image, "label": torch.from_numpy(sample["label"]), "id": reader.ids[row]}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}}
+        return self._reader(self._paths[shard]), index - (self._ends[shard - 1] if shard else 0)
 
     def _reader(self, path: str) -> ShardReader:
         if path not in self._readers:
-            self._readers[path] = ShardReader(self.store, path)
+            reader = self._readers[path] = ShardReader(self.store, path)
+            if reader.stored_bytes(_FIELDS) <= self._room:
+                reader.keep(_FIELDS)
+                self._room -= reader.stored_bytes(_FIELDS)
         return self._readers[path]
+
+
+def _item(sample: Mapping[str, NDArray[Any]], name: str) -> dict[str, Any]:
+    image = torch.from_numpy(sample["image"]).permute(2, 0, 1).contiguous()
+    return {"image": image, "label": torch.from_numpy(sample["label"]), "id": name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +15,11 @@ from infra.store.layout import CHECK_BYTES, Layout, check, decompress, parse_ind
 from infra.store.shards import read_marker
 from infra.store.store import Store
 
-__all__ = ["ShardReader", "read_shard"]
+__all__ = ["ShardReader", "read_samples", "read_shard"]
 
 BLOCK = 8 << 20  # bytes decoded at once: 16 to 25 % faster than 1 MiB on a disk, and a round trip's time does not count
 _Array = NDArray[Any]
+_Piece = tuple[str, int, memoryview]
 _REMEDY = "run `segmint verify` to see all that is damaged, delete the shard's marker and run the stage again"
 
 
@@ -34,8 +35,9 @@ class ShardReader:
         if marker is None:
             raise MissingError(f"{store.url}/{path} is no finished shard; run the stage that writes it")
         self.marker = marker
-        self._store, self._path = store, path
+        self.store, self.path = store, path
         self._checks = {name: bytes.fromhex(checks) for name, checks in marker.checks.items()}
+        self._kept: dict[str, memoryview] = {}
         self._chunks = self._indices()
 
     @property
@@ -57,26 +59,33 @@ class ShardReader:
 
     def sample(self, index: int, fields: Sequence[str] | None = None) -> dict[str, _Array]:
         """Return several fields of sample `index`, all if none are named, fetched at once."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)} in {self._path}")
-        layouts = self.layouts(fields)
-        outs = {name: np.empty((1, *layout.shape[1:]), layout.dtype) for name, layout in layouts.items()}
-        self.load(index, index + 1, outs)
-        return {name: out[0, ...] for name, out in outs.items()}
+        return read_samples([(self, index)], fields)[0]
 
     def load(self, start: int, stop: int, outs: Mapping[str, _Array]) -> None:
         """Fill `outs`, field → contiguous array of `stop - start` samples, each field read in one piece."""
-        outs = {name: out for name, out in outs.items() if name in self._chunks}
-        buffers = {name: self._buffer(name, start, stop, out) for name, out in outs.items()}
-        self._fill([(name, int(self._chunks[name][start, 0]), buffer) for name, buffer in buffers.items()])
-        for name, out in outs.items():
-            self._decode(name, start, buffers[name], out)
+        buffers = self._buffers(start, stop, outs)
+        _fetch(self.store, self._missing(start, buffers))
+        self._decode_all(start, buffers, outs)
+
+    def keep(self, fields: Sequence[str]) -> None:
+        """Fetch all of these fields in large pieces; from now on their samples come from memory.
+
+        They are kept as they are stored. From a bucket, a request for a sample takes many times what its bytes take.
+        """
+        for name in self._chunks.keys() & set(fields):
+            path, whole = self.path + self.marker.suffix(name), memoryview(bytearray(self.stored_bytes([name])))
+            _fetch(self.store, [(path, at, whole[at : at + BLOCK]) for at in range(0, len(whole), BLOCK)])
+            self._kept[name] = whole
+
+    def stored_bytes(self, fields: Sequence[str]) -> int:
+        """Size of these fields' shard objects."""
+        return sum(self.marker.files[self.marker.suffix(name)].size for name in self._chunks.keys() & set(fields))
 
     def layouts(self, fields: Sequence[str] | None = None) -> dict[str, Layout]:
         """Return shape, dtype and codec of the named fields, all if none are named."""
         unknown = set(fields or ()) - set(self.fields)
         if unknown:
-            raise MissingError(f"{self._path} has no field {sorted(unknown)}, only {', '.join(self.fields)}")
+            raise MissingError(f"{self.path} has no field {sorted(unknown)}, only {', '.join(self.fields)}")
         return {name: self.marker.fields[name] for name in (self.fields if fields is None else fields)}
 
     def pieces(self, field: str) -> Iterator[tuple[int, int]]:
@@ -90,18 +99,30 @@ class ShardReader:
         layouts = {name: layout for name, layout in self.marker.fields.items() if not layout.is_empty}
         buffers = {name: bytearray(layout.index_bytes) for name, layout in layouts.items()}
         sizes = {name: self.marker.files[self.marker.suffix(name)].size for name in layouts}
-        self._fill([(name, sizes[name] - len(buffer), memoryview(buffer)) for name, buffer in buffers.items()])
+        wanted = {name: self.path + self.marker.suffix(name) for name in layouts}
+        _fetch(self.store, [(wanted[name], sizes[name] - len(end), memoryview(end)) for name, end in buffers.items()])
         try:
             return {name: parse_index(buffers[name], layout) for name, layout in layouts.items()}
         except ValueError as error:
-            raise CorruptShardError(f"{self._store.url}/{self._path}: {error}; {_REMEDY}") from error
+            raise CorruptShardError(f"{self.store.url}/{self.path}: {error}; {_REMEDY}") from error
 
-    def _fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:
-        paths = [self._path + self.marker.suffix(field) for field, _, _ in pieces]
-        try:
-            self._store.place.fill([(path, *piece[1:]) for path, piece in zip(paths, pieces, strict=True)])
-        except MissingError as error:
-            raise CorruptShardError(f"{error}, although the shard was finished; {_REMEDY}") from error
+    def _buffers(self, start: int, stop: int, outs: Mapping[str, _Array]) -> dict[str, memoryview]:
+        """Return where the stored bytes of `stop - start` samples go, for each field that has any."""
+        return {name: self._buffer(name, start, stop, out) for name, out in outs.items() if name in self._chunks}
+
+    def _missing(self, start: int, buffers: Mapping[str, memoryview]) -> Iterator[_Piece]:
+        """Yield what must be fetched to fill `buffers` from sample `start` on; what is kept is filled in at once."""
+        for name, buffer in buffers.items():
+            at = int(self._chunks[name][start, 0])
+            if name in self._kept:
+                buffer[:] = self._kept[name][at : at + len(buffer)]
+            else:
+                yield self.path + self.marker.suffix(name), at, buffer
+
+    def _decode_all(self, start: int, buffers: Mapping[str, memoryview], outs: Mapping[str, _Array]) -> None:
+        """Turn the filled `buffers` into `outs`."""
+        for name, buffer in buffers.items():
+            self._decode(name, start, buffer, outs[name])
 
     def _buffer(self, field: str, start: int, stop: int, out: _Array) -> memoryview:
         """Return where the stored bytes go: straight into `out` unless they are compressed."""
@@ -123,7 +144,37 @@ class ShardReader:
             decompress(buffer, out)
 
     def _name(self, field: str, index: int) -> str:
-        return f"{self._store.url}/{self._path}: sample {index} ({self.ids[index]}), field {field!r}"
+        return f"{self.store.url}/{self.path}: sample {index} ({self.ids[index]}), field {field!r}"
+
+
+def read_samples(
+    chosen: Sequence[tuple[ShardReader, int]], fields: Sequence[str] | None = None
+) -> list[dict[str, _Array]]:
+    """Return several fields (all if none are named) of samples of any shards of a store, all fetched at once.
+
+    Raises `IndexError` for a sample that a shard does not have, else as `ShardReader` does.
+    """
+    loads, pieces = [], list[_Piece]()
+    for reader, index in chosen:
+        if not 0 <= index < len(reader):
+            raise IndexError(f"sample {index} of {len(reader)} in {reader.path}")
+        layouts = reader.layouts(fields).items()
+        outs = {name: np.empty((1, *layout.shape[1:]), layout.dtype) for name, layout in layouts}
+        buffers = reader._buffers(index, index + 1, outs)
+        pieces += reader._missing(index, buffers)
+        loads.append((reader, index, buffers, outs))
+    if pieces:
+        _fetch(chosen[0][0].store, pieces)
+    for reader, index, buffers, outs in loads:
+        reader._decode_all(index, buffers, outs)
+    return [{name: out[0, ...] for name, out in outs.items()} for *_, outs in loads]
+
+
+def _fetch(store: Store, pieces: Iterable[_Piece]) -> None:
+    try:
+        store.place.fill(list(pieces))
+    except MissingError as error:
+        raise CorruptShardError(f"{error}, although the shard was finished; {_REMEDY}") from error
 
 
 def read_shard(store: Store, path: str, fields: Sequence[str] | None = None) -> tuple[dict[str, _Array], pd.DataFrame]:

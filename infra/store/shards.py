@@ -45,6 +45,11 @@ class Marker:
     stats: Mapping[str, Any]
     seconds: float
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files' sums; stands for every byte of the shard, whatever is told of how it was made."""
+        return FileSum.of(seal({suffix: vars(file) for suffix, file in self.files.items()})).sha256
+
     def to_bytes(self) -> bytes:
         """Return the marker as it is stored."""
         fields = {name: vars(layout) for name, layout in self.fields.items()}

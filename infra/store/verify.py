@@ -15,7 +15,7 @@ from infra.store.layout import CHECK_BYTES, Encoded
 from infra.store.seal import FileSum
 from infra.store.shards import Marker, read_marker
 from infra.store.store import Store
-from infra.store.versions import Manifest, ShardSum, read_version
+from infra.store.versions import Manifest, ShardSum, published_sum, read_version
 
 __all__ = ["Problem", "verify_run", "verify_version"]
 
@@ -39,6 +39,7 @@ class Problem:
 def verify_version(store: Store, version: str) -> list[Problem]:
     """Return all that is wrong with a published version; empty if every byte is as published.
 
+    What lies beside it and is not in its manifest, such as shards of a publication that lost, does no harm.
     `MissingError` if there is no such version.
     """
     folder = f"versions/{version}"
@@ -50,8 +51,7 @@ def verify_version(store: Store, version: str) -> list[Problem]:
         return [Problem(f"{folder}/manifest.json", str(error))]
     loose = _each(store, lambda name: _check_file(store, f"{folder}/{name}", manifest.files[name]), manifest.files)
     shards = _each(store, lambda name: _check_published(store, manifest, name), manifest.shards)
-    unlisted = sorted(_shard_names(store, f"{folder}/data") - set(manifest.shards))
-    return [*loose, *shards, *(Problem(f"{folder}/data/{name}", "is not in the manifest") for name in unlisted)]
+    return [*_check_manifest(store, manifest), *loose, *shards]
 
 
 def verify_run(store: Store, run: str) -> list[Problem]:
@@ -86,6 +86,13 @@ def _each(store: Store, check: Callable[[_T], Iterable[Problem]], items: Iterabl
 
 def _shard_names(store: Store, folder: str) -> set[str]:
     return {name.rpartition(".")[0] for name in store.list(folder) if name.endswith(_SUFFIXES)}
+
+
+def _check_manifest(store: Store, manifest: Manifest) -> Iterator[Problem]:
+    path = f"versions/{manifest.version}/manifest.json"
+    agreed = published_sum(store, manifest)
+    if agreed not in (None, FileSum.of(manifest.to_bytes()).sha256):
+        yield Problem(path, "is not the manifest that was published")
 
 
 def _check_published(store: Store, manifest: Manifest, name: str) -> Iterator[Problem]:

@@ -1,27 +1,37 @@
-"""Dataset versions: immutable, checksummed, there whole or not at all: the manifest is written last and makes it one.
+"""Dataset versions: immutable, checksummed, in one order, there whole or not at all: the manifest makes a version.
 
 versions/<version>/data/<shard>.{zarr,parquet,json}
-versions/<version>/{card.md,report.html,vocabulary.json}
+versions/<version>/{card,vocabulary}-<digest>.{md,json}
 versions/<version>/manifest.json
+publications/<number>/        the publishers' agreement on the manifest with this number (`infra.store.agreement`)
+publications/<number>.json    which that is; written once it lies with its version
+
+Number n is agreed on after manifest n-1 was written, so that no version ever appears before one that a reader has seen.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import random
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
+from infra.store.agreement import agree
 from infra.store.errors import MissingError, PublishedError, StoreError
 from infra.store.seal import FileSum, seal, unseal
 from infra.store.shards import Marker, read_marker
 from infra.store.store import Store
 
-__all__ = ["Manifest", "ShardSum", "list_versions", "publish_version", "read_version"]
+__all__ = ["Manifest", "ShardSum", "list_versions", "publish_version", "published_sum", "read_version"]
 
+_LOG = "publications"
 _logger = logging.getLogger(__name__)
 
 
@@ -42,7 +52,8 @@ class ShardSum:
 class Manifest:
     """What a version holds: shards by name, loose files by name, and what the publisher tells of it in `meta`.
 
-    `created` is in UTC, ISO 8601.
+    `created` is in UTC, ISO 8601, by the publisher's clock. `number` is the place in the order of publication, from 1
+    on; 0 for what was published before there was such an order.
     """
 
     version: str
@@ -50,6 +61,7 @@ class Manifest:
     shards: Mapping[str, ShardSum]
     files: Mapping[str, FileSum]
     meta: Mapping[str, Any]
+    number: int = 0
 
     @property
     def samples(self) -> int:
@@ -58,8 +70,9 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all but `created`; stands for every byte of the version."""
-        return FileSum.of(replace(self, created="").to_bytes()).sha256
+        """SHA-256 of all but `created` and `number`; stands for every byte of the version."""
+        content = {name: value for name, value in asdict(self).items() if name != "number"}
+        return FileSum.of(seal({**content, "created": ""})).sha256
 
     @property
     def paths(self) -> list[str]:
@@ -82,19 +95,23 @@ class Manifest:
             raise ValueError(f"not a manifest: {error!r}") from error
 
 
-def publish_version(store: Store, version: str, *, shards: Sequence[str], meta: Mapping[str, Any]) -> Manifest:
+def publish_version(
+    store: Store,
+    version: str,
+    *,
+    shards: Sequence[str],
+    meta: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+) -> Manifest:
     """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and return its manifest.
 
-    Loose files beside `data`, such as the card, belong to it as they are now. Publishing the same content again changes
-    nothing; other content under a published name is a `StoreError`, as is a shard that is not finished.
+    `files`, such as the card, go beside `data`, with a digest in their name. Publishing the same content again changes
+    nothing; other content under a published name is a `StoreError`, as is a shard that is not finished. Of several who
+    publish at once one wins whole, on any store whose listings are up to date, if shards of different content have
+    different names. After any other error, publishing again tells whether it was published.
     """
-    manifest = _compose(store, version, shards, meta)
-    try:
-        published = read_version(store, version)
-    except MissingError:
-        with suppress(PublishedError):  # another process came first
-            store.write_bytes(_path(version), manifest.to_bytes())
-        published = read_version(store, version)
+    manifest = _compose(store, version, shards, meta, _write_files(store, version, files or {}))
+    published = _append(store, manifest)
     if published.digest != manifest.digest:
         raise PublishedError(
             f"version {version!r} is published with other content; versions never change: take another name"
@@ -103,12 +120,16 @@ def publish_version(store: Store, version: str, *, shards: Sequence[str], meta: 
 
 
 def list_versions(store: Store) -> list[Manifest]:
-    """Return all published versions, oldest first. One whose manifest is damaged is left out and logged."""
-    with ThreadPoolExecutor(store.place.readers) as pool:
-        found = list(pool.map(lambda version: _readable(store, version), store.list("versions")))
-    return sorted(
-        (manifest for manifest in found if manifest), key=lambda manifest: (manifest.created, manifest.version)
-    )
+    """Return all published versions in the order of publication, the newest last.
+
+    What is listed later comes after all that was listed before, whoever lists and whatever the clocks say: `number`
+    tells how far a reader has come. A version whose manifest is damaged is left out and logged.
+    """
+    found = _read_all(store, store.list("versions"))
+    last = max((manifest.number for manifest in found.values() if manifest), default=0)
+    found |= _read_all(store, [name for name in store.list("versions") if name not in found])  # published meanwhile
+    listed = [manifest for manifest in found.values() if manifest and manifest.number <= last]  # and none lacks before
+    return sorted(listed, key=lambda manifest: (manifest.number, manifest.created, manifest.version))
 
 
 def read_version(store: Store, version: str) -> Manifest:
@@ -122,24 +143,80 @@ def read_version(store: Store, version: str) -> Manifest:
         raise StoreError(f"{store.url}/{_path(version)}: {error}; restore it from a copy or publish anew") from error
 
 
+def published_sum(store: Store, manifest: Manifest) -> str | None:
+    """Return the SHA-256 of the manifest that was agreed on as its number; None if that was not in this store."""
+    entered = _entered(store, f"{_LOG}/{manifest.number:08d}") or {}
+    return entered["sha256"] if entered.get("version") == manifest.version else None
+
+
 def _path(version: str) -> str:
     return f"versions/{version}/manifest.json"
 
 
-def _compose(store: Store, version: str, shards: Sequence[str], meta: Mapping[str, Any]) -> Manifest:
+def _append(store: Store, manifest: Manifest) -> Manifest:
+    """Give the manifest the next number, unless its version has one; return the manifest that the version has."""
+    first = max((int(name[:8]) for name in store.list(_LOG) if name[:8].isdigit()), default=1)
+    with suppress(MissingError):  # asked after the listing: versions before the last number are there by now
+        return read_version(store, manifest.version)
+    for number in itertools.count(first):
+        entry, begun = f"{_LOG}/{number:08d}", time.monotonic()
+        entered = _entered(store, entry) or _enter(store, entry, replace(manifest, number=number))
+        if entered["version"] == manifest.version:
+            with suppress(MissingError):  # deleted since
+                return read_version(store, manifest.version)
+        time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))  # rivals who do not meet again need fewer rounds
+    raise AssertionError("unreachable")
+
+
+def _entered(store: Store, entry: str) -> dict[str, str] | None:
+    """Name of the `version` with that number and `sha256` of its manifest; None unless they lie there, undamaged."""
+    try:
+        return unseal(store.read_bytes(f"{entry}.json"))
+    except (MissingError, ValueError):
+        return None
+
+
+def _enter(store: Store, entry: str, manifest: Manifest) -> dict[str, str]:
+    """Agree on the manifest with that number, bring it to its version, whosever it is, and return what `_entered` does.
+
+    A publisher who sleeps in here and wakes writes the same bytes again.
+    """
+    data = agree(store, entry, manifest.to_bytes())
+    if entered := _entered(store, entry):  # by another one meanwhile
+        return entered
+    winner = Manifest.from_bytes(data)
+    if store.exists(f"{winner.paths[0]}.json"):  # else its publisher was killed long ago and it was swept
+        store.place.put(_path(winner.version), [data])
+    entered = {"version": winner.version, "sha256": FileSum.of(data).sha256}
+    store.write_bytes(f"{entry}.json", seal(entered))
+    return entered
+
+
+def _write_files(store: Store, version: str, files: Mapping[str, bytes]) -> dict[str, FileSum]:
+    """Write loose files and return their sums; the digest in a name keeps rivals from each other's."""
+    sums = {}
+    for path, data in ((PurePath(name), data) for name, data in files.items()):
+        found = FileSum.of(data)
+        name = f"{path.stem}-{found.sha256[:8]}{path.suffix}"
+        store.write_bytes(f"versions/{version}/{name}", data)
+        sums[name] = found
+    return sums
+
+
+def _compose(
+    store: Store, version: str, shards: Sequence[str], meta: Mapping[str, Any], files: Mapping[str, FileSum]
+) -> Manifest:
     folder = f"versions/{version}"
     names = [path.removeprefix(f"{folder}/data/") for path in sorted(shards)]
     if not names or any("/" in name for name in names) or len(set(names)) < len(names):
         raise StoreError(
             f"version {version!r} needs shards {folder}/data/<name>, each once, but was given {list(shards)}"
         )
-    loose = [name for name in store.list(folder) if name not in ("data", "manifest.json")]
     with ThreadPoolExecutor(store.place.readers) as pool:
         sums = list(pool.map(lambda name: _shard_sum(store, f"{folder}/data/{name}"), names))
-        files = list(pool.map(lambda name: FileSum.of(store.read_bytes(f"{folder}/{name}")), loose))
     created = datetime.now(UTC).isoformat(timespec="microseconds")
-    shard_sums, file_sums = dict(zip(names, sums, strict=True)), dict(zip(loose, files, strict=True))
-    return Manifest.from_bytes(Manifest(version, created, shard_sums, file_sums, meta).to_bytes())
+    shard_sums = dict(zip(names, sums, strict=True))
+    return Manifest.from_bytes(Manifest(version, created, shard_sums, files, meta).to_bytes())
 
 
 def _shard_sum(store: Store, path: str) -> ShardSum:
@@ -149,11 +226,23 @@ def _shard_sum(store: Store, path: str) -> ShardSum:
     return ShardSum.of(marker)
 
 
-def _readable(store: Store, version: str) -> Manifest | None:
+def _read_all(store: Store, versions: Sequence[str]) -> dict[str, Manifest | None]:
+    """Manifests of those that are published; None for a damaged one."""
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        found = list(pool.map(lambda version: _bytes(store, version), versions))
+    return {v: _parsed(store, v, data) for v, data in zip(versions, found, strict=True) if data is not None}
+
+
+def _bytes(store: Store, version: str) -> bytes | None:
     try:
-        return read_version(store, version)
+        return store.read_bytes(_path(version))
     except MissingError:
         return None  # not published yet, or never
-    except StoreError as error:
-        _logger.warning("%s", error)
+
+
+def _parsed(store: Store, version: str, data: bytes) -> Manifest | None:
+    try:
+        return Manifest.from_bytes(data)
+    except ValueError as error:
+        _logger.warning("%s/%s: %s; restore it from a copy", store.url, _path(version), error)
         return None

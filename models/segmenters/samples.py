@@ -7,7 +7,7 @@ the number of loading processes nor an interruption changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypedDict, cast
@@ -74,10 +74,17 @@ class TrainingView(Dataset[dict[str, Any]]):
         return self._views.length - self._start
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        position, views = position + self._start, self._views
-        size = len(cast(Sized, self._samples))
-        epoch, place = divmod(position, size)
-        image, label = self._read(int(_order(views.seed, epoch, size)[place]))
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return a batch, its samples read at once if the labelled set can; torch's loader asks for it so."""
+        positions, size = [position + self._start for position in positions], len(cast(Sized, self._samples))
+        places = [divmod(position, size) for position in positions]
+        samples = self._read([int(_order(self._views.seed, epoch, size)[place]) for epoch, place in places])
+        return [self._view(position, *sample) for position, sample in zip(positions, samples, strict=True)]
+
+    def _view(self, position: int, image: Tensor, label: Tensor) -> dict[str, Any]:
+        views = self._views
         image, label = self._pasted(image, label, np.random.default_rng((views.seed, 3, position)))
         image, label = self._distorted(image, label, np.random.default_rng((views.seed, 2, position)))
         rng = np.random.default_rng((views.seed, 1, position))
@@ -86,10 +93,12 @@ class TrainingView(Dataset[dict[str, Any]]):
         sample.gt_sem_seg = PixelData(data=label.long()[None])
         return {"inputs": image, "data_samples": sample}
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
-        item = self._samples[index]
-        _check_item(item, self._views.num_classes)
-        return item["image"], item["label"]
+    def _read(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        several = getattr(self._samples, "__getitems__", None)
+        items = several(indices) if several else [self._samples[index] for index in indices]
+        for item in items:
+            _check_item(item, self._views.num_classes)
+        return [(item["image"], item["label"]) for item in items]
 
     def _pasted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         if rng.random() < self._views.augmentation.paste:
@@ -102,7 +111,7 @@ class TrainingView(Dataset[dict[str, Any]]):
         if rng.random() < chosen.splice:
             grid = choose_grid(rng, self._views.crop)
             others = rng.integers(len(cast(Sized, self._samples)), size=grid[0] * grid[1] - 1)
-            pictures = [(image, label), *(self._read(int(other)) for other in others)]
+            pictures = [(image, label), *self._read(others.tolist())]
             images = [np.ascontiguousarray(i.numpy().transpose(1, 2, 0)) for i, _ in pictures]
             whole, ids, _ = splice(images, [ids.numpy() for _, ids in pictures], grid, self._views.crop)
             image, label = torch.from_numpy(whole.transpose(2, 0, 1).copy()), torch.from_numpy(ids)

@@ -131,8 +131,12 @@ def samples(chosen: Settings) -> Samples:
 
 
 def objects(root: Path) -> dict[str, bytes]:
-    """Every file of a store by path, without what tells of time or place: seconds, dates, the folder's own name."""
+    """Every file of a store by path, without what tells of time or place: seconds, dates, the folder's own name.
+
+    What publishers agreed on is left out as well: it is named by the digest of manifests, which have dates.
+    """
     paths = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".partial"]
+    paths = [path for path in paths if path.relative_to(root).parts[0] != "publications"]
     return {
         str(path.relative_to(root)): _timeless(path).replace(str(root).encode(), b"STORE")
         for path in paths

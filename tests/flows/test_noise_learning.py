@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from infra.store import read_shard, verify_run
+from infra.store import read_shard, read_version, verify_run
 from tasks.examples import draw_steps
 from tasks.ledger import read_ledger
 from tasks.shards import NightFailedError
@@ -31,7 +31,7 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
     assert set(ranking.loc[~ranking["keep"], "reason"]) <= {"rank"}
     published, columns = [], []
     for shard in nights.SHARDS:
-        arrays, table = read_shard(store, f"versions/{nights.version(chosen)}/data/{shard:05d}")
+        arrays, table = read_shard(store, read_version(store, nights.version(chosen)).paths[shard])
         published.append(arrays["label"])
         columns += table["row"].tolist()
     assert set(columns) & set(ranking["row"]) == set(ranking.loc[ranking["keep"], "row"])
@@ -50,7 +50,7 @@ def test_a_night_stopped_at_a_fold_goes_on_there_and_ends_in_the_same_bytes(plac
     folds = [f"checkpoints/{nights.version(undisturbed)}-fold-{fold}" for fold in (0, 1)]
     obstacle = place / folds[1] / "weights.safetensors"
     obstacle.mkdir(parents=True)
-    with pytest.raises(NightFailedError, match="fold 1: learn-fold"):
+    with pytest.raises(NightFailedError, match="learn-fold 1: "):
         nights.run(chosen)
     first = (place / folds[0] / "meta.json").read_bytes()
     obstacle.rmdir()

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from infra.store import CorruptShardError, MissingError, SegmentationDataset, Store, publish_version, write_shard
 from tests.infra.conftest import Samples
+from tests.swift import Bucket
 
 COUNTS = (3, 1, 5)
 
@@ -41,6 +42,31 @@ def test_items_are_the_samples_in_the_order_of_shards_and_rows(dataset: Segmenta
         assert (item["label"].numpy() == labels[index]).all()
     with pytest.raises(IndexError, match="sample 9 of 9 in version v1"):
         dataset[9]
+
+
+def test_a_batch_fetched_at_once_and_shards_kept_in_memory_give_the_same_items(
+    bucket: Bucket, samples: Samples
+) -> None:
+    plain = published(Store.open(bucket.url, bucket.options), samples)
+    shard = plain[0]["image"].nbytes * max(COUNTS) * 2  # room for some of the shards
+    for dataset in (plain, SegmentationDataset(plain.store.url, "v1", bucket.options, memory=shard)):
+        order = [8, 0, 3, 4, 0, 7]
+        for item, index in zip(dataset.__getitems__(order), order, strict=True):
+            assert item["id"] == plain[index]["id"]
+            assert torch.equal(item["image"], plain[index]["image"])
+            assert torch.equal(item["label"], plain[index]["label"])
+
+
+def test_what_is_kept_in_memory_is_not_fetched_again(bucket: Bucket, samples: Samples) -> None:
+    store = published(Store.open(bucket.url, bucket.options), samples).store
+    first, second = (SegmentationDataset(store.url, "v1", bucket.options, memory=room) for room in (1 << 20, 0))
+    kept, fetched = first[8], second[8]
+    store.delete("versions/v1/data")
+    assert torch.equal(first[8]["image"], kept["image"])
+    assert first[4]["id"] == "00020000"  # of the same shard
+    with pytest.raises(CorruptShardError, match="although the shard was finished"):
+        second[8]
+    assert torch.equal(kept["image"], fetched["image"])
 
 
 def test_spawned_workers_read_the_same_in_the_same_order(dataset: SegmentationDataset) -> None:

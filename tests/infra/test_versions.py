@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +27,10 @@ from infra.store import (
     verify_version,
     write_shard,
 )
+from infra.store.seal import seal, unseal
 from tests.infra.conftest import Samples
 
+CARD = "card-74bd8373.md"  # with the first digits of its SHA-256
 META = {"run": "nightly", "classes": {"1": "car"}, "counts": {"car": 7}}
 
 
@@ -35,8 +38,7 @@ def publish(store: Store, samples: Samples, version: str = "v1", seed: int = 0, 
     paths = [f"versions/{version}/data/{number:05d}" for number in range(shards)]
     for number, path in enumerate(paths):
         write_shard(store, path, *samples(3 + number, seed=seed + number))
-    store.write_bytes(f"versions/{version}/card.md", b"# A card\n")
-    return publish_version(store, version, shards=paths, meta=META)
+    return publish_version(store, version, shards=paths, meta=META, files={"card.md": b"# A card\n"})
 
 
 def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> None:
@@ -45,19 +47,90 @@ def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> No
     assert list_versions(any_store) == [manifest]
     assert (manifest.samples, manifest.meta) == (7, META)
     assert manifest.paths == ["versions/v1/data/00000", "versions/v1/data/00001"]
-    assert list(manifest.files) == ["card.md"]
+    assert list(manifest.files) == [CARD]
     assert (read_shard(any_store, manifest.paths[1])[0]["image"] == samples(4, seed=1)[0]["image"]).all()
     assert verify_version(any_store, "v1") == []
 
 
-def test_versions_are_listed_by_age_and_then_by_name(store: Store, samples: Samples) -> None:
-    for name in ("second", "first", "twin"):
-        publish(store, samples, name)
-    times = {"first": "2026-01-01T00:00:00", "second": "2026-01-02T00:00:00", "twin": "2026-01-01T00:00:00"}
-    for name, created in times.items():
-        old = read_version(store, name)
-        Path(store.url, f"versions/{name}/manifest.json").write_bytes(replace(old, created=created).to_bytes())
-    assert [manifest.version for manifest in list_versions(store)] == ["first", "twin", "second"]
+def test_versions_are_listed_as_they_were_published_whatever_the_clocks_say(
+    any_store: Store, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("on-time", "fast", "slow", "again-on-time")
+    for name, days in zip(names, (0, 3, -3, 0), strict=True):
+        with monkeypatch.context() as clock:
+            clock.setattr("infra.store.versions.datetime", clock_off_by(days))
+            publish(any_store, samples, name)
+    listed = list_versions(any_store)
+    assert [(manifest.number, manifest.version) for manifest in listed] == list(enumerate(names, 1))
+    assert listed[2].created < listed[0].created < listed[1].created
+
+
+def clock_off_by(days: int) -> type[datetime]:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return super().now(tz) + timedelta(days)
+
+    return Clock
+
+
+def test_versions_from_before_there_were_numbers_are_read_and_come_first_by_age(store: Store, samples: Samples) -> None:
+    digests = {name: publish(store, samples, name).digest for name in ("new", "second", "first")}
+    for name, created in {"first": "2026-01-01T00:00:00", "second": "2026-01-02T00:00:00"}.items():
+        path = Path(store.url, f"versions/{name}/manifest.json")
+        old = unseal(path.read_bytes()) | {"created": created}
+        del old["number"]
+        path.write_bytes(seal(old))
+    assert [manifest.version for manifest in list_versions(store)] == ["first", "second", "new"]
+    assert {manifest.version: manifest.digest for manifest in list_versions(store)} == digests
+    assert publish(store, samples, "first") == read_version(store, "first")
+
+
+def test_what_a_killed_publisher_had_agreed_on_is_brought_to_its_version_by_the_next(
+    store: Store, samples: Samples
+) -> None:
+    publish(store, samples, "v1")
+    killed = publish(store, samples, "v2")
+    store.delete("publications/00000002.json")
+    store.delete("versions/v2/manifest.json")
+    with pytest.raises(MissingError):
+        read_version(store, "v2")
+    publish(store, samples, "v3")
+    assert [manifest.version for manifest in list_versions(store)] == ["v1", "v2", "v3"]
+    assert read_version(store, "v2") == killed
+    assert verify_version(store, "v2") == []
+
+
+@pytest.mark.parametrize("entered", [True, False])
+def test_a_version_that_was_deleted_does_not_come_back_and_can_be_published_anew(
+    store: Store, samples: Samples, entered: bool
+) -> None:
+    publish(store, samples, "v1")
+    publish(store, samples, "v2")
+    store.delete("versions/v2")
+    if not entered:  # its publisher was killed between the agreement and the manifest, and the samples were swept
+        store.delete("publications/00000002.json")
+    publish(store, samples, "v3")
+    assert [manifest.version for manifest in list_versions(store)] == ["v1", "v3"]
+    assert publish(store, samples, "v2").number == 4
+    assert verify_version(store, "v2") == []
+
+
+def test_a_version_published_while_the_others_are_listed_is_not_listed_before_one_it_follows(
+    store: Store, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, samples, "v1")
+    read = Store.read_bytes
+
+    def reading(self: Store, path: str) -> bytes:
+        if path == "versions/v1/manifest.json" and not self.exists("versions/v2"):
+            publish(self, samples, "v2")
+            publish(self, samples, "v3")
+        return read(self, path)
+
+    monkeypatch.setattr(Store, "read_bytes", reading)
+    assert [manifest.version for manifest in list_versions(store)] == ["v1"]
+    assert [manifest.version for manifest in list_versions(store)] == ["v1", "v2", "v3"]
 
 
 def test_an_unknown_version_is_answered_with_those_there_are(store: Store, samples: Samples) -> None:
@@ -99,23 +172,32 @@ def test_a_publication_killed_before_its_manifest_is_invisible(store: Store) -> 
 PUBLISHES = """
 import json, os, sys
 import numpy as np, pandas as pd
-from infra.store import Store, publish_version, write_shard
+from infra.store import PublishedError, Store, publish_version, write_shard
 url, version, seed = sys.argv[1:]
 store = Store.open(url, json.loads(sys.stdin.readline()))
 print("ready", flush=True)
 sys.stdin.readline()
-paths = [f"versions/{version}/data/{number:05d}" for number in range(3)]
-for number, path in enumerate(paths):
-    image = np.random.default_rng([int(seed), number]).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    table = pd.DataFrame({"id": [f"{number}-{row}" for row in range(4)]})
-    write_shard(store, path, {"image": image, "label": image[..., 0]}, table, seconds=float(os.getpid()))
-publish_version(store, version, shards=paths, meta={"run": version})
+paths = [f"versions/{version}/data/{number:05d}-{seed}" for number in range(3)]
+try:
+    for number, path in enumerate(paths):
+        image = np.random.default_rng([int(seed), number]).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+        table = pd.DataFrame({"id": [f"{number}-{row}" for row in range(4)]})
+        write_shard(store, path, {"image": image, "label": image[..., 0]}, table, seconds=float(os.getpid()))
+    files = {"card.md": seed.encode()}
+    print(publish_version(store, version, shards=paths, meta={"run": version}, files=files).digest)
+except PublishedError:
+    print("lost")
 """
 
 
-@pytest.mark.parametrize("names", [("night-a", "night-b"), ("night-a", "night-a")])
-def test_two_publications_at_once_both_survive(any_store: Store, names: tuple[str, str]) -> None:
-    seeds = ("0", "1" if len(set(names)) == 2 else "0")
+@pytest.mark.parametrize(
+    ("names", "seeds", "versions", "winners"),
+    [(("a", "b", "c"), "012", 3, 3), (("a", "a", "a"), "000", 1, 3), (("a", "a", "a"), "012", 1, 1)],
+    ids=["of different versions", "of the same", "of the same name with different content"],
+)
+def test_of_publications_at_once_each_version_survives_whole_and_who_was_told_so_has_published_it(
+    any_store: Store, names: tuple[str, ...], seeds: str, versions: int, winners: int
+) -> None:
     with ExitStack() as stack:
         publishers = []
         for name, seed in zip(names, seeds, strict=True):
@@ -128,9 +210,14 @@ def test_two_publications_at_once_both_survive(any_store: Store, names: tuple[st
             assert publisher.stdout.readline() == "ready\n"
         for publisher in publishers:
             tell(publisher, "go")
-    assert [publisher.returncode for publisher in publishers] == [0, 0]
-    assert sorted(manifest.version for manifest in list_versions(any_store)) == sorted(set(names))
-    assert [verify_version(any_store, name) for name in names] == [[], []]
+        told = [publisher.communicate()[0].strip() for publisher in publishers]
+    assert [publisher.returncode for publisher in publishers] == [0, 0, 0]
+    listed = list_versions(any_store)
+    assert [manifest.number for manifest in listed] == list(range(1, versions + 1))
+    assert {manifest.version for manifest in listed} == set(names)
+    assert [verify_version(any_store, manifest.version) for manifest in listed] == [[]] * versions
+    assert {digest for digest in told if digest != "lost"} == {manifest.digest for manifest in listed}
+    assert len([digest for digest in told if digest != "lost"]) == winners
 
 
 def tell(process: subprocess.Popen[str], line: str) -> None:
@@ -150,8 +237,8 @@ def test_a_published_version_takes_no_other_content(any_store: Store, samples: S
         write_shard(any_store, manifest.paths[0], *samples(3, seed=9))
     with pytest.raises(StoreError, match="v1/data/00002: this version is published"):
         write_shard(any_store, "versions/v1/data/00002", *samples(3, seed=9))
-    with pytest.raises(StoreError, match=r"v1/card\.md: this version is published"):
-        any_store.write_bytes("versions/v1/card.md", b"# Another\n")
+    with pytest.raises(StoreError, match=r"v1/card-74bd8373\.md: this version is published"):
+        any_store.write_bytes(f"versions/v1/{CARD}", b"# Another\n")
     with pytest.raises(StoreError, match=r"v1/manifest\.json: this version is published"):
         any_store.write_bytes("versions/v1/manifest.json", b"{}")
     with pytest.raises(StoreError, match="'v1' is published with other content; versions never change"):
@@ -187,8 +274,8 @@ FAULTS: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [
     ("data/00000.parquet", lambda data: flip(data, 100), "00000.parquet: has changed: its checksum differs"),
     ("data/00001.json", None, "data/00001.json: the shard is missing: it has no valid marker"),
     ("data/00001.json", lambda data: flip(data, 50), "data/00001.json: the shard is missing: it has no valid marker"),
-    ("card.md", lambda data: flip(data, 3), "card.md: has changed"),
-    ("card.md", None, "card.md: is missing"),
+    (CARD, lambda data: flip(data, 3), f"{CARD}: has changed"),
+    (CARD, None, f"{CARD}: is missing"),
     ("manifest.json", lambda data: flip(data, 40), "manifest.json: .*the seal does not fit the content; restore it"),
     ("manifest.json", lambda data: data[:-1], "manifest.json: .*the seal does not fit the content"),
 ]
@@ -220,18 +307,18 @@ def test_verify_finds_a_manifest_that_is_valid_but_wrong(store: Store, samples: 
     manifest = publish(store, samples)
     path = Path(store.url, "versions/v1/manifest.json")
     path.write_bytes(replace(manifest, shards={"00000": manifest.shards["00000"]}).to_bytes())
-    assert [str(problem) for problem in verify_version(store, "v1")] == [
-        "versions/v1/data/00001: is not in the manifest"
-    ]
+    wrong = "versions/v1/manifest.json: is not the manifest that was published"
+    assert [str(problem) for problem in verify_version(store, "v1")] == [wrong]
     swapped = {"00000": manifest.shards["00001"], "00001": manifest.shards["00000"]}
     path.write_bytes(replace(manifest, shards=swapped).to_bytes())
-    assert [problem.what for problem in verify_version(store, "v1")] == ["is not the marker that was published"] * 2
+    markers = [f"versions/v1/data/{name}.json: is not the marker that was published" for name in swapped]
+    assert [str(problem) for problem in verify_version(store, "v1")] == [wrong, *markers]
 
 
 def test_verify_finds_any_flipped_byte(store: Store, samples: Samples) -> None:
     write_shard(store, "versions/v1/data/00000", *samples(2, size=6))
     publish_version(store, "v1", shards=["versions/v1/data/00000"], meta=META)
-    for file in (file for file in Path(store.url).rglob("*") if file.is_file()):
+    for file in (file for file in Path(store.url, "versions").rglob("*") if file.is_file()):
         data = file.read_bytes()
         for at in range(0, len(data), 1 if "/c/" in str(file) else 29):
             file.write_bytes(flip(data, at))

@@ -1,0 +1,64 @@
+"""Publishers' agreement: one of the proposals wins, for ever, and nobody is told of another one."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from infra.store import Store, StoreError
+from infra.store.agreement import agree
+
+RIVALS = 6
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_one_alone_is_agreed_with_and_stays(any_store: Store) -> None:
+    assert agree(any_store, "publications/1", b"first") == b"first"
+    assert agree(any_store, "publications/1", b"second") == b"first"
+    assert agree(any_store, "publications/2", b"second") == b"second"
+
+
+@pytest.mark.usefixtures("switching")
+def test_of_rivals_all_are_told_the_same_and_whoever_comes_later_as_well(store: Store) -> None:
+    start = Barrier(RIVALS)
+    with ThreadPoolExecutor(RIVALS) as pool:
+        for attempt in range(50):
+
+            def propose(rival: int, folder: str = f"publications/{attempt}") -> bytes:
+                start.wait()
+                return agree(store, folder, b"%d" % rival)
+
+            told = set(pool.map(propose, range(RIVALS)))
+            assert len(told) == 1
+            assert agree(store, f"publications/{attempt}", b"late") in told
+
+
+@pytest.mark.parametrize("said", [[], ["proposed"], ["proposed", "open"], ["proposed", "agreed"]])
+def test_who_was_killed_in_between_holds_nobody_up(store: Store, said: list[str]) -> None:
+    value = hashlib.sha256(b"killed").hexdigest()
+    store.write_bytes(f"publications/1/{value}", b"killed")
+    for word in said:
+        store.write_bytes(f"publications/1/000.{word}.{value}.0", b"")
+    told = agree(store, "publications/1", b"living")
+    assert told in (b"killed", b"living")
+    assert agree(store, "publications/1", b"killed") == told
+    if "agreed" in said:  # whoever voted so may have been told it
+        assert told == b"killed"
+
+
+def test_a_proposal_that_changed_is_named(store: Store) -> None:
+    agree(store, "publications/1", b"first")
+    store.write_bytes(f"publications/1/{hashlib.sha256(b'first').hexdigest()}", b"other")
+    with pytest.raises(StoreError, match=r"publications/1/\w+ is not what was proposed"):
+        agree(store, "publications/1", b"second")
