@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.store.errors import CorruptShardError, MissingError
 from infra.store.layout import CHECK_BYTES, Layout, check, decompress, parse_index
-from infra.store.shards import read_marker
+from infra.store.shards import check_marker
 from infra.store.store import Store
 
 __all__ = ["ShardReader", "read_shard"]
@@ -30,10 +30,7 @@ class ShardReader:
     """
 
     def __init__(self, store: Store, path: str) -> None:
-        marker = read_marker(store, path)
-        if marker is None:
-            raise MissingError(f"{store.url}/{path} is no finished shard; run the stage that writes it")
-        self.marker = marker
+        self.marker = marker = check_marker(store, path)
         self._store, self._path = store, path
         self._checks = {name: bytes.fromhex(checks) for name, checks in marker.checks.items()}
         self._chunks = self._indices()
@@ -92,7 +89,7 @@ class ShardReader:
         sizes = {name: self.marker.files[self.marker.suffix(name)].size for name in layouts}
         self._fill([(name, sizes[name] - len(buffer), memoryview(buffer)) for name, buffer in buffers.items()])
         try:
-            return {name: parse_index(buffers[name], layout) for name, layout in layouts.items()}
+            return {name: parse_index(buffers[name], layout, sizes[name]) for name, layout in layouts.items()}
         except ValueError as error:
             raise CorruptShardError(f"{self._store.url}/{self._path}: {error}; {_REMEDY}") from error
 
@@ -120,7 +117,10 @@ class ShardReader:
             if check(chunk) != checks[at : at + CHECK_BYTES]:
                 raise CorruptShardError(f"{self._name(field, start + row)}: its checksum differs; {_REMEDY}")
         if self.marker.fields[field].codec == "zstd":
-            decompress(buffer, out)
+            try:
+                decompress(buffer, out)
+            except ValueError as error:
+                raise CorruptShardError(f"{self._name(field, start)} and those after it: {error}; {_REMEDY}") from error
 
     def _name(self, field: str, index: int) -> str:
         return f"{self._store.url}/{self._path}: sample {index} ({self.ids[index]}), field {field!r}"
