@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: what two readers could understand differently is refused, and so is what is too deep.
+"""JSON from outside, read strictly: what two readers could take for two things is refused, as is what is too deep.
 
 Errors are `ValueError`s that say what is wrong; whoever reads adds the file's name and the remedy.
 """
@@ -48,7 +48,7 @@ def _finite(text: str) -> float:
 
 
 def checked(value: Any, shape: Any) -> Any:
-    """`value` as pydantic makes it of `shape`, a type such as a TypedDict or dataclass; `ValueError` names the fields."""
+    """`value` as pydantic makes it of `shape`, such as a model or dataclass. Raises `ValueError` naming the fields."""
     try:
         return _adapter(shape).validate_python(value)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from segmint import console as show
 from tasks.captions import TokenCounter, read_captions, sort_captions
 from tasks.estimate import estimate, measured_rate
 from tasks.plan import load_tokenizer, make_plan, resolve_budget
+from tasks.records import Record
 
 __all__ = ["preview"]
 
@@ -17,7 +18,7 @@ __all__ = ["preview"]
 def preview(store: Store, settings: Settings, examples: int) -> None:
     """Print counts, example prompts and cost of the plan of these settings; raise what starting the run would raise."""
     record = f"runs/{settings.name}/settings.json"
-    stored = store.read_json(record) if store.exists(record) else None
+    stored = store.read_json(record, Record) if store.exists(record) else None
     settings = resolve_budget(store, settings, stored)
     if stored:
         check_same_run(stored, settings)

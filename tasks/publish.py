@@ -14,6 +14,7 @@ from infra.events import KEEP_RATE_LOW, PUBLISHED, tell
 from infra.settings import Settings
 from infra.store import Marker, Store, publish_version, read_marker, read_shard, read_version, write_shard
 from tasks.card import dataset_card
+from tasks.records import origin_of
 
 __all__ = ["NothingKeptError", "publish", "publish_shard", "run_of", "version_of"]
 
@@ -32,7 +33,7 @@ def version_of(settings: Settings) -> str:
 
 def run_of(settings: Settings, version: str) -> str:
     """Name of the run that published a version."""
-    return str(read_version(open_store(settings.store), version).meta["run"])
+    return origin_of(read_version(open_store(settings.store), version)).run
 
 
 def kept_samples(

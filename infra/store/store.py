@@ -103,7 +103,7 @@ class Store:
         return top == "versions" and "/" in rest and self.exists(f"versions/{rest.split('/')[0]}/manifest.json")
 
     def read_json(self, path: str, shape: Any = Any) -> Any:
-        """Return the value of a JSON file, as it is; `StoreError` unless it has the `shape`, such as a TypedDict."""
+        """Return the value of a JSON file, as it is; `StoreError` unless it has the `shape`, such as a model."""
         data = self.read_bytes(path)
         try:
             value = parse_json(data)

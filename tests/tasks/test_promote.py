@@ -100,7 +100,8 @@ def store(settings: Settings) -> Store:
 
 def evaluated(store: Store, found: dict[str, Any]) -> None:
     """Write a checkpoint's meta.json and evaluation."""
-    store.write_json(f"checkpoints/{found['checkpoint']}/meta.json", {"version": VERSION})
+    meta = {"checkpoint": found["checkpoint"], "version": VERSION, "manifest": "", "files": {}, "classes": []}
+    store.write_json(f"checkpoints/{found['checkpoint']}/meta.json", meta)
     path = evaluation_path(found["checkpoint"], found["evaluation"]["fingerprint"])
     store.write_json(path, found["evaluation"])
 
