@@ -216,5 +216,10 @@ def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
         raise PlanError(
             f"{folder} is missing; generator.path needs a whole diffusers pipeline directory, or 'embedded'"
         )
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        if not isinstance(tokenizer.model_max_length, int):
+            raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
+    except Exception as error:  # two libraries, with errors of every kind
+        raise PlanError(f"{folder} cannot be opened ({error}); copy the whole pipeline directory again") from error
     return lambda prompts: [len(ids) for ids in tokenizer(prompts)["input_ids"]], tokenizer.model_max_length
