@@ -153,9 +153,7 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse aliases."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                "an alias (*name)", problem="write the value out", problem_mark=self.peek_event().start_mark
-            )
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

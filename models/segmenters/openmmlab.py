@@ -59,7 +59,7 @@ _MANAGED = (MMLogger, MessageHub, Visualizer, DefaultScope)
 
 
 def is_registered(name: Any) -> bool:
-    """Whether a config's `type` is one that mmsegmentation or mmengine registered; any other is imported by its name."""
+    """Whether a config's `type` is registered with mmsegmentation or mmengine, which import any other by its name."""
     own = [each for each in vars(registry).values() if isinstance(each, Registry)]
     known = [each for node in own for each in (node, node.parent) if each is not None]
     return isinstance(name, str) and any(name in each.module_dict for each in known)
