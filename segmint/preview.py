@@ -31,10 +31,8 @@ def preview(store: Store, settings: Settings, examples: int) -> None:
     show.table(
         "Its first rows", ["id", "kind", "prompt"], list(zip(shown["id"], shown["kind"], shown["prompt"], strict=True))
     )
-    show.console.print(f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}")
-    show.console.print(
-        f"{len(plan)} images in {plan['shard'].nunique()} shards; {_cost(store, settings, plan)}", soft_wrap=True
-    )
+    show.say(f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}")
+    show.say(f"{len(plan)} images in {plan['shard'].nunique()} shards; {_cost(store, settings, plan)}")
 
 
 def _counts(plan: pd.DataFrame, settings: Settings) -> None:
