@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.parsing import checked
 from infra.store import Manifest, StoreError
+from infra.store.store import NAME
 from infra.vocabulary import Seeds
 
 __all__ = [
@@ -78,6 +79,8 @@ class Champion(_Part):
     checkpoint: str
     version: str
     evaluation: Compared
+    before: list[str] = []
+    withdrawn: list[str] = []
 
 
 class Planned(_Part):
@@ -151,9 +154,10 @@ class Training(_Part):
 
 
 class Origin(_Part):
-    """What a version's manifest tells of where it came from: the run, and the label id of each class."""
+    """What a version's manifest tells of where it came from: the run, its identity, and the label id of each class."""
 
-    run: str
+    run: Annotated[str, Field(pattern=f"^{NAME}$")]
+    identity: str = ""
     classes: dict[str, ClassId]
 
 

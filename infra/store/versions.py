@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from infra.parsing import checked
 from infra.store.errors import MissingError, PublishedError, StoreError
@@ -27,6 +27,11 @@ __all__ = ["Manifest", "ShardSum", "list_versions", "publish_version", "read_ver
 
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 _logger = logging.getLogger(__name__)
+
+
+def _date(text: str) -> str:
+    datetime.fromisoformat(text)  # ValueError tells what it is instead
+    return text
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Manifest:
     """
 
     version: _Name
-    created: str
+    created: Annotated[str, AfterValidator(_date)]
     shards: Mapping[_Name, ShardSum]
     files: Mapping[_Name, FileSum]
     meta: Mapping[str, Any]
