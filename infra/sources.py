@@ -143,7 +143,9 @@ def _read_file(file: Path) -> dict[str, Any]:
             raise TypeError("it holds something else than named values")
     except Exception as error:  # two parsers, each with errors of its own
         kind = "TOML" if file.suffix == ".toml" else "YAML"
-        raise SettingsError(f"configuration file {file} is not a table of settings in {kind}: {error}") from None
+        raise SettingsError(
+            f"configuration file {file} is not a table of settings in {kind}: {error}; correct it"
+        ) from None
     return values
 
 

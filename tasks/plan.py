@@ -171,7 +171,7 @@ def read_plan(store: Store, settings: Settings) -> pd.DataFrame:
     path = f"runs/{settings.name}/plan.parquet"
     plan, names = store.read_table(path, COLUMNS), set(settings.load_vocabulary().names)
     wrong = {
-        "row": plan["row"] != range(len(plan)),
+        "row": plan["row"] != plan.index,
         "id": plan["id"].duplicated(),
         "kind": ~plan["kind"].isin(_KINDS),
         "classes": ~plan["classes"].map(names.issuperset),

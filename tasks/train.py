@@ -199,9 +199,10 @@ def load_folder(store: Store, folder: str, meta: Mapping[str, Any] | None = None
 
     files = {}
     for file, checksum in (meta or store.read_json(f"{folder}/meta.json", Trained))["files"].items():
-        files[file] = store.read_bytes(f"{folder}/{file}")
+        path = f"{folder}/{file}"
+        files[file] = store.read_bytes(path) if store.exists(path) else b""
         if _sha256(files[file]) != checksum:
-            raise CorruptShardError(f"{folder}/{file} is not what was written; delete {folder} and train again")
+            raise CorruptShardError(f"{path} is not what was written; delete {folder} and train again")
     try:
         return unpack_segmenter(files)
     except ValueError as error:

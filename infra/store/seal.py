@@ -101,9 +101,9 @@ def seal_tensors(data: bytes) -> bytes:
 
 
 def check_tensors(data: bytes) -> None:
-    """Raise ValueError unless these are the bytes that `seal_tensors` gave, or a safetensors file without a seal."""
+    """Raise ValueError unless these are the bytes that `seal_tensors` gave."""
     size = int.from_bytes(data[:8], "little")
-    header = checked(parse_json(data[8 : 8 + size]), dict[str, Any])
+    header = checked(parse_json(data[8 : 8 + size]), dict[str, dict[str, Any]])
     seal = header.get("__metadata__", {}).get("seal")
-    if seal is not None and not stamped(data, seal.encode()):
+    if not isinstance(seal, str) or not stamped(data, seal.encode()):
         raise ValueError("the seal does not fit the content")

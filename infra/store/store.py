@@ -186,7 +186,7 @@ def check_name(what: str, name: str) -> str:
     """Return `name`, of a run, version or checkpoint; `StoreError` unless it can only be a folder's name."""
     if not re.fullmatch(NAME, name) or len(name) > _LONGEST:
         raise StoreError(
-            f"{what} {name[:_LONGEST]!r} is no name: letters, digits, '.', '_' and '-', a letter or digit first, "
+            f"{what} {name[:_LONGEST]!r} is no name: use letters, digits, '.', '_' and '-', a letter or digit first, "
             f"{_LONGEST} at most"
         )
     return name

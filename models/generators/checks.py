@@ -99,7 +99,7 @@ def _weights(folder: Path, stem: str) -> list[Path]:
         return [folder / f"{stem}.safetensors"]
     parts = _read_json(index).get("weight_map")
     names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
-    if not names or any(Path(name).name != name or "\0" in name for name in names):
+    if not names or any("/" in name or "\0" in name or not name.endswith(".safetensors") for name in names):
         raise PipelineError(f"{index} names no files of its own folder in weight_map: copy it again, or {_SAVE_AGAIN}")
     return [folder / name for name in sorted(names)]
 

@@ -92,7 +92,7 @@ def _read_model(path: str) -> dict[str, Any]:
     model = read_config(Path(path)).get("model")
     if not isinstance(model, dict) or "decode_head" not in model:
         raise ValueError(f"{path} holds no `model` with a `decode_head`; give a config of a whole mmsegmentation model")
-    if any(islice(_parts(model), _MOST_PARTS, None)):
+    if next(islice(_parts(model), _MOST_PARTS, None), None) is not None:
         raise ValueError(f"{path} describes a model of over {_MOST_PARTS} parts; give a smaller one")
     return model
 
