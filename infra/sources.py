@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import os
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic_settings
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from infra.parsing import parse_json
 
 __all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
 
@@ -65,6 +68,10 @@ class _Texts(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {name: None if text == "null" else text for name, text in self._texts.items()}
 
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """JSON, as strictly as anywhere."""
+        return parse_json(value)
+
     def __call__(self) -> dict[str, Any]:
         names = {name.split(DELIMITER)[0]: text for name, text in self._texts.items()}
         return super().__call__() | {n: text for n, text in names.items() if n not in self.settings_cls.model_fields}
@@ -79,7 +86,7 @@ def read_layers(
         Layer("given as {path}", dict(values)),
         Layer("from --set {path}", _read_texts(model, dict(map(_split_flag, flags)), "--set")),
         Layer("from {variable} in the environment", _read_texts(model, variables, "environment"), secret=True),
-        Layer(f"from {file}, {{path}}", _read_file(model, file) if file else {}),
+        Layer(f"from {file}, {{path}}", _read_file(file) if file else {}),
     ]
 
 
@@ -87,7 +94,7 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
     """A model without tables from flags and a file, the environment left aside. Raises `SettingsError`."""
     layers = [
         Layer("from --set {path}", dict(map(_split_flag, flags))),
-        Layer(f"from {file}, {{path}}", _read_file(model, file) if file else {}),
+        Layer(f"from {file}, {{path}}", _read_file(file) if file else {}),
     ]
     try:
         return model.model_validate(merge(layers))
@@ -108,6 +115,8 @@ def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str
     except pydantic_settings.SettingsError as error:  # its cause quotes the text, which may be a credential
         problem = str(error).partition(" from source")[0]
         raise SettingsError(f"{origin}: {problem}; a table or list is written as JSON") from None
+    except RecursionError:
+        raise SettingsError(f"{origin}: a value is nested too deeply; no setting is nested at all") from None
     return values
 
 
@@ -118,29 +127,51 @@ def _decode(value: Any, place: str) -> Any:
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:  # the error would quote the text
+        return parse_json(value)
+    except ValueError:  # the error would quote the text
         raise SettingsError(f"{place}: a value that begins with {value[0]!r} has to be JSON") from None
 
 
-def _read_file(model: type[BaseModel], file: Path) -> dict[str, Any]:
+def _read_file(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise SettingsError(f"there is no configuration file {file}; give a .toml or .yaml file")
     if file.suffix not in _READERS:
         raise SettingsError(f"configuration file {file} ends in {file.suffix!r}; it has to end in .toml or .yaml")
     try:
-        values: dict[str, Any] = _READERS[file.suffix](model, file)()
+        values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise TypeError("it holds something else than named values")
     except Exception as error:  # two parsers, each with errors of its own
         kind = "TOML" if file.suffix == ".toml" else "YAML"
-        raise SettingsError(f"configuration file {file} is not a table of settings in {kind}: {error}") from None
+        raise SettingsError(
+            f"configuration file {file} is not a table of settings in {kind}: {error}; correct it"
+        ) from None
     return values
 
 
-_READERS: dict[str, Any] = {
-    ".toml": pydantic_settings.TomlConfigSettingsSource,
-    ".yaml": pydantic_settings.YamlConfigSettingsSource,
-    ".yml": pydantic_settings.YamlConfigSettingsSource,
-}
+class _PlainLoader(yaml.SafeLoader):
+    """YAML as TOML and JSON are: no objects, no key twice, no aliases, of which a few lines make billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse aliases."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice."""
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.MarkedYAMLError("a key stands twice in the table", node.start_mark)
+        return mapping
+
+
+def _read_yaml(text: str) -> Any:
+    values = yaml.load(text, _PlainLoader)
+    return {} if values is None else values
+
+
+_READERS: dict[str, Any] = {".toml": tomllib.loads, ".yaml": _read_yaml, ".yml": _read_yaml}
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:

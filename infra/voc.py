@@ -1,9 +1,11 @@
 """Reads any folder laid out as Pascal VOC's segmentation set is: a user's own photographs with pixel labels.
 
-ROOT/JPEGImages/<stem>.{jpg,jpeg,png}           any readable image
+ROOT/JPEGImages/<stem>.{jpg,jpeg,png}           JPEG or PNG, whatever its suffix
 ROOT/SegmentationClass/<stem>.png               class id a pixel, as palette or grey PNG; 255 = ignore
 ROOT/ImageSets/Segmentation/<split>.txt         one stem a line
 ROOT/classes.txt                                optional: one class name a line, in id order
+
+Links are followed, since data sets are put together of them; stems that lead out of the folder are refused.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from infra.text import UNSEEN
 
 __all__ = ["VocError", "VocFolder", "VocItem"]
 
 _IGNORE = 255
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_FORMATS = ("JPEG", "PNG")  # Pillow knows fifty, and starts a program for one of them
+_MOST_PIXELS = 1 << 26  # 67 million, as no camera's photographs; a PNG of a few kB can claim to have any number
 
 
 class VocError(ValueError):
@@ -77,27 +83,50 @@ def _read_stems(path: Path) -> list[str]:
     if not path.is_file():
         splits = sorted(other.stem for other in path.parent.glob("*.txt"))
         raise VocError(f"{path} is missing; splits there: {splits}; name one, or lay the folder out as Pascal VOC is")
-    if not (stems := path.read_text("utf-8").split()):
+    if not (stems := _read_text(path).split()):
         raise VocError(f"{path} lists no images; write one stem a line")
+    for stem in stems:
+        if stem.startswith("/") or ".." in stem.split("/"):
+            raise VocError(f"{path} lists {stem!r}, which leads out of the folder; list stems below JPEGImages")
     return stems
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    return tuple(line.strip() for line in lines if line.strip())
+    lines = _read_text(path).splitlines() if path.is_file() else []
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if len(classes) > _IGNORE or len(set(classes)) < len(classes):
+        raise VocError(f"{path} has {len(classes)} classes, {len(set(classes))} of them different; name 255, each once")
+    return classes
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VocError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if found := UNSEEN.search("".join(text.split())):
+        raise VocError(f"{path} holds {found[0]!a}, which cannot be seen; take it out")
+    return text
 
 
 def _find_image(root: Path, stem: str) -> Path:
     candidates = [root / "JPEGImages" / f"{stem}{suffix}" for suffix in _SUFFIXES]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if _is_file(path)), None)
     if found is None:
         raise VocError(f"{candidates[0]} is missing ({', '.join(_SUFFIXES[1:])} as well); add it, or drop its stem")
     return found
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
+
+
 def _find_label(root: Path, stem: str) -> Path:
     path = root / "SegmentationClass" / f"{stem}.png"
-    if not path.is_file():
+    if not _is_file(path):
         raise VocError(f"{path} is missing; add it, or drop its stem from the split")
     return path
 
@@ -111,10 +140,14 @@ def _read_label(path: Path) -> NDArray[np.uint8]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, more than {_MOST_PIXELS}")
+            picture.verify()  # checksums of every part, which loading leaves out
+        with Image.open(path, formats=_FORMATS) as picture:
             picture.load()
             return picture
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # damage leads Pillow's decoders to errors of every kind
         raise VocError(f"{path} is no readable image ({error}); export it again") from error
 
 

@@ -6,6 +6,7 @@ word inside another text of the vocabulary, where its attention could not be tol
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -17,17 +18,38 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from infra.parsing import parse_json
 from infra.sources import nearest
+from infra.text import UNSEEN
 
 __all__ = ["Background", "ClassEntry", "Vocabulary", "VocabularyError", "has_word", "load_vocabulary"]
 
 # Shipped vocabularies; the drawn world's is beside the code that draws it, read by path as infra imports no models.
 _WORLD = Path(__file__).parents[1] / "models" / "embedded" / "data" / "world.json"
 _SHIPPED = {"world": _WORLD} | {file.stem: file for file in sorted((Path(__file__).parent / "vocabularies").iterdir())}
+_LONGEST = 200  # characters of a word or template: a prompt has 77 tokens
+
+
+def _seen(text: str) -> str:
+    if found := UNSEEN.search(text):
+        raise ValueError(f"it holds {found[0]!a}, which cannot be seen; take it out")
+    return text
+
+
 # A word or phrase of a prompt: no braces, commas or line breaks, no space at either end.
-Words = Annotated[str, Field(pattern=r"^[^\s,{}]+( [^\s,{}]+)*$")]
+Words = Annotated[str, Field(pattern=r"^[^\s,{}]+( [^\s,{}]+)*$", max_length=_LONGEST), AfterValidator(_seen)]
+Line = Annotated[str, Field(min_length=1, max_length=_LONGEST), AfterValidator(_seen)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -101,18 +123,18 @@ class Background(_Entry):
 class Vocabulary(_Entry):
     """Classes, backgrounds and the wording of prompts; `counts` are "a" (one) and number words for several."""
 
-    name: str = Field(min_length=1)
+    name: Line
     classes: tuple[ClassEntry, ...] = Field(min_length=1)
     backgrounds: tuple[Background, ...] = Field(min_length=1)
     sizes: tuple[Words, ...] = ()
     counts: tuple[Words, ...] = Field(default=("a",), min_length=1)
-    templates: tuple[str, ...] = Field(default=("a photo of {objects} on {background}",), min_length=1)
+    templates: tuple[Line, ...] = Field(default=("a photo of {objects} on {background}",), min_length=1)
 
     @field_validator("templates")
     @classmethod
     def _templates_have_both_places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
-            if sorted(re.findall(r"{.*?}", template)) != ["{background}", "{objects}"]:
+            if sorted(re.findall("{[^{}]*}|[{}]", template)) != ["{background}", "{objects}"]:
                 raise ValueError(f"template {template!r} needs {{objects}} and {{background}} once each, nothing else")
         return templates
 
@@ -220,18 +242,20 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
     """The shipped vocabulary of that name, or the one in that JSON file. Raises `VocabularyError`."""
     path = _SHIPPED.get(name_or_path, Path(name_or_path))
     try:
-        return Vocabulary.model_validate(json.loads(path.read_bytes().decode("utf-8")))
+        if UNSEEN.search(name_or_path):
+            raise OSError(errno.EINVAL, "the name has characters that cannot be seen")
+        data = path.read_bytes()
     except OSError as error:
         known = ", ".join(_SHIPPED)
         raise VocabularyError(
             f"cannot read vocabulary {name_or_path!r} ({error.strerror}); give a JSON file or one of: {known}"
         ) from None
-    except UnicodeDecodeError as error:
-        raise VocabularyError(f"vocabulary {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise VocabularyError(f"vocabulary {path} is not JSON: {error}") from None
+    try:
+        return Vocabulary.model_validate(parse_json(data))
     except ValidationError as error:
         raise VocabularyError("\n".join(_explain(error, path))) from None
+    except ValueError as error:
+        raise VocabularyError(f"vocabulary {path} is not JSON: {error}; save it as JSON in UTF-8") from None
 
 
 def _explain(error: ValidationError, path: Path) -> Iterable[str]:

@@ -135,7 +135,7 @@ def report(
     settings = _settings(config, flags)
     from tasks.report import write_report
 
-    show.console.print(str(write_report(_store(settings), run or settings.name)), soft_wrap=True)
+    show.say(write_report(_store(settings), run or settings.name))
 
 
 @commands.command()
@@ -161,7 +161,7 @@ def verify(
         show.fail(str(problem))
     if problems:
         raise typer.Exit(1)
-    show.console.print(f"{' and '.join(kind for kind in known if known[kind])} {name}: every byte is as written")
+    show.say(f"{' and '.join(kind for kind in known if known[kind])} {name}: every byte is as written")
 
 
 @commands.command()

@@ -1,4 +1,7 @@
-"""What the command line shows: tables, progress with rate and time left, one clear message for an error."""
+"""What the command line shows: tables, progress with rate and time left, one clear message for an error.
+
+Whatever is shown goes through `visible`: a prompt or a file name from a bucket must not steer the terminal.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Table
 from rich.text import Text
 
+from infra.text import visible
+
 if TYPE_CHECKING:
     from tasks.progress import Event
 
-__all__ = ["console", "duration", "facts", "fail", "mark", "progress", "size", "table"]
+__all__ = ["console", "duration", "facts", "fail", "mark", "progress", "say", "size", "table"]
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
@@ -26,17 +31,22 @@ PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 def fail(message: str) -> None:
     """Print an error, red on a terminal, without markup and unbroken."""
-    _errors.print(Text(message, style="red"), soft_wrap=True)
+    _errors.print(Text(visible(message), style="red"), soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print a line without markup, unbroken."""
+    console.print(Text(visible(message)), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows of anything; numbers to the right."""
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    shown = Table(title=Text(visible(title)), title_justify="left", title_style="bold", header_style="bold")
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) for row in rows)
         shown.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(value if isinstance(value, Text) else Text(str(value)) for value in row))
+        shown.add_row(*(value if isinstance(value, Text) else Text(visible(str(value))) for value in row))
     console.print(shown)
 
 
@@ -44,7 +54,7 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
     """Print names and values, a line each, unbroken so that they can be copied."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        console.print(Text.assemble((f"{name:{width}}  ", "bold"), str(value)), soft_wrap=True)
+        console.print(Text.assemble((f"{name:{width}}  ", "bold"), visible(str(value))), soft_wrap=True)
 
 
 def mark(ok: bool) -> Text:

@@ -10,6 +10,7 @@ from segmint import console as show
 from tasks.captions import TokenCounter, read_captions, sort_captions
 from tasks.estimate import estimate, measured_rate
 from tasks.plan import load_tokenizer, make_plan, resolve_budget
+from tasks.records import Record
 
 __all__ = ["preview"]
 
@@ -17,7 +18,7 @@ __all__ = ["preview"]
 def preview(store: Store, settings: Settings, examples: int) -> None:
     """Print counts, example prompts and cost of the plan of these settings; raise what starting the run would raise."""
     record = f"runs/{settings.name}/settings.json"
-    stored = store.read_json(record) if store.exists(record) else None
+    stored = store.read_json(record, Record) if store.exists(record) else None
     settings = resolve_budget(store, settings, stored)
     if stored:
         check_same_run(stored, settings)
@@ -30,10 +31,8 @@ def preview(store: Store, settings: Settings, examples: int) -> None:
     show.table(
         "Its first rows", ["id", "kind", "prompt"], list(zip(shown["id"], shown["kind"], shown["prompt"], strict=True))
     )
-    show.console.print(f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}")
-    show.console.print(
-        f"{len(plan)} images in {plan['shard'].nunique()} shards; {_cost(store, settings, plan)}", soft_wrap=True
-    )
+    show.say(f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}")
+    show.say(f"{len(plan)} images in {plan['shard'].nunique()} shards; {_cost(store, settings, plan)}")
 
 
 def _counts(plan: pd.DataFrame, settings: Settings) -> None:

@@ -15,11 +15,13 @@ import pandas as pd
 import safetensors.torch
 import torch
 from prefect import task
+from safetensors import SafetensorError
 from torch import Tensor
 
 from infra.blocks import open_store
 from infra.settings import Settings
-from infra.store import Store, read_shard
+from infra.store import CorruptShardError, Store, read_shard
+from infra.store.seal import check_tensors, seal_tensors
 from infra.vocabulary import Vocabulary
 from models.masks import AffinityNet, SeedRule, class_seeds, object_scores, train_affinity
 from tasks.progress import Report
@@ -60,7 +62,7 @@ def learn_affinity(settings: Settings) -> str:
             net = AffinityNet()
         steps = settings.refine.affinity_steps
         train_affinity(net, _batches(pictures, rng), steps=steps, report=lambda *_: report(1))
-    store.write_bytes(path, safetensors.torch.save(net.state_dict()))
+    store.write_bytes(path, seal_tensors(safetensors.torch.save(net.state_dict())))
     return path
 
 
@@ -70,9 +72,13 @@ def affinity_work(plan: pd.DataFrame, settings: Settings) -> int:
 
 
 def read_affinity(store: Store, run: str) -> AffinityNet:
-    """A run's network, in evaluation mode. Raises `MissingError` if there is none."""
-    net = AffinityNet()
-    net.load_state_dict(safetensors.torch.load(store.read_bytes(_path(run))))
+    """A run's network, in evaluation mode. `MissingError` if there is none, `CorruptShardError` if it changed."""
+    net, content = AffinityNet(), store.read_bytes(_path(run))
+    try:
+        check_tensors(content)
+        net.load_state_dict(safetensors.torch.load(content))
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise CorruptShardError(f"{store.url}/{_path(run)}: {error}; delete it and run again") from error
     return net.eval()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from infra.text import UNSEEN
 from infra.vocabulary import ClassEntry, Vocabulary, has_word
 from tasks.prompts import PlanError, Row
 
@@ -41,8 +42,8 @@ class Captions:
 def read_captions(path: str) -> list[str]:
     """The lines of a UTF-8 text file that hold anything, spaces made single; each once. Raises `PlanError`."""
     try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text("utf-8-sig")
+    except (OSError, ValueError) as error:  # no UTF-8, or no path
         raise PlanError(
             f"cannot read plan.captions {path!r} ({error}); give a UTF-8 text of one caption a line"
         ) from None
@@ -81,6 +82,8 @@ def _named(line: str, vocabulary: Vocabulary) -> Iterator[tuple[ClassEntry, str]
 def _fault(line: str, named: list[tuple[ClassEntry, str]]) -> str:
     """Why a line that names these classes is no prompt; "" if it is."""
     words = line.split()
+    if UNSEEN.search(line):
+        return "holds a character that cannot be seen"
     if not named:
         return "names no class"
     if len(named) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from infra.settings import Settings
+from infra.text import as_markdown
 
 __all__ = ["dataset_card"]
 
@@ -16,7 +17,8 @@ def dataset_card(version: str, settings: Settings, samples: pd.DataFrame, planne
     generator = settings.generator
     parts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     rows = "\n".join(
-        f"| {entry.name} | {entry.id} | {counts.get(entry.name, 0)} |" for entry in settings.load_vocabulary().classes
+        f"| {as_markdown(entry.name)} | {entry.id} | {counts.get(entry.name, 0)} |"
+        for entry in settings.load_vocabulary().classes
     )
     return f"""# {version}
 
@@ -28,8 +30,8 @@ Labels are uint8: 0 background, the ids below, 255 unsure (leave it out of the l
 |---|---|---|
 {rows}
 
-Made by segmint from text alone: generator `{generator.path}`, {generator.num_inference_steps} steps, guidance
-{generator.guidance_scale}, run `{settings.name}`, seed {settings.seed}, settings {settings.identity}. Labels were
-read out of the generator's attention and not looked at by anyone. The generator's licence governs what may be done with
-the images.
+Made by segmint from text alone: generator {as_markdown(generator.path)}, {generator.num_inference_steps} steps,
+guidance {generator.guidance_scale}, run `{settings.name}`, seed {settings.seed}, settings {settings.identity}. Labels
+were read out of the generator's attention and not looked at by anyone. The generator's licence governs what may be done
+with the images.
 """

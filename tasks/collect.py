@@ -21,6 +21,7 @@ from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
 from infra.store import Manifest, Store, list_versions, read_version
 from tasks.promote import read_champion
+from tasks.records import origin_of
 
 __all__ = ["Garbage", "collect", "delete", "find_garbage", "pin", "pins", "unpin"]
 
@@ -80,10 +81,11 @@ def _shards(
 ) -> Iterator[Garbage]:
     """What published runs worked on: a version holds its own samples, so nobody reads these again."""
     for manifest in manifests:
-        run, age = manifest.meta["run"], now - _created(manifest)
+        origin, age = origin_of(manifest), now - _created(manifest)
+        run = origin.run
         if age > retention.run_days * DAY:
             folders = [f"runs/{run}/{name}" for name in store.list(f"runs/{run}") if "." not in name]
-            folds = f"{run}-{manifest.meta['identity'][:8]}-fold-"
+            folds = f"{run}-{origin.identity[:8]}-fold-"
             folders += [f"checkpoints/{name}" for name in store.list("checkpoints") if name.startswith(folds)]
             yield from (_sized(store, folder, f"run {run} is published") for folder in folders)
 
@@ -92,7 +94,7 @@ def _abandoned(
     store: Store, manifests: Collection[Manifest], retention: RetentionSettings, now: float
 ) -> Iterator[Garbage]:
     """Runs that published nothing, and versions without a manifest, to which nothing was written for long."""
-    runs, published = {m.meta["run"] for m in manifests}, {m.version for m in manifests}
+    runs, published = {origin_of(m).run for m in manifests}, {m.version for m in manifests}
     unpublished = [f"runs/{name}" for name in store.list("runs") if name not in runs]
     unpublished += [
         f"versions/{name}"

@@ -11,6 +11,7 @@ from prefect.artifacts import create_table_artifact
 from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
+from infra.text import as_markdown
 
 __all__ = ["comparison", "tell_comparison", "write_comparison"]
 
@@ -51,5 +52,6 @@ def tell_comparison(settings: Settings, names: tuple[str, str], found: tuple[Row
     """Leave the comparison of two evaluated checkpoints in the store and in Prefect's UI, and return its rows."""
     rows = write_comparison(open_store(settings.store), names, found)
     shown = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
-    create_table_artifact(shown, key="comparison", description=f"{names[0]} and {names[1]} on {found[0]['set']}")
+    about = f"{names[0]} and {names[1]} on {as_markdown(found[0]['set'])}"
+    create_table_artifact(shown, key="comparison", description=about)
     return rows

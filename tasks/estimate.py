@@ -8,6 +8,7 @@ import pandas as pd
 
 from infra.settings import Settings
 from infra.store import Marker, Store, read_marker
+from tasks.records import Record
 
 __all__ = ["Cost", "Rate", "estimate", "measured_rate"]
 
@@ -41,7 +42,7 @@ def measured_rate(store: Store, settings: Settings) -> Rate | None:
     wanted = settings.resolved()["generator"]
     for run in reversed(store.list("runs")):
         record = f"runs/{run}/settings.json"
-        if store.exists(record) and store.read_json(record)["settings"]["generator"] == wanted:
+        if store.exists(record) and store.read_json(record, Record)["settings"]["generator"] == wanted:
             markers = _markers(store, f"runs/{run}")
             if images := sum(len(marker.ids) for marker in markers.get("synthesize", [])):
                 return _rate(run, images, [marker for of_stage in markers.values() for marker in of_stage])

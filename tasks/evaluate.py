@@ -23,6 +23,7 @@ from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import Settings
+from infra.store import check_name
 from infra.voc import VocFolder
 from models import metrics
 from tasks.progress import Report, announce
@@ -124,7 +125,8 @@ class _Tally:
         iou = metrics.class_iou(self.confusion)
         shown = np.where(np.isin(self._classes, list(known)), iou, np.nan)
         hidden = [index for index, name in enumerate(self._classes) if name in unseen]
-        pair = metrics.seen_unseen(shown, hidden) if hidden else (None, None, None)
+        means = metrics.seen_unseen(shown, hidden) if hidden else (None, None, None)
+        pair = (None if mean is None or math.isnan(mean) else mean for mean in means)  # NaN: the set shows none of them
         return Evaluation(
             name,
             self._digest.hexdigest(),
@@ -139,7 +141,7 @@ class _Tally:
 
 def evaluation_path(checkpoint: str, fingerprint: str) -> str:
     """Where the evaluation of a checkpoint on the set with that fingerprint lies in the store."""
-    return f"checkpoints/{checkpoint}/evaluations/{fingerprint[:16]}.json"
+    return f"checkpoints/{check_name('checkpoint', checkpoint)}/evaluations/{fingerprint[:16]}.json"
 
 
 def _set_of(settings: Settings, classes: Sequence[str]) -> tuple[str, ArraySet]:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from infra.store import CorruptShardError, MissingError, ShardReader, Store, StoreError
@@ -144,7 +143,7 @@ def _affinity(store: Store, run: str) -> AffinityNet | None:
     """The network that a run's attention walked by; None if it isn't there, or damaged."""
     try:
         return read_affinity(store, run)
-    except (StoreError, SafetensorError):
+    except StoreError:
         return None
 
 

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
+from pydantic import BaseModel
 
-from infra.store import Manifest, Marker, MissingError, Store, StoreError, read_marker, read_version
+from infra.store import Manifest, Marker, MissingError, Store, StoreError, check_name, read_marker, read_version
 from models.masks import SeedRule
 from tasks.pictures import Colour, default_colour
+from tasks.plan import COLUMNS
+from tasks.records import Evaluated, Shown, Training
 
 __all__ = ["STAGES", "Ledger", "Stage", "read_ledger"]
 
 STAGES = ("synthesize", "refine", "compose", "select")
-_PLANNED = ("row", "id", "kind", "prompt", "classes", "phrases", "background", "seed", "shard")
+_PLANNED = {name: kind for name, kind in COLUMNS.items() if name != "sources"}
 _READERS = 8  # files asked for at once; they are small, and a bucket answers in its own time
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,11 +84,11 @@ class Ledger:
 
 def read_ledger(store: Store, run: str) -> Ledger:
     """Gather what the store holds of `run`. Raises `MissingError` if that is nothing at all."""
-    folder = f"runs/{run}"
+    folder = f"runs/{check_name('run', run)}"
     if not store.list(folder):
         there = ", ".join(store.list("runs")) or "none"
         raise MissingError(f"no run {run!r} in {store.url}; there are: {there}")
-    record = _json(store, f"{folder}/settings.json") or {}
+    record = _json(store, f"{folder}/settings.json", Shown) or {}
     plan = _plan(store, f"{folder}/plan.parquet")
     stages = {name: _stage(store, run, name) for name in STAGES}
     ids, colours, rules = _classes(record, plan)
@@ -99,19 +102,18 @@ def read_ledger(store: Store, run: str) -> Ledger:
         rules=rules,
         stages=stages,
         samples=_samples(plan, stages),
-        evaluation=_json(store, f"{folder}/evaluation.json"),
-        training=_json(store, f"{folder}/training.json"),
+        evaluation=_json(store, f"{folder}/evaluation.json", Evaluated),
+        training=_json(store, f"{folder}/training.json", Training),
         manifest=_manifest(store, f"{run}-{identity[:8]}"),
     )
 
 
-def _json(store: Store, path: str) -> dict[str, Any] | None:
-    value = store.read_json(path) if store.exists(path) else None
-    return value if isinstance(value, dict) else None
+def _json(store: Store, path: str, shape: type[BaseModel]) -> dict[str, Any] | None:
+    return store.read_json(path, shape) if store.exists(path) else None
 
 
 def _plan(store: Store, path: str) -> pd.DataFrame:
-    plan = store.read_table(path) if store.exists(path) else pd.DataFrame()
+    plan = store.read_table(path, _PLANNED) if store.exists(path) else pd.DataFrame()
     plan = plan.reindex(columns=list(_PLANNED))
     return plan.assign(first=[names[0] if len(names) else "" for names in plan["classes"]])
 

@@ -34,15 +34,23 @@ from tasks.prompts import (
     word_composed,
     word_row,
 )
+from tasks.records import Planned, Record
 
 __all__ = [
+    "COLUMNS",
     "PlanError",
     "load_tokenizer",
     "make_plan",
+    "read_plan",
     "resolve_budget",
     "start_run",
 ]
 
+COLUMNS = {
+    "row": "int", "id": "str", "kind": "str", "prompt": "str", "classes": "list[str]", "phrases": "list[str]",
+    "background": "str", "seed": "int", "shard": "int", "sources": "list[int]",
+}  # fmt: skip
+_KINDS = ("single", "multi", "negative", "composed")
 CLIP_TOKENS = 77  # positions of Stable Diffusion's text encoder
 
 
@@ -144,7 +152,7 @@ def start_run(
     `SettingsError` if the run was started with other settings, and what `make_plan` raises, before writing anything.
     """
     record, table = (f"runs/{settings.name}/{file}" for file in ("settings.json", "plan.parquet"))
-    stored = store.read_json(record) if store.exists(record) else None
+    stored = store.read_json(record, Record) if store.exists(record) else None
     settings = resolve_budget(store, settings, stored)
     if stored:
         check_same_run(stored, settings)
@@ -153,9 +161,28 @@ def start_run(
     plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
     if not stored:
         store.write_json(record, settings.record())
-    check_same_run(store.read_json(record), settings)  # another run of this name may have started meanwhile
+    check_same_run(store.read_json(record, Record), settings)  # another run of this name may have started meanwhile
     store.write_table(table, plan)
     return settings
+
+
+def read_plan(store: Store, settings: Settings) -> pd.DataFrame:
+    """The plan of a run that was started; `PlanError` for one that no `make_plan` made of this vocabulary."""
+    path = f"runs/{settings.name}/plan.parquet"
+    plan, names = store.read_table(path, COLUMNS), set(settings.load_vocabulary().names)
+    wrong = {
+        "row": plan["row"] != plan.index,
+        "id": plan["id"].duplicated(),
+        "kind": ~plan["kind"].isin(_KINDS),
+        "classes": ~plan["classes"].map(names.issuperset),
+        "shard": ~plan["shard"].between(0, len(plan)),
+        "sources": ~plan["sources"].map(set(plan.index[plan["kind"] != "composed"]).issuperset),
+    }
+    for column, rows in wrong.items():
+        if rows.any():
+            found = plan.loc[rows, column].iloc[0]
+            raise PlanError(f"{path}: {column} {found!r} is of no plan of this run; delete the file and run again")
+    return plan
 
 
 def resolve_budget(store: Store, settings: Settings, record: dict[str, Any] | None = None) -> Settings:
@@ -171,7 +198,7 @@ def resolve_budget(store: Store, settings: Settings, record: dict[str, Any] | No
 
 def _champion_budget(store: Store, settings: Settings) -> dict[str, float] | None:
     """The champion's weights for this run's classes, scaled to a mean of 1, which is what a class new to it has."""
-    champion = store.read_json("champion.json") if store.exists("champion.json") else {}
+    champion = store.read_json("champion.json", Planned) if store.exists("champion.json") else {}
     names = settings.load_vocabulary().names
     budget = {name: weight for name, weight in champion.get("budget", {}).items() if name in names}
     mean = math.fsum(budget.values()) / max(len(budget), 1)
@@ -189,5 +216,10 @@ def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
         raise PlanError(
             f"{folder} is missing; generator.path needs a whole diffusers pipeline directory, or 'embedded'"
         )
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        if not isinstance(tokenizer.model_max_length, int):
+            raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
+    except Exception as error:  # two libraries, with errors of every kind
+        raise PlanError(f"{folder} cannot be opened ({error}); copy the whole pipeline directory again") from error
     return lambda prompts: [len(ids) for ids in tokenizer(prompts)["input_ids"]], tokenizer.model_max_length

@@ -12,7 +12,7 @@ from infra.blocks import open_store
 from infra.settings import Settings
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
 from tasks.affinity import affinity_work
-from tasks.plan import load_tokenizer, start_run
+from tasks.plan import load_tokenizer, read_plan, start_run
 from tasks.progress import announce
 from tasks.protocols import check_sets
 
@@ -43,7 +43,7 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = with_weights(settings.dated((flow_run.scheduled_start_time or datetime.now(UTC)).date()))
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
-    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
+    plan = read_plan(store, settings)
     rows = {"generated": plan["kind"] != "composed", "composed": plan["kind"] == "composed"}
     images = {kind: int(of_kind.sum()) for kind, of_kind in rows.items()}
     for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():

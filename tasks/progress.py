@@ -6,6 +6,7 @@ adds one) hear of each, and inside a Prefect run a progress artifact moves as we
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,9 +87,8 @@ class Report:
             return
         percent, text = 100 * self._done / max(self._total, 1), self._describe()
         if self._artifact is None:
-            self._artifact = _identity(
-                create_progress_artifact(percent, key=f"{self._stage}-{self._name}", description=text)
-            )
+            key = re.sub("[^a-z0-9-]", "-", f"{self._stage}-{self._name}".lower())  # all that Prefect takes
+            self._artifact = _identity(create_progress_artifact(percent, key=key, description=text))
         else:
             update_progress_artifact(self._artifact, percent, text)
 

@@ -21,6 +21,7 @@ from infra.events import MOVED, REGRESSED, tell
 from infra.settings import Settings
 from infra.store import MissingError, Store, StoreError, read_version
 from tasks.evaluate import evaluation_path
+from tasks.records import Champion, Compared, origin_of
 from tasks.select import summarise
 from tasks.train import read_meta
 
@@ -106,9 +107,9 @@ def keep_rates(store: Store, run: str) -> dict[str, float]:
     """Share of a run's planned rows of each class that select kept, by class name; none if the run is gone."""
     if not store.exists(f"runs/{run}/plan.parquet"):
         return {}
-    plan = store.read_table(f"runs/{run}/plan.parquet")
-    folder = f"runs/{run}/select"
-    tables = [store.read_table(f"{folder}/{name}") for name in store.list(folder) if name.endswith(".parquet")]
+    plan = store.read_table(f"runs/{run}/plan.parquet", {"row": "int", "classes": "list[str]"})
+    folder, columns = f"runs/{run}/select", {"row": "int", "keep": "bool", "reason": "str"}
+    tables = [store.read_table(f"{folder}/{name}", columns) for name in store.list(folder) if name.endswith(".parquet")]
     rates = summarise(tables, plan)["keep_rate"]
     return {name: float(rate) for name, rate in rates.items() if not name.startswith("(")}
 
@@ -137,7 +138,7 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
 
 def read_champion(store: Store) -> dict[str, Any] | None:
     """champion.json, None while the place is vacant."""
-    champion: dict[str, Any] | None = store.read_json(CHAMPION) if store.exists(CHAMPION) else None
+    champion: dict[str, Any] | None = store.read_json(CHAMPION, Champion) if store.exists(CHAMPION) else None
     return champion
 
 
@@ -208,15 +209,15 @@ def _tell_moved(entry: Mapping[str, Any], reason: str) -> None:
 
 def _budget(store: Store, iou: Mapping[str, float | None], version: str) -> dict[str, float]:
     try:
-        meta = read_version(store, version).meta
+        origin = origin_of(read_version(store, version))
     except MissingError:  # `segmint gc` took it, so nobody knows what was kept
         return next_budget(iou, {name: 1.0 for name in iou if name != "background"})
-    return next_budget(iou, dict.fromkeys(meta["classes"], 1.0) | keep_rates(store, meta["run"]))
+    return next_budget(iou, dict.fromkeys(origin.classes, 1.0) | keep_rates(store, origin.run))
 
 
 def _entry(store: Store, checkpoint: str, evaluation: str) -> dict[str, Any]:
     version = read_meta(store, checkpoint)["version"]
-    return {"checkpoint": checkpoint, "version": version, "evaluation": store.read_json(evaluation)}
+    return {"checkpoint": checkpoint, "version": version, "evaluation": store.read_json(evaluation, Compared)}
 
 
 def _last_evaluation(store: Store, checkpoint: str, fingerprint: str) -> str:

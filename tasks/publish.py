@@ -28,6 +28,7 @@ from infra.store import (
     write_shard,
 )
 from tasks.card import dataset_card
+from tasks.records import origin_of
 from tasks.shards import over_shards
 
 __all__ = ["NothingKeptError", "folders", "is_published", "publish", "publish_shards", "run_of", "version_of"]
@@ -60,7 +61,7 @@ def folders(settings: Settings) -> dict[str, str]:
 
 def run_of(settings: Settings, version: str) -> str:
     """Name of the run that published a version."""
-    return str(read_version(open_store(settings.store), version).meta["run"])
+    return origin_of(read_version(open_store(settings.store), version)).run
 
 
 def kept_samples(

@@ -22,6 +22,7 @@ from infra.settings import SelectSettings, Settings
 from infra.store import Marker, Store, read_marker, read_shard, write_shard
 from models.scenes import IGNORE, components
 from tasks.progress import Report
+from tasks.records import Losses
 from tasks.shards import over_shards
 
 __all__ = [
@@ -296,7 +297,7 @@ def _filtered(store: Store, run: str, shard: int, labels: Labels, verdicts: pd.D
     arrays, judged = read_shard(store, f"{run}/held-out/{shard:05d}", ["loss"])
     losses = np.zeros(labels.shape, np.float32)
     losses[pd.Index(verdicts["row"]).get_indexer(judged["row"])] = arrays["loss"] * np.float32(LOSS_UNIT)
-    means = {int(label): mean for label, mean in store.read_json(f"{run}/losses.json").items()}
+    means = {int(label): mean for label, mean in store.read_json(f"{run}/losses.json", Losses).items()}
     return sure_labels(labels, losses, means, multiple)
 
 

@@ -21,9 +21,20 @@ from prefect import task
 from infra.blocks import open_store
 from infra.clusters import gpu_slot
 from infra.settings import Settings
-from infra.store import CorruptShardError, Manifest, MissingError, SegmentationDataset, Store, StoreError, read_version
+from infra.store import (
+    CorruptShardError,
+    Manifest,
+    MissingError,
+    SegmentationDataset,
+    Store,
+    StoreError,
+    check_name,
+    read_version,
+)
+from infra.store.seal import check_tensors, seal_tensors
 from tasks.progress import Report, announce
 from tasks.protocols import SYNTHETIC, Protocol, protocol_of, training_set
+from tasks.records import Meta, Trained, origin_of
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from torch.utils.data import Dataset
@@ -97,7 +108,7 @@ def train_on_version(
     if store.exists(f"{folder}/meta.json"):
         return read_meta(store, name, manifest)
     samples = SegmentationDataset(store.url, version, store.options, memory=KEPT)
-    classes = class_names(manifest.meta["classes"])
+    classes = class_names(origin_of(manifest).classes)
     origin = {
         "checkpoint": name, "version": version, "manifest": manifest.digest, "samples": manifest.samples,
         "protocol": asdict(protocol),
@@ -152,18 +163,25 @@ def _snapshots(store: Store, path: str) -> Any:
     from models.segmenters import Snapshots
 
     def read() -> bytes | None:
-        return store.read_bytes(path) if store.exists(path) else None
+        if not store.exists(path):
+            return None
+        content = store.read_bytes(path)
+        try:
+            check_tensors(content)
+        except ValueError as error:
+            raise CorruptShardError(f"{store.url}/{path}: {error}; delete it to train from the beginning") from error
+        return content
 
-    return Snapshots(read, lambda content: store.write_bytes(path, content))
+    return Snapshots(read, lambda content: store.write_bytes(path, seal_tensors(content)))
 
 
 def read_meta(store: Store, name: str, manifest: Manifest | None = None) -> dict[str, Any]:
     """A finished checkpoint's meta.json. Raises `MissingError` without one, `StoreError` if not of this `manifest`."""
-    path = f"checkpoints/{name}/meta.json"
+    path = f"checkpoints/{check_name('checkpoint', name)}/meta.json"
     if not store.exists(path):
         there = ", ".join(store.list("checkpoints")) or "none"
         raise MissingError(f"no finished checkpoint {name!r} in {store.url}; there are: {there}")
-    meta: dict[str, Any] = store.read_json(path)
+    meta: dict[str, Any] = store.read_json(path, Meta)
     if manifest and meta["manifest"] != manifest.digest:
         raise StoreError(
             f"checkpoint {name!r} was trained on {meta['version']} with digest {meta['manifest'][:12]}, which now has "
@@ -182,11 +200,15 @@ def load_folder(store: Store, folder: str, meta: Mapping[str, Any] | None = None
     from models.segmenters import unpack_segmenter
 
     files = {}
-    for file, checksum in (meta or store.read_json(f"{folder}/meta.json"))["files"].items():
-        files[file] = store.read_bytes(f"{folder}/{file}")
+    for file, checksum in (meta or store.read_json(f"{folder}/meta.json", Trained))["files"].items():
+        path = f"{folder}/{file}"
+        files[file] = store.read_bytes(path) if store.exists(path) else b""
         if _sha256(files[file]) != checksum:
-            raise CorruptShardError(f"{folder}/{file} is not what was written; delete {folder} and train again")
-    return unpack_segmenter(files)
+            raise CorruptShardError(f"{path} is not what was written; delete {folder} and train again")
+    try:
+        return unpack_segmenter(files)
+    except ValueError as error:
+        raise StoreError(f"{store.url}/{folder}: {error}") from error
 
 
 def _sha256(content: bytes) -> str:
@@ -222,6 +244,6 @@ def advance(report: Report) -> Callable[[Row], None]:
 
 def tell_run(store: Store, version: str, what: str, value: Mapping[str, Any]) -> None:
     """Leave `value` as <what>.json with the run that the version came from, if that is still in the store."""
-    run = f"runs/{read_version(store, version).meta['run']}"
+    run = f"runs/{origin_of(read_version(store, version)).run}"
     if store.exists(f"{run}/settings.json"):
         store.write_json(f"{run}/{what}.json", value)

@@ -11,7 +11,7 @@ from infra.store.errors import CorruptShardError, MissingError, PublishedError, 
 from infra.store.place import Usage
 from infra.store.reader import ShardReader, read_shard
 from infra.store.shards import Marker, read_marker, write_shard
-from infra.store.store import Store
+from infra.store.store import Store, check_name
 from infra.store.verify import Problem, verify_run, verify_version
 from infra.store.versions import Manifest, list_versions, publish_version, read_version
 
@@ -30,6 +30,7 @@ __all__ = [
     "Store",
     "StoreError",
     "Usage",
+    "check_name",
     "list_versions",
     "publish_version",
     "read_marker",

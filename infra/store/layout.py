@@ -11,14 +11,15 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import crc32c
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
-from infra.store.seal import FileSum
+from infra.store.seal import Count, FileSum
 
 __all__ = ["DTYPES", "GROUP", "Encoded", "Layout", "check", "decompress", "encode", "parse_index"]
 
@@ -31,6 +32,7 @@ CHECK_BYTES = 4
 WORTHWHILE = 0.5
 TRIAL = 4  # samples of which a part is compressed to find that out
 TRIAL_BYTES = 1 << 14  # from the middle of each; all of them would take as long as a tenth of the writing
+MOST_SHRUNK = 1 << 15  # zstd cannot do better: 128 KiB of one value in a block of 4 bytes
 _ZSTD_LEVEL = 3
 _ZSTD = pa.Codec("zstd", _ZSTD_LEVEL)
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -42,7 +44,7 @@ GROUP = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}, i
 class Layout:
     """Shape `(n, ...)`, numpy dtype name and codec of an array of n samples."""
 
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Count, ...], Field(min_length=1)]
     dtype: str
     codec: Literal["raw", "zstd"]
 
@@ -70,6 +72,17 @@ class Layout:
     def index_bytes(self) -> int:
         """Bytes of the index at the end of the shard object."""
         return 16 * self.shape[0] + CHECK_BYTES
+
+    def check_size(self, size: int) -> None:
+        """Raise ValueError unless a shard object of `size` bytes can hold such an array, before anything is allocated.
+
+        Also for a dtype that is none of `DTYPES`.
+        """
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        held, declared = size - self.index_bytes, math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        if declared > held * MOST_SHRUNK if self.codec == "zstd" else declared != held:
+            raise ValueError(f"shape {self.shape} of {self.dtype} is {declared} bytes, which {size} stored cannot hold")
 
     def metadata(self) -> bytes:
         """Return the array's `zarr.json`. What was never written reads as 255 (ignore) or NaN, not as background."""
@@ -116,7 +129,7 @@ class Encoded:
     def parse(cls, data: bytes, layout: Layout) -> Encoded:
         """Take a stored object apart again; ValueError if its index is damaged."""
         index, view = data[-layout.index_bytes :], memoryview(data)
-        chunks = [view[start : start + length] for start, length in parse_index(index, layout).tolist()]
+        chunks = [view[start : start + length] for start, length in parse_index(index, layout, len(data)).tolist()]
         return cls([data], list(chunks), index)
 
     def sum(self, checks: bytes) -> FileSum:
@@ -139,12 +152,21 @@ def encode(array: Array, layout: Layout) -> Encoded:
     return Encoded([*body, index], chunks, index)
 
 
-def parse_index(data: bytes | bytearray, layout: Layout) -> NDArray[np.int64]:
-    """Return offset and length of each chunk, (n, 2), from the last bytes of a shard object; ValueError if damaged."""
+def parse_index(data: bytes | bytearray, layout: Layout, size: int) -> NDArray[np.int64]:
+    """Return offset and length of each chunk, (n, 2), from the last bytes of a shard object of `size` bytes.
+
+    ValueError if it is damaged, or if the chunks do not fill the object one after another, as `encode` lays them.
+    """
     body = bytes(data[:-CHECK_BYTES])
     if len(data) != layout.index_bytes or check(body) != data[-CHECK_BYTES:]:
         raise ValueError("the index of its chunks is cut off or damaged")
-    return np.frombuffer(body, dtype="<u8").reshape(-1, 2).astype(np.int64)
+    starts, lengths = np.frombuffer(body, dtype="<u8").reshape(-1, 2).T
+    ends = np.cumsum(np.minimum(lengths, size))  # bounded, so that no sum overflows
+    if (starts != ends - lengths).any() or ends[-1] != size - len(data):
+        raise ValueError("the index of its chunks points elsewhere than at them")
+    if layout.codec == "raw" and (lengths != layout.sample_bytes).any():
+        raise ValueError(f"its index has chunks of other than {layout.sample_bytes} bytes, which a sample takes")
+    return np.stack([starts, lengths], axis=1).astype(np.int64)
 
 
 def decompress(chunks: memoryview, out: Array) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.store.errors import CorruptShardError, MissingError
 from infra.store.layout import CHECK_BYTES, Layout, check, decompress, parse_index
-from infra.store.shards import read_marker
+from infra.store.shards import check_marker
 from infra.store.store import Store
 
 __all__ = ["ShardReader", "read_samples", "read_shard"]
@@ -31,10 +31,7 @@ class ShardReader:
     """
 
     def __init__(self, store: Store, path: str) -> None:
-        marker = read_marker(store, path)
-        if marker is None:
-            raise MissingError(f"{store.url}/{path} is no finished shard; run the stage that writes it")
-        self.marker = marker
+        self.marker = marker = check_marker(store, path)
         self.store, self.path = store, path
         self._checks = {name: bytes.fromhex(checks) for name, checks in marker.checks.items()}
         self._kept: dict[str, memoryview] = {}
@@ -102,7 +99,7 @@ class ShardReader:
         wanted = {name: self.path + self.marker.suffix(name) for name in layouts}
         _fetch(self.store, [(wanted[name], sizes[name] - len(end), memoryview(end)) for name, end in buffers.items()])
         try:
-            return {name: parse_index(buffers[name], layout) for name, layout in layouts.items()}
+            return {name: parse_index(buffers[name], layout, sizes[name]) for name, layout in layouts.items()}
         except ValueError as error:
             raise CorruptShardError(f"{self.store.url}/{self.path}: {error}; {_REMEDY}") from error
 
@@ -141,7 +138,10 @@ class ShardReader:
             if check(chunk) != checks[at : at + CHECK_BYTES]:
                 raise CorruptShardError(f"{self._name(field, start + row)}: its checksum differs; {_REMEDY}")
         if self.marker.fields[field].codec == "zstd":
-            decompress(buffer, out)
+            try:
+                decompress(buffer, out)
+            except ValueError as error:
+                raise CorruptShardError(f"{self._name(field, start)} and those after it: {error}; {_REMEDY}") from error
 
     def _name(self, field: str, index: int) -> str:
         return f"{self.store.url}/{self.path}: sample {index} ({self.ids[index]}), field {field!r}"

@@ -13,17 +13,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
+from infra.parsing import checked
 from infra.store.errors import MissingError, PublishedError, StoreError
-from infra.store.layout import DTYPES, GROUP, Encoded, Layout, encode
+from infra.store.layout import CHECK_BYTES, DTYPES, GROUP, Encoded, Layout, encode
 from infra.store.seal import FileSum, seal, unseal
 from infra.store.store import Store, parquet
 
-__all__ = ["Marker", "read_marker", "write_shard"]
+__all__ = ["Marker", "check_marker", "read_marker", "write_shard"]
 
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _Payload = Callable[[], bytes | Encoded]
@@ -43,7 +45,7 @@ class Marker:
     files: Mapping[str, FileSum]
     checks: Mapping[str, str]
     stats: Mapping[str, Any]
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property
     def digest(self) -> str:
@@ -59,26 +61,48 @@ class Marker:
     @classmethod
     def from_bytes(cls, data: bytes) -> Marker:
         """Return the marker that was stored; ValueError if it is not one."""
-        value = unseal(data)
-        try:
-            value["ids"] = tuple(value["ids"])
-            value["fields"] = {k: Layout(tuple(v["shape"]), v["dtype"], v["codec"]) for k, v in value["fields"].items()}
-            value["files"] = {suffix: FileSum(**file) for suffix, file in value["files"].items()}
-            return cls(**value)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a marker: {error!r}") from error
+        marker: Marker = checked(unseal(data), cls)
+        marker._check()
+        return marker
 
     def suffix(self, field: str) -> str:
         """Return the key in `files` of the field's shard object; an empty field has none."""
         return f".zarr/{field}/{self.fields[field].key}"
 
+    def _check(self) -> None:
+        """Raise ValueError for what no writer writes; whoever reads on may trust names and sizes."""
+        if len(set(self.ids)) < len(self.ids):
+            raise ValueError("an id stands twice in it")
+        if strange := [name for name in self.fields if not _FIELD.fullmatch(name)]:
+            raise ValueError(f"field {strange[0]!r} is no plain word")
+        stored = {self.suffix(name): name for name, layout in self.fields.items() if not layout.is_empty}
+        loose = {".parquet", ".zarr/zarr.json", *(f".zarr/{name}/zarr.json" for name in self.fields)}
+        if set(self.files) != {*stored, *loose} or set(self.checks) != set(stored.values()):
+            raise ValueError(f"its files are {sorted(self.files)}, its fields {sorted(self.fields)}: that does not fit")
+        for name, layout in self.fields.items():
+            if layout.shape[0] != len(self.ids):
+                raise ValueError(f"field {name!r} has {layout.shape[0]} samples, but there are {len(self.ids)} ids")
+        for suffix, name in stored.items():
+            self.fields[name].check_size(self.files[suffix].size)
+            if not re.fullmatch(f"[0-9a-f]{{{2 * CHECK_BYTES * len(self.ids)}}}", self.checks[name]):
+                raise ValueError(f"checks of field {name!r} are not {2 * CHECK_BYTES} hexadecimal digits a sample")
+
 
 def read_marker(store: Store, path: str) -> Marker | None:
-    """Return the marker of the shard at `path` (no suffix); None if it was never finished."""
+    """Return the marker of the shard at `path` (no suffix); None if it was never finished, or is not valid."""
+    try:
+        return check_marker(store, path)
+    except MissingError:
+        return None
+
+
+def check_marker(store: Store, path: str) -> Marker:
+    """Return the marker of the shard at `path`; `MissingError` with the reason if there is none that is valid."""
     try:
         return Marker.from_bytes(store.read_bytes(f"{path}.json"))
-    except (MissingError, ValueError):
-        return None
+    except (MissingError, ValueError) as error:
+        why = "" if isinstance(error, MissingError) else f" (its marker: {error})"
+        raise MissingError(f"{store.url}/{path} is no finished shard; run the stage that writes it{why}") from error
 
 
 def write_shard(

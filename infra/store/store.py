@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,14 +15,29 @@ from typing import Any
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from infra.parsing import checked, parse_json
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
 from infra.store.place import Place, Usage
+from infra.store.seal import BLANK, plain, stamp, stamped
+from infra.text import UNSEEN
 
-__all__ = ["Store"]
+__all__ = ["NAME", "Store", "check_name"]
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a run, version, checkpoint or shard: one part of a path, one word of a shell
+_LONGEST = 255  # bytes of a part of a path, on every file system that is likely
 _PROBE_BYTES = 1 << 16
+_SEAL = b"segmint.seal"  # key in a table's metadata
+_KINDS = {  # names of Arrow's types; null is what a column without any value has
+    "bool": "bool|null",
+    "int": r"u?int\d+|null",
+    "str": "(large_)?string|null",
+    "list[int]": r"null|(large_)?list<.*: (u?int\d+|null)>",
+    "list[str]": "null|(large_)?list<.*: ((large_)?string|null)>",
+}
 
 
 @dataclass(frozen=True)
@@ -86,24 +102,39 @@ class Store:
         top, _, rest = path.partition("/")
         return top == "versions" and "/" in rest and self.exists(f"versions/{rest.split('/')[0]}/manifest.json")
 
-    def read_json(self, path: str) -> Any:
-        """Return the value of a JSON file."""
+    def read_json(self, path: str, shape: Any = Any) -> Any:
+        """Return the value of a JSON file, as it is; `StoreError` unless it has the `shape`, such as a model."""
+        data = self.read_bytes(path)
         try:
-            return json.loads(self.read_bytes(path))
+            value = parse_json(data)
         except ValueError as error:
             raise StoreError(f"{self.url}/{path} is not JSON ({error}); delete it and run again") from error
+        try:
+            checked(value, shape)
+        except ValueError as error:
+            raise StoreError(
+                f"{self.url}/{path} is not what belongs there ({error}); delete it and run again"
+            ) from error
+        return value
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a value as JSON with sorted keys; numpy numbers and arrays become plain ones."""
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=plain)
+        try:
+            text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain)
+        except ValueError as error:  # what is read must be finite, so what is written must be
+            raise StoreError(f"{path}: {error}; mend what computed it") from error
         self.write_bytes(path, text.encode())
 
-    def read_table(self, path: str) -> pd.DataFrame:
-        """Return a Parquet file as a table; columns of lists hold lists."""
+    def read_table(self, path: str, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """Return a Parquet file as a table; columns of lists hold lists.
+
+        `columns` are those that have to be there and whole, with their kinds: "bool", "int", "str", "list[int]" or
+        "list[str]". Raises `StoreError` for a file that is damaged, or that declares more rows than it can hold.
+        """
         data = self.read_bytes(path)
         try:
-            table = pd.read_parquet(io.BytesIO(data))
-        except (OSError, ValueError) as error:  # pyarrow's errors are either
+            table = _table(data, columns or {})
+        except Exception as error:  # damage leads pyarrow and pandas to errors of every kind
             raise StoreError(f"{self.url}/{path} is not Parquet ({error}); delete it and run again") from error
         for name in [name for name in table.columns if pd.api.types.is_object_dtype(table[name])]:
             table[name] = [value.tolist() if isinstance(value, np.ndarray) else value for value in table[name]]
@@ -124,21 +155,47 @@ class Store:
 
 
 def parquet(table: pd.DataFrame) -> bytes:
-    """Return the table as a Parquet file; equal tables give equal bytes."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
+    """Return the table as a Parquet file with its seal; equal tables give equal bytes."""
+    buffer, columns = io.BytesIO(), pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(columns.replace_schema_metadata({**columns.schema.metadata, _SEAL: BLANK}), buffer)
+    return stamp(buffer.getvalue())
 
 
-def plain(value: Any) -> Any:
-    """Return a numpy number or array as JSON can hold it."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+def _table(data: bytes, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The table of a Parquet file. Raises whatever pyarrow raises, and ValueError for other bytes than were written."""
+    footer = pq.read_metadata(io.BytesIO(data))
+    seal = (footer.metadata or {}).get(_SEAL)
+    if seal is not None and not stamped(data, seal):
+        raise ValueError("the seal does not fit the content")
+    if footer.num_rows > len(data):  # every table names its rows, so each takes bytes
+        raise ValueError(f"it declares {footer.num_rows} rows in {len(data)} bytes")
+    schema = footer.schema.to_arrow_schema()
+    for name, kind in columns.items():
+        if name not in schema.names:
+            raise ValueError(f"it has no column {name!r}, only {', '.join(map(repr, schema.names))}")
+        if not re.fullmatch(_KINDS[kind], str(schema.field(name).type)):
+            raise ValueError(f"column {name!r} holds {schema.field(name).type}, not {kind}")
+    table = pd.read_parquet(io.BytesIO(data))
+    for name in columns:
+        if table[name].isna().any():
+            raise ValueError(f"column {name!r} has gaps")
+    return table
+
+
+def check_name(what: str, name: str) -> str:
+    """Return `name`, of a run, version or checkpoint; `StoreError` unless it can only be a folder's name."""
+    if not re.fullmatch(NAME, name) or len(name) > _LONGEST:
+        raise StoreError(
+            f"{what} {name[:_LONGEST]!r} is no name: use letters, digits, '.', '_' and '-', a letter or digit first, "
+            f"{_LONGEST} at most"
+        )
+    return name
 
 
 def _resolved(url: str) -> str:
     protocol, mark, rest = url.partition("://")
+    if UNSEEN.search(url):
+        raise StoreError(f"store url {url!r} has characters that cannot be seen; use a folder or s3://bucket/prefix")
     if not mark or protocol in ("file", "local"):
         return str(Path(rest if mark else url).expanduser().resolve())
     if protocol not in fsspec.available_protocols():
@@ -159,6 +216,12 @@ def _opened(url: str, options: Mapping[str, Any]) -> Place:
 
 
 def _relative(path: str) -> str:
-    if path.startswith("/") or ".." in path.split("/"):
+    parts = path.rstrip("/").split("/")
+    if path.startswith("/") or ".." in parts:
         raise StoreError(f"path {path!r} leads out of the store; it must be relative, without '..'")
-    return path.strip("/")
+    if path and any(part in ("", ".") or UNSEEN.search(part) or len(part.encode()) > _LONGEST for part in parts):
+        raise StoreError(
+            f"path {path[: 2 * _LONGEST]!r} has a part that is no name: empty, '.', longer than {_LONGEST} bytes, or "
+            "with characters that cannot be seen; correct the name"
+        )
+    return "/".join(parts)

@@ -13,8 +13,8 @@ import pandas as pd
 from infra.store.errors import MissingError, StoreError
 from infra.store.layout import CHECK_BYTES, Encoded
 from infra.store.seal import FileSum
-from infra.store.shards import Marker, read_marker
-from infra.store.store import Store
+from infra.store.shards import Marker, check_marker, read_marker
+from infra.store.store import Store, check_name
 from infra.store.versions import Manifest, ShardSum, published_sum, read_version
 
 __all__ = ["Problem", "verify_run", "verify_version"]
@@ -60,12 +60,12 @@ def verify_run(store: Store, run: str) -> list[Problem]:
     Each of them should hold every shard of the plan that has rows of its kind: generated or composed ones, or all.
     `MissingError` if there is no such run.
     """
-    folder = f"runs/{run}"
+    folder = f"runs/{check_name('run', run)}"
     stages = [name for name in store.list(folder) if "." not in name]
     if not store.exists(folder):
         raise MissingError(f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}")
     try:
-        plan = store.read_table(f"{folder}/plan.parquet")
+        plan = store.read_table(f"{folder}/plan.parquet", {"shard": "int"})
     except StoreError as error:
         return [Problem(f"{folder}/plan.parquet", str(error))]
     names = {stage: _planned(plan, stage) | _shard_names(store, f"{folder}/{stage}") for stage in stages}
@@ -104,9 +104,10 @@ def _check_published(store: Store, manifest: Manifest, name: str) -> Iterator[Pr
 
 
 def _check_shard(store: Store, path: str) -> Iterator[Problem]:
-    marker = read_marker(store, path)
-    if marker is None:
-        yield Problem(f"{path}.json", "the shard is missing: it has no valid marker")
+    try:
+        marker = check_marker(store, path)
+    except MissingError as error:
+        yield Problem(f"{path}.json", f"the shard is missing: it has no valid marker{_reason(error)}")
         return
     fields = {marker.suffix(field): field for field in marker.fields}
     for suffix, expected in marker.files.items():
@@ -114,6 +115,10 @@ def _check_shard(store: Store, path: str) -> Iterator[Problem]:
             yield from _check_object(store, path, marker, fields[suffix])
         else:
             yield from _check_file(store, path + suffix, expected)
+
+
+def _reason(error: MissingError) -> str:
+    return f" ({error.__cause__})" if isinstance(error.__cause__, ValueError) else ""
 
 
 def _check_file(store: Store, path: str, expected: FileSum) -> Iterator[Problem]:

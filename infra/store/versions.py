@@ -21,26 +21,35 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from infra.parsing import checked
 from infra.store.agreement import agree
 from infra.store.errors import MissingError, PublishedError, StoreError
-from infra.store.seal import FileSum, seal, unseal
+from infra.store.seal import Count, FileSum, Sha256, seal, unseal
 from infra.store.shards import Marker, read_marker
-from infra.store.store import Store
+from infra.store.store import NAME, Store, check_name
 
 __all__ = ["Manifest", "ShardSum", "list_versions", "publish_version", "published_sum", "read_version"]
 
 _LOG = "publications"
+_Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 _logger = logging.getLogger(__name__)
+
+
+def _date(text: str) -> str:
+    datetime.fromisoformat(text)  # ValueError tells what it is instead
+    return text
 
 
 @dataclass(frozen=True)
 class ShardSum:
     """Number of samples of a shard, and the SHA-256 of its marker (without the seconds), which holds all checksums."""
 
-    samples: int
-    sha256: str
+    samples: Count
+    sha256: Sha256
 
     @classmethod
     def of(cls, marker: Marker) -> ShardSum:
@@ -56,10 +65,10 @@ class Manifest:
     on; 0 for what was published before there was such an order.
     """
 
-    version: str
-    created: str
-    shards: Mapping[str, ShardSum]
-    files: Mapping[str, FileSum]
+    version: _Name
+    created: Annotated[str, AfterValidator(_date)]
+    shards: Mapping[_Name, ShardSum]
+    files: Mapping[_Name, FileSum]
     meta: Mapping[str, Any]
     number: int = 0
 
@@ -86,13 +95,8 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Return the manifest that was stored; ValueError if it is not one."""
-        value = unseal(data)
-        try:
-            value["shards"] = {name: ShardSum(**shard) for name, shard in value["shards"].items()}
-            value["files"] = {name: FileSum(**file) for name, file in value["files"].items()}
-            return cls(**value)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a manifest: {error!r}") from error
+        manifest: Manifest = checked(unseal(data), cls)
+        return manifest
 
 
 def publish_version(
@@ -135,7 +139,10 @@ def list_versions(store: Store) -> list[Manifest]:
 def read_version(store: Store, version: str) -> Manifest:
     """Return the manifest of a version; `MissingError` if it is not published, `StoreError` if that is damaged."""
     try:
-        return Manifest.from_bytes(store.read_bytes(_path(version)))
+        manifest = Manifest.from_bytes(store.read_bytes(_path(version)))
+        if manifest.version != version:  # its paths lead to that one
+            raise ValueError(f"it is the manifest of version {manifest.version!r}")
+        return manifest
     except MissingError:
         there = ", ".join(store.list("versions")) or "none"
         raise MissingError(f"no version {version!r} is published in {store.url}; there are: {there}") from None
@@ -150,7 +157,7 @@ def published_sum(store: Store, manifest: Manifest) -> str | None:
 
 
 def _path(version: str) -> str:
-    return f"versions/{version}/manifest.json"
+    return f"versions/{check_name('version', version)}/manifest.json"
 
 
 def _append(store: Store, manifest: Manifest) -> Manifest:

@@ -72,10 +72,11 @@ def _refuse_pickles(root: Path) -> None:
 
 def _check_component(root: Path, name: str, entry: Any) -> None:
     classes, config, stem = _COMPONENTS[name]
-    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    library, kind = entry if isinstance(entry, list) and list(map(type, entry)) == [str, str] else (None, None)
     home = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
-    if library != home or not kind or (classes and kind not in classes):
-        wanted = " or ".join(sorted(classes)) or "one of its own"
+    own = kind in classes if classes else str(kind).endswith("Scheduler")  # a pipeline in its place could bring code
+    if library != home or not kind or not own:
+        wanted = " or ".join(sorted(classes)) or "one of its schedulers"
         raise PipelineError(f"{root}: {name} is {library}.{kind}; supported is {home}: {wanted}")
     folder = root / name
     described = _read_json(folder / config)
@@ -94,7 +95,12 @@ def _has(folder: Path, *names: str) -> bool:
 def _weights(folder: Path, stem: str) -> list[Path]:
     """The one file of weights, or all the files that an index names."""
     index = folder / f"{stem}.safetensors.index.json"
-    names = set(_read_json(index)["weight_map"].values()) if index.is_file() else {f"{stem}.safetensors"}
+    if not index.is_file():
+        return [folder / f"{stem}.safetensors"]
+    parts = _read_json(index).get("weight_map")
+    names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
+    if not names or any("/" in name or "\0" in name or not name.endswith(".safetensors") for name in names):
+        raise PipelineError(f"{index} names no files of its own folder in weight_map: copy it again, or {_SAVE_AGAIN}")
     return [folder / name for name in sorted(names)]
 
 
@@ -104,7 +110,7 @@ def _check_weights(file: Path) -> None:
     try:
         with safe_open(file, framework="pt"):  # compares the header with the file's length
             pass
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise PipelineError(f"{file} is cut short or damaged ({error}): copy it again") from None
 
 
@@ -113,7 +119,9 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}") from None
-    except ValueError as error:
+    except OSError as error:
+        raise PipelineError(f"{file} cannot be read ({error.strerror}): copy it again") from None
+    except (ValueError, RecursionError) as error:
         raise PipelineError(f"{file} is not JSON ({error}): copy it again") from None
     if not isinstance(content, dict):
         raise PipelineError(f"{file} holds a {type(content).__name__}, not an object: copy it again")

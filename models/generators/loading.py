@@ -61,7 +61,9 @@ def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipelin
             parts = {name: _open_model(kind, root / name, dtype=dtype, **local) for name, kind in kinds.items()}
             unused = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False}
             pipeline: Any = StableDiffusionPipeline.from_pretrained(root, **parts, **unused, **local)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except PipelineError:
+        raise
+    except Exception as error:  # two libraries, with errors of every kind
         raise PipelineError(f"diffusers cannot open {root}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     opened: StableDiffusionPipeline = pipeline.to(device)

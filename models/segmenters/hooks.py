@@ -149,8 +149,11 @@ def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict
     content = snapshots.read() if snapshots else None
     if content is None:
         return None
-    tensors = safetensors.torch.load(content)
-    found = json.loads(bytes(tensors.pop("notes").tolist()))
+    try:
+        tensors = safetensors.torch.load(content)
+        found = dict(json.loads(bytes(tensors.pop("notes").tolist())))
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"the snapshot to go on from is damaged ({error}); delete it to begin anew") from error
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in notes.items())
     return {"tensors": tensors, "notes": found} if same else None
 

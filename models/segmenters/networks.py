@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 
 import models.segmenters.head  # noqa: F401  (registers the head)
 from models.metrics import IGNORE
-from models.segmenters.openmmlab import MODELS, Config, ConfigDict, isolated, revert_sync_batchnorm
+from models.segmenters.configs import read_config
+from models.segmenters.openmmlab import MODELS, ConfigDict, is_registered, isolated, revert_sync_batchnorm
 
 __all__ = [
     "DEFAULT",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+_FETCHING = {"pretrained", "checkpoint", "checkpoint_path"}  # of mmengine and timm: a path or address to unpickle
+_MOST_PARTS = 10_000  # a list of lists of lists can be short to write
 # Mean and spread of ImageNet's RGB in 0..255: mmsegmentation's own default, near enough for any photograph.
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -85,10 +89,11 @@ def build_segmenter(config: str, classes: Sequence[str]) -> Segmenter:
 def _read_model(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"config={path!r} is neither one of {sorted(PRESETS)} nor an mmsegmentation config file")
-    config = Config.fromfile(path).to_dict()
-    if "decode_head" not in config.get("model", {}):
+    model = read_config(Path(path)).get("model")
+    if not isinstance(model, dict) or "decode_head" not in model:
         raise ValueError(f"{path} holds no `model` with a `decode_head`; give a config of a whole mmsegmentation model")
-    model: dict[str, Any] = config["model"]
+    if next(islice(_parts(model), _MOST_PARTS, None), None) is not None:
+        raise ValueError(f"{path} describes a model of over {_MOST_PARTS} parts; give a smaller one")
     return model
 
 
@@ -121,11 +126,16 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _assemble(model: dict[str, Any], classes: tuple[str, ...]) -> Segmenter:
-    foreign = [part["type"] for part in _parts(model) if "." in str(part.get("type", ""))]
-    if foreign:  # the registry would import and call anything with a dotted name
+    foreign = [part["type"] for part in _parts(model) if not is_registered(part.get("type", "BN"))]
+    if foreign:  # the registry would import and call whatever a name leads to
         raise ValueError(f"config names types outside mmsegmentation's registry: {foreign}; use registered names")
+    if fetched := {name for part in _parts(model) for name in _FETCHING & part.keys() if part[name]}:
+        raise ValueError(f"config names weights to load ({', '.join(sorted(fetched))}); take that out of it")
     with isolated():
-        network = revert_sync_batchnorm(MODELS.build(ConfigDict(json.loads(json.dumps(model)))))
+        try:
+            network = revert_sync_batchnorm(MODELS.build(ConfigDict(json.loads(json.dumps(model)))))
+        except Exception as error:  # constructors raise whatever they do not expect
+            raise ValueError(f"mmsegmentation cannot build the config's model ({error}); correct it") from error
     return Segmenter(network, {"model": model, "classes": list(classes)}, classes)
 
 
@@ -139,9 +149,9 @@ def unpack_segmenter(files: Mapping[str, bytes]) -> Segmenter:
     """The segmenter of `pack_segmenter`, in evaluation mode. Raises `ValueError` if weights and config do not fit."""
     try:
         config = json.loads(files[CONFIG])
-        segmenter = _assemble(config["model"], tuple(config["classes"]))
+        segmenter = _assemble(dict(config["model"]), tuple(map(str, config["classes"])))
         segmenter.network.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
-    except (KeyError, RuntimeError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"not a segmenter's {WEIGHTS} and {CONFIG}: {error}; train again") from error
     segmenter.network.eval()
     return segmenter

@@ -25,15 +25,16 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
     import mmseg.datasets
     import mmseg.models  # noqa: F401  (fills the registry)
-    from mmengine.config import Config, ConfigDict
+    from mmengine.config import ConfigDict
     from mmengine.hooks import Hook
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.model import revert_sync_batchnorm
     from mmengine.optim import AmpOptimWrapper, OptimWrapper
-    from mmengine.registry import DefaultScope
+    from mmengine.registry import DefaultScope, Registry
     from mmengine.runner import Runner
     from mmengine.structures import PixelData
     from mmengine.visualization import Visualizer
+    from mmseg import registry
     from mmseg.models.decode_heads.segformer_head import SegformerHead
     from mmseg.registry import MODELS
     from mmseg.structures import SegDataSample
@@ -41,7 +42,6 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
 __all__ = [
     "MODELS",
     "AmpOptimWrapper",
-    "Config",
     "ConfigDict",
     "Hook",
     "OptimWrapper",
@@ -49,12 +49,20 @@ __all__ = [
     "QuietRunner",
     "SegDataSample",
     "SegformerHead",
+    "is_registered",
     "isolated",
     "revert_sync_batchnorm",
 ]
 
 _LOCK = threading.RLock()  # the state above is the process's, so one training at a time has it
 _MANAGED = (MMLogger, MessageHub, Visualizer, DefaultScope)
+
+
+def is_registered(name: Any) -> bool:
+    """Whether a config's `type` is registered with mmsegmentation or mmengine, which import any other by its name."""
+    own = [each for each in vars(registry).values() if isinstance(each, Registry)]
+    known = [each for node in own for each in (node, node.parent) if each is not None]
+    return isinstance(name, str) and any(name in each.module_dict for each in known)
 
 
 @contextmanager

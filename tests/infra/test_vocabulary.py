@@ -127,7 +127,7 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
         load_vocabulary("wrld")
     file = tmp_path / "pets.json"
     file.write_bytes('{"name": "Café"}'.encode("latin-1"))
-    with pytest.raises(VocabularyError, match=r"is not UTF-8 \(byte 13\); save it as UTF-8"):
+    with pytest.raises(VocabularyError, match="byte 13 is not UTF-8; save it as JSON in UTF-8"):
         load_vocabulary(str(file))
     file.write_text("{'name'")
     with pytest.raises(VocabularyError, match=r"is not JSON: .*line 1"):

@@ -98,9 +98,15 @@ def store(settings: Settings) -> Store:
     return store
 
 
+def trained(store: Store, name: str) -> None:
+    """Write a checkpoint's meta.json."""
+    meta = {"checkpoint": name, "version": VERSION, "manifest": "", "files": {}, "classes": []}
+    store.write_json(f"checkpoints/{name}/meta.json", meta)
+
+
 def evaluated(store: Store, found: dict[str, Any]) -> None:
     """Write a checkpoint's meta.json and evaluation."""
-    store.write_json(f"checkpoints/{found['checkpoint']}/meta.json", {"version": VERSION})
+    trained(store, found["checkpoint"])
     path = evaluation_path(found["checkpoint"], found["evaluation"]["fingerprint"])
     store.write_json(path, found["evaluation"])
 
@@ -182,7 +188,7 @@ def test_only_a_known_and_measured_checkpoint_can_be_rolled_back_to(settings: Se
     promote.fn(settings, "old", "a" * 64)
     with pytest.raises(MissingError, match="no finished checkpoint 'never'"):
         roll_back.fn(settings, "never")
-    store.write_json("checkpoints/unmeasured/meta.json", {"version": VERSION})
+    trained(store, "unmeasured")
     with pytest.raises(StoreError, match="'unmeasured' was never evaluated"):
         roll_back.fn(settings, "unmeasured")
     assert store.read_json("champion.json")["checkpoint"] == "old"

@@ -1,0 +1,26 @@
+"""Malformed input of every kind that comes from outside, as cases: what is tried, and what has to be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+DEEP = 100_000  # brackets: more than any reader follows
+
+
+class Case(NamedTuple):
+    """An attempt, given a folder of its own; the error it has to end in; and what that has to name."""
+
+    attempt: Callable[[Path], object]
+    error: type[Exception] | tuple[type[Exception], ...]
+    words: str
+
+
+Cases = Iterator[tuple[str, Case]]
+
+
+def file(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
