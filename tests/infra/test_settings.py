@@ -198,7 +198,8 @@ def test_credentials_of_the_environment_reach_the_store_and_nothing_else(monkeyp
     monkeypatch.setenv("SEGMINT_STORE__URL", f"s3://me:{SECRET}@bucket/night")
     settings = Settings()
     assert settings.store.options["secret"] == SECRET
-    assert settings.resolved()["store"] == {"url": "s3://bucket/night", "options": {"client_kwargs": {"verify": 1}}}
+    options = {"client_kwargs": {"verify": 1}}
+    assert settings.resolved()["store"] == {"url": "s3://bucket/night", "options": options, "block": None}
     for shown in (repr(settings), str(settings.store), settings.model_dump_json(), json.dumps(settings.record())):
         assert SECRET not in shown
 
