@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from flows.nightly import ShardsFailedError
 from infra.settings import Settings
 from infra.store import SegmentationDataset, StoreError, verify_run, verify_version
 from tasks.progress import Event, listening
+from tasks.shards import NightFailedError
 from tests.flows import nights
 from tests.swift import Bucket, Swift
 
@@ -97,7 +97,7 @@ def test_a_night_stops_when_the_endpoint_stays_away_and_goes_on_from_there(
     chosen = into(retry_seconds=0.5)
     outage = _Once("refine", s3.kill)
     try:
-        with listening(outage), pytest.raises(ShardsFailedError, match=r"shard 00000: refine .*no answer for 0\.5 s"):
+        with listening(outage), pytest.raises(NightFailedError, match=r"shard 00000: refine .*no answer for 0\.5 s"):
             nights.run(chosen)
     finally:
         s3.start()

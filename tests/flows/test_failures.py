@@ -34,6 +34,20 @@ def test_a_failing_shard_is_named_and_all_others_are_finished(undisturbed: Setti
     assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
 
 
+def test_a_night_may_publish_without_the_shards_that_failed(undisturbed: Settings, place: Path) -> None:
+    chosen, obstacle = nights.settings(place, publish={"partial": True}), place / "runs/night/select/00004.parquet"
+    obstacle.mkdir(parents=True)
+    store, whole = nights.store_of(chosen), nights.version(undisturbed)
+    nights.run(chosen)
+    (partial,) = list_versions(store)
+    assert partial.version.startswith(f"{whole}-without-") and partial.meta["without"] == [4]
+    assert {name.partition("-")[0] for name in partial.shards} == {f"{shard:05d}" for shard in range(4)}
+    assert verify_version(store, partial.version) == []
+    obstacle.rmdir()
+    nights.run(chosen)
+    assert [manifest.version for manifest in list_versions(store)] == [partial.version, whole]
+
+
 def test_a_run_of_the_same_name_with_other_settings_is_refused(undisturbed: Settings) -> None:
     other = nights.settings(undisturbed.store.url, seed=5, plan={"images": 9})
     with pytest.raises(SettingsError, match=r"plan\.images was 8, is 9; seed was 7, is 5.*another name"):

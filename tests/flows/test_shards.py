@@ -1,0 +1,59 @@
+"""A run of many shards is few task runs, and the same samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, TaskRunFilter
+
+from flows.nightly import make_shards
+from infra.settings import Settings
+from tasks import shards
+from tasks.prepare import prepare
+from tests.flows import nights
+
+
+def task_runs(flow_run: str) -> list[str]:
+    """Names of the task runs of a flow run."""
+    with get_client(sync_client=True) as client:
+        found = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[flow_run])), task_run_filter=TaskRunFilter()
+        )
+    return sorted(run.name for run in found)
+
+
+def test_a_task_takes_as_many_shards_as_keeps_the_run_small(
+    undisturbed: Settings, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "MOST_TASK_RUNS", 20)  # seven stages of five shards: two shards a task
+    chosen, all_shards = prepare.fn(nights.settings(place))
+    assert make_shards.with_options(flow_run_name="grouped")(chosen, all_shards) == {}
+    generated = [f"{stage}-{pair}" for stage in ("synthesize", "refine", "select") for pair in ("0-1", "2-3")]
+    publish = [f"publish-shards-{group}" for group in ("0-1", "2-3", "4")]
+    assert task_runs("grouped") == sorted([*generated, "compose-4", "select-4", *publish])
+    assert nights.run(nights.settings(place)) == {}
+    assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
+
+
+def test_what_is_in_the_store_is_no_task_run_at_all(undisturbed: Settings) -> None:
+    chosen, all_shards = prepare.fn(undisturbed)
+    assert make_shards.with_options(flow_run_name="nothing")(chosen, all_shards) == {}
+    assert task_runs("nothing") == []
+
+
+def test_a_shard_that_fails_takes_no_other_of_its_group_along(
+    undisturbed: Settings, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "MOST_TASK_RUNS", 10)  # four shards a task
+    chosen, all_shards = prepare.fn(nights.settings(place))
+    obstacle = place / "runs/night/synthesize/00001.parquet"
+    obstacle.mkdir(parents=True)
+    failed = make_shards(chosen, all_shards)
+    assert failed[1].startswith("synthesize StoreError: ")
+    assert {f"runs/night/refine/{shard:05d}" for shard in (0, 2, 3)} <= nights.finished(chosen)
+    obstacle.rmdir()
+    assert make_shards(chosen, all_shards, alone=True) == {}
+    nights.run(nights.settings(place))
+    assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
