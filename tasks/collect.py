@@ -58,6 +58,11 @@ def _created(manifest: Manifest) -> float:
     return datetime.fromisoformat(manifest.created).timestamp()
 
 
+def _is_whole(manifest: Manifest) -> bool:
+    """Whether the version lacks no shard; else its run may still be finished."""
+    return not manifest.meta.get("without")
+
+
 def _sized(store: Store, path: str, why: str) -> Garbage:
     return Garbage(path, store.usage(path).size, why)
 
@@ -80,7 +85,7 @@ def _shards(
     store: Store, manifests: Collection[Manifest], retention: RetentionSettings, now: float
 ) -> Iterator[Garbage]:
     """What published runs worked on: a version holds its own samples, so nobody reads these again."""
-    for manifest in manifests:
+    for manifest in filter(_is_whole, manifests):
         origin, age = origin_of(manifest), now - _created(manifest)
         run = origin.run
         if age > retention.run_days * DAY:
@@ -93,8 +98,8 @@ def _shards(
 def _abandoned(
     store: Store, manifests: Collection[Manifest], retention: RetentionSettings, now: float
 ) -> Iterator[Garbage]:
-    """Runs that published nothing, and versions without a manifest, to which nothing was written for long."""
-    runs, published = {origin_of(m).run for m in manifests}, {m.version for m in manifests}
+    """Runs that published nothing whole, and versions without a manifest, to which nothing was written for long."""
+    runs, published = {origin_of(m).run for m in manifests if _is_whole(m)}, {m.version for m in manifests}
     unpublished = [f"runs/{name}" for name in store.list("runs") if name not in runs]
     unpublished += [
         f"versions/{name}"

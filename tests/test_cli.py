@@ -54,7 +54,7 @@ def publish(store: Store, version: str) -> None:
     shard = f"versions/{version}/data/00000"
     arrays: dict[str, Any] = {"image": np.ones((2, 4, 4, 3), np.uint8), "label": np.zeros((2, 4, 4), np.uint8)}
     write_shard(store, shard, arrays, pd.DataFrame({"id": ["a", "b"]}))
-    publish_version(store, version, shards=[shard], meta={})
+    publish_version(store, version, shards=[shard], meta={"run": version[:3], "classes": {"car": 1}})
 
 
 def test_help_starts_without_the_heavy_modules() -> None:
@@ -67,11 +67,28 @@ def test_help_starts_without_the_heavy_modules() -> None:
     assert said.stdout.endswith("[]\n")
     assert all(
         command in said.stdout
-        for command in ("run", "plan", "report", "verify", "versions", "train", "evaluate", "pretrain", "doctor")
+        for command in [
+            "run",
+            "plan",
+            "report",
+            "verify",
+            "versions",
+            "train",
+            "evaluate",
+            "compare",
+            "rollback",
+            "gc",
+            "pin",
+            "pretrain",
+            "setup",
+            "doctor",
+        ]
     )
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "report", "versions", "train", "evaluate", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "plan", "report", "versions", "train", "evaluate", "rollback", "gc", "setup", "doctor"]
+)
 def test_a_wrong_setting_is_one_message_and_exit_2(shell: Shell, command: str) -> None:
     code, out, err = shell(command, "--set", "plan.imges=3")
     assert (code, out) == (2, "")
@@ -229,3 +246,22 @@ def test_progress_adds_up_announcements_of_one_stage() -> None:
 def test_amounts_are_told_as_people_say_them() -> None:
     assert [console.duration(s) for s in (4.2, 600, 12_000)] == ["4 s", "10 min", "3 h 20 min"]
     assert [console.size(b) for b in (12, 1.5e6, 2e12, 9e15)] == ["12 B", "2 MB", "2.0 TB", "9000.0 TB"]
+
+
+def test_gc_shows_what_would_go_and_deletes_when_told_to(shell: Shell) -> None:
+    publish(shell.store, "old-0123abcd")
+    publish(shell.store, "new-0123abcd")
+    keep_one = ["--set", "retention.versions=1", "--set", "retention.days=0"]
+    code, out, _ = shell("gc", *keep_one)
+    assert code == 0 and "What --delete would delete" in out and "versions/old-0123abcd" in out
+    assert shell.store.exists("versions/old-0123abcd/manifest.json")
+    assert shell("pin", "old-0123abcd")[1] == "pinned  old-0123abcd\n"
+    assert "Nothing to delete" in shell("gc", "--delete", *keep_one)[1]
+    assert shell("pin", "old-0123abcd", "--remove")[1] == "pinned  none\n"
+    assert "Deleted" in shell("gc", "--delete", *keep_one)[1]
+    assert shell.store.list("versions") == ["new-0123abcd"]
+
+
+def test_without_a_champion_there_is_nothing_to_compare_with(shell: Shell) -> None:
+    code, _, err = shell("evaluate")
+    assert code == 2 and "has no champion; name a checkpoint" in err

@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from infra.settings import RetentionSettings, Settings
-from infra.store import MissingError, Store, list_versions, verify_version
+from infra.store import MissingError, Store, list_versions, publish_version, verify_version, write_shard
 from tasks.collect import DAY, collect, delete, find_garbage, pin, unpin
 from tests.tasks.segmenting import publish_squares
 
@@ -76,6 +77,16 @@ def test_a_published_run_keeps_its_plan_and_report(store: Store) -> None:
     found = {path for path in paths(store) if path.startswith("runs/")}
     assert found == {f"runs/{name}/{stage}" for name in "abc" for stage in ("synthesize", "select")}
     assert {f"checkpoints/{name}-0123abcd-fold-0" for name in "abc"} <= paths(store)
+
+
+def test_a_run_that_published_in_part_keeps_its_shards_as_if_it_had_not(store: Store) -> None:
+    shard = "versions/d-0123abcd-without-00000000/data/00000"
+    write_shard(store, shard, {}, pd.DataFrame({"id": ["x"]}))
+    meta = {"run": "d", "classes": {"car": 1}, "without": [1]}
+    publish_version(store, "d-0123abcd-without-00000000", shards=[shard], meta=meta)
+    store.write_bytes("runs/d/synthesize/00000.json", b"x")
+    assert not {path for path in paths(store, after=DAY / 2) if path.startswith("runs/d")}
+    assert "runs/d" in paths(store, after=2 * DAY)
 
 
 def test_what_was_never_published_goes_only_if_nothing_was_written_for_long(store: Store) -> None:
