@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types check sums clean
 
 demo: .venv/ready
 	$(BIN)/segmint run --config demo.toml
@@ -19,13 +19,21 @@ types: .venv/ready
 
 check: lint types test
 
-# torch first, by its exact version: with it present no other package asks for a build of its own choice
-.venv/ready: requirements.lock pyproject.toml
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+
+# torch last and by its exact version, of whichever build pip finds; without their dependencies the others ask for none
+.venv/ready: requirements.lock requirements.sums pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) install --no-deps --require-hashes --requirement requirements.sums
+	$(PIP) install "$$(grep '^torch==' requirements.lock)"
+	$(PIP) install --no-deps --editable .
 	touch $@
+
+# after a change of requirements.lock
+sums:
+	grep -v '^torch==' requirements.lock > .venv/sums.txt
+	$(PIP) install --dry-run --ignore-installed --no-deps --report .venv/sums.json --requirement .venv/sums.txt
+	$(BIN)/python .ci/sums < .venv/sums.json > requirements.sums
 
 clean:
 	rm -rf .venv out
