@@ -4,7 +4,7 @@ versions/<version>/data/<shard>.{zarr,parquet,json}
 versions/<version>/{card,vocabulary}-<digest>.{md,json}
 versions/<version>/manifest.json
 publications/<number>/        the publishers' agreement on the manifest with this number (`infra.store.agreement`)
-publications/<number>.json    which that is; written once it lies with its version
+publications/<number>.json    which that is, written after it was put beside its samples
 
 Number n is agreed on after manifest n-1 was written, so that no version ever appears before one that a reader has seen.
 """
@@ -110,9 +110,11 @@ def publish_version(
     """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and return its manifest.
 
     `files`, such as the card, go beside `data`, with a digest in their name. Publishing the same content again changes
-    nothing; other content under a published name is a `StoreError`, as is a shard that is not finished. Of several who
-    publish at once one wins whole, on any store whose listings are up to date, if shards of different content have
-    different names. After any other error, publishing again tells whether it was published.
+    nothing; other content under a published name is a `PublishedError`, an unfinished shard a `StoreError`.
+
+    Of several who publish different content under one name at once, one wins whole and for ever, if their shards have
+    different names; it holds wherever listings show what was written. After any other error, such as an endpoint that
+    went away, publishing again tells whether it was published.
     """
     manifest = _compose(store, version, shards, meta, _write_files(store, version, files or {}))
     published = _append(store, manifest)
@@ -132,7 +134,9 @@ def list_versions(store: Store) -> list[Manifest]:
     found = _read_all(store, store.list("versions"))
     last = max((manifest.number for manifest in found.values() if manifest), default=0)
     found |= _read_all(store, [name for name in store.list("versions") if name not in found])  # published meanwhile
-    listed = [manifest for manifest in found.values() if manifest and manifest.number <= last]  # and none lacks before
+    listed = [
+        manifest for manifest in found.values() if manifest and manifest.number <= last
+    ]  # all before it are there
     return sorted(listed, key=lambda manifest: (manifest.number, manifest.created, manifest.version))
 
 
