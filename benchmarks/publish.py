@@ -98,7 +98,7 @@ def violations(place: str, opened: Callable[[], Any], size: Size) -> int:
             copy = copied(store)
             found += [*seen, *(one for one in told if isinstance(one, str))]
             found += check(copy, [one for one in told if isinstance(one, Told)])
-            shutil.rmtree(copy)
+            shutil.rmtree(copy.parent)
             print(f"{place}: round {numbers[-1] + 1} of {rounds}, {time.monotonic() - begun:.0f} s, "
                   f"{len(found)} violations", flush=True)  # fmt: skip
     for violation in found:

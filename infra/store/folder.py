@@ -43,7 +43,10 @@ class Folder:
     def get(self, path: str) -> bytes:
         """Return the whole file."""
         with self._explained(path):
-            return Path(self.root, path).read_bytes()
+            try:
+                return Path(self.root, path).read_bytes()
+            except NotADirectoryError as error:  # below a file lies nothing
+                raise FileNotFoundError(path) from error
 
     def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:
         """Fill each buffer of `(path, start, buffer)` from there on; `CorruptShardError` where a file ends before."""

@@ -4,7 +4,7 @@ versions/<version>/data/<shard>.{zarr,parquet,json}
 versions/<version>/{card,vocabulary}-<digest>.{md,json}
 versions/<version>/manifest.json
 publications/<number>/        the publishers' agreement on the manifest with this number (`infra.store.agreement`)
-publications/<number>.json    which that is; written once it lies with its version
+publications/<number>.json    which that is, written after it was put beside its samples
 
 Number n is agreed on after manifest n-1 was written, so that no version ever appears before one that a reader has seen.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,14 @@ class Manifest:
         return manifest
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """Version that has a number, and SHA-256 of its manifest."""
+
+    version: _Name
+    sha256: Sha256
+
+
 def publish_version(
     store: Store,
     version: str,
@@ -110,9 +119,11 @@ def publish_version(
     """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and return its manifest.
 
     `files`, such as the card, go beside `data`, with a digest in their name. Publishing the same content again changes
-    nothing; other content under a published name is a `StoreError`, as is a shard that is not finished. Of several who
-    publish at once one wins whole, on any store whose listings are up to date, if shards of different content have
-    different names. After any other error, publishing again tells whether it was published.
+    nothing; other content under a published name is a `PublishedError`, an unfinished shard a `StoreError`.
+
+    Of several who publish different content under one name at once, one wins whole and for ever, if their shards have
+    different names; it holds wherever listings show what was written. After any other error, such as an endpoint that
+    went away, publishing again tells whether it was published.
     """
     manifest = _compose(store, version, shards, meta, _write_files(store, version, files or {}))
     published = _append(store, manifest)
@@ -129,11 +140,11 @@ def list_versions(store: Store) -> list[Manifest]:
     What is listed later comes after all that was listed before, whoever lists and whatever the clocks say: `number`
     tells how far a reader has come. A version whose manifest is damaged is left out and logged.
     """
-    found = _read_all(store, store.list("versions"))
+    found = _read_all(store, _names(store))
     last = max((manifest.number for manifest in found.values() if manifest), default=0)
-    found |= _read_all(store, [name for name in store.list("versions") if name not in found])  # published meanwhile
-    listed = [manifest for manifest in found.values() if manifest and manifest.number <= last]  # and none lacks before
-    return sorted(listed, key=lambda manifest: (manifest.number, manifest.created, manifest.version))
+    found |= _read_all(store, [name for name in _names(store) if name not in found])  # published meanwhile
+    whole = [manifest for manifest in found.values() if manifest and manifest.number <= last]  # none before is missing
+    return sorted(whole, key=lambda manifest: (manifest.number, manifest.created, manifest.version))
 
 
 def read_version(store: Store, version: str) -> Manifest:
@@ -152,8 +163,8 @@ def read_version(store: Store, version: str) -> Manifest:
 
 def published_sum(store: Store, manifest: Manifest) -> str | None:
     """Return the SHA-256 of the manifest that was agreed on as its number; None if that was not in this store."""
-    entered = _entered(store, f"{_LOG}/{manifest.number:08d}") or {}
-    return entered["sha256"] if entered.get("version") == manifest.version else None
+    entry = _entered(store, f"{_LOG}/{manifest.number:08d}")
+    return entry.sha256 if entry and entry.version == manifest.version else None
 
 
 def _path(version: str) -> str:
@@ -166,37 +177,41 @@ def _append(store: Store, manifest: Manifest) -> Manifest:
     with suppress(MissingError):  # asked after the listing: versions before the last number are there by now
         return read_version(store, manifest.version)
     for number in itertools.count(first):
-        entry, begun = f"{_LOG}/{number:08d}", time.monotonic()
-        entered = _entered(store, entry) or _enter(store, entry, replace(manifest, number=number))
-        if entered["version"] == manifest.version:
+        path, begun = f"{_LOG}/{number:08d}", time.monotonic()
+        entry = _entered(store, path) or _enter(store, path, replace(manifest, number=number))
+        if entry.version == manifest.version:
             with suppress(MissingError):  # deleted since
                 return read_version(store, manifest.version)
         time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))  # rivals who do not meet again need fewer rounds
     raise AssertionError("unreachable")
 
 
-def _entered(store: Store, entry: str) -> dict[str, str] | None:
-    """Name of the `version` with that number and `sha256` of its manifest; None unless they lie there, undamaged."""
+def _entered(store: Store, path: str) -> _Entry | None:
+    """What has that number; None unless it was put beside its samples, or if nobody can read that."""
     try:
-        return unseal(store.read_bytes(f"{entry}.json"))
+        entry: _Entry = checked(unseal(store.read_bytes(f"{path}.json")), _Entry)
     except (MissingError, ValueError):
         return None
+    return entry
 
 
-def _enter(store: Store, entry: str, manifest: Manifest) -> dict[str, str]:
-    """Agree on the manifest with that number, bring it to its version, whosever it is, and return what `_entered` does.
+def _enter(store: Store, path: str, manifest: Manifest) -> _Entry:
+    """Agree on the manifest with that number and put it beside its samples, whosever they are.
 
     A publisher who sleeps in here and wakes writes the same bytes again.
     """
-    data = agree(store, entry, manifest.to_bytes())
-    if entered := _entered(store, entry):  # by another one meanwhile
-        return entered
-    winner = Manifest.from_bytes(data)
+    data = agree(store, path, manifest.to_bytes())
+    if entry := _entered(store, path):  # by another one meanwhile
+        return entry
+    try:
+        winner = Manifest.from_bytes(data)
+    except ValueError as error:
+        raise StoreError(f"{store.url}/{path}: somebody published what is no manifest: {error}; delete it") from error
     if store.exists(f"{winner.paths[0]}.json"):  # else its publisher was killed long ago and it was swept
         store.place.put(_path(winner.version), [data])
-    entered = {"version": winner.version, "sha256": FileSum.of(data).sha256}
-    store.write_bytes(f"{entry}.json", seal(entered))
-    return entered
+    entry = _Entry(winner.version, FileSum.of(data).sha256)
+    store.write_bytes(f"{path}.json", seal(asdict(entry)))
+    return entry
 
 
 def _write_files(store: Store, version: str, files: Mapping[str, bytes]) -> dict[str, FileSum]:
@@ -231,6 +246,10 @@ def _shard_sum(store: Store, path: str) -> ShardSum:
     if marker is None:
         raise StoreError(f"{store.url}/{path} is not finished; write the shard before the version is published")
     return ShardSum.of(marker)
+
+
+def _names(store: Store) -> list[str]:
+    return [name for name in store.list("versions") if re.fullmatch(NAME, name)]
 
 
 def _read_all(store: Store, versions: Sequence[str]) -> dict[str, Manifest | None]:

@@ -3,8 +3,10 @@
 import threading
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
+import s3fs
 
 from infra.store import MissingError, Store, StoreError, read_shard, write_shard
 from tests.infra.conftest import Samples
@@ -69,6 +71,20 @@ def test_an_endpoint_that_stays_away_stops_the_writer_and_keeps_what_was_finishe
     assert [name for name in store.list("runs/a/refine") if name.endswith(".json")] == ["00000.json"]
     read_shard(store, "runs/a/refine/00000")
     write_shard(store, "runs/a/refine/00001", *samples(seed=1))
+
+
+def test_a_whole_object_is_one_request(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, asked = Store.open(bucket.url, bucket.options), list[str]()
+    store.write_bytes("a.json", b"{}")
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: s3fs.S3FileSystem, method: str, *given: Any, **named: Any) -> Any:
+        asked.append(method)
+        return await call(self, method, *given, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    assert store.read_bytes("a.json") == b"{}"
+    assert asked == ["get_object"]
 
 
 def test_options_that_s3_does_not_know_are_named(bucket: Bucket) -> None:

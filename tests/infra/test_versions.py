@@ -133,6 +133,14 @@ def test_a_version_published_while_the_others_are_listed_is_not_listed_before_on
     assert [manifest.version for manifest in list_versions(store)] == ["v1", "v2", "v3"]
 
 
+def test_what_else_lies_among_the_versions_hides_none(any_store: Store, samples: Samples) -> None:
+    published = publish(any_store, samples)
+    for path in ("versions/notes.txt", "versions/.hidden/manifest.json", "publications/notes.txt"):
+        any_store.write_bytes(path, b"a note")
+    assert list_versions(any_store) == [published]
+    assert publish(any_store, samples, "v2").number == 2
+
+
 def test_an_unknown_version_is_answered_with_those_there_are(store: Store, samples: Samples) -> None:
     publish(store, samples)
     with pytest.raises(MissingError, match=r"no version 'v2' is published .*there are: v1"):
