@@ -101,7 +101,7 @@ def check_marker(store: Store, path: str) -> Marker:
     try:
         return Marker.from_bytes(store.read_bytes(f"{path}.json"))
     except (MissingError, ValueError) as error:
-        why = "" if isinstance(error, MissingError) else f" (its marker: {error})"
+        why = "" if isinstance(error, MissingError) else f" (delete its marker first: {error})"
         raise MissingError(f"{store.url}/{path} is no finished shard; run the stage that writes it{why}") from error
 
 

@@ -173,7 +173,7 @@ def _table(data: bytes, columns: Mapping[str, str]) -> pd.DataFrame:
     for name, kind in columns.items():
         if name not in schema.names:
             raise ValueError(f"it has no column {name!r}, only {', '.join(map(repr, schema.names))}")
-        if not re.fullmatch(_KINDS[kind], str(schema.field(name).type)):
+        if footer.num_rows and not re.fullmatch(_KINDS[kind], str(schema.field(name).type)):
             raise ValueError(f"column {name!r} holds {schema.field(name).type}, not {kind}")
     table = pd.read_parquet(io.BytesIO(data))
     for name in columns:

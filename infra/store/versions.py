@@ -68,10 +68,10 @@ class Manifest:
 
     version: _Name
     created: Annotated[str, AfterValidator(_date)]
-    shards: Mapping[_Name, ShardSum]
+    shards: Annotated[Mapping[_Name, ShardSum], Field(min_length=1)]
     files: Mapping[_Name, FileSum]
     meta: Mapping[str, Any]
-    number: int = 0
+    number: Count = 0
 
     @property
     def samples(self) -> int:

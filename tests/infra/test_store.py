@@ -182,3 +182,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(StoreError, match=r"taken.*a file stands where a folder is needed"):
         Store.open(str(tmp_path / "taken")).probe()
+
+
+def test_a_table_without_rows_has_columns_of_any_kind(store: Store) -> None:
+    store.write_table("plan.parquet", pd.DataFrame({"shard": [], "classes": []}))
+    assert store.read_table("plan.parquet", {"shard": "int", "classes": "list[str]"}).empty

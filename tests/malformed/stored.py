@@ -220,8 +220,8 @@ def read_raw(store: Store, path: str, content: bytes, read: Callable[[Store], ob
 def published(store: Store) -> dict[str, Any]:
     """Publish a version and return what its manifest says."""
     shard(store, "versions/v1/data/00000")
-    store.write_bytes("versions/v1/card.md", b"# v1\n")
-    publish_version(store, "v1", shards=["versions/v1/data/00000"], meta={"run": "nightly", "classes": {"car": 1}})
+    meta = {"run": "nightly", "classes": {"car": 1}}
+    publish_version(store, "v1", shards=["versions/v1/data/00000"], meta=meta, files={"card.md": b"# v1\n"})
     return unseal(store.read_bytes("versions/v1/manifest.json"))
 
 
@@ -249,7 +249,10 @@ def manifests() -> Cases:
             lambda v: v["files"].update({"../champion.json": {"size": 1, "sha256": "0" * 64}}),
             "files",
         ),
-        "file of negative size": (lambda v: v["files"]["card.md"].update(size=-1), "size"),
+        "file of negative size": (lambda v: next(iter(v["files"].values())).update(size=-1), "size"),
+        "negative number": (lambda v: v.update(number=-1), "number"),
+        "number of text": (lambda v: v.update(number="1"), "number"),
+        "nothing in it": (lambda v: v.update(shards={}), "shards"),
         "other version": (lambda v: v.update(version="v2"), "version 'v2'"),
         "version that leads out": (lambda v: v.update(version="../../x"), "version"),
         "date that is none": (lambda v: v.update(created="yesterday"), "created"),
@@ -339,6 +342,17 @@ def objects() -> Cases:
                 f"index of {field}: {name}",
                 Case(lambda d, f=field, c=change: attempt(d, f, c), StoreError, "00000.*(index|cannot hold)"),
             )
+
+    def agreed(folder: Path) -> object:
+        """A marker whose sizes of 2^40 fit each other, and nothing that is there."""
+        store = store_of(folder)
+        value = shard(store)
+        value["fields"]["image"]["shape"] = [3, 1 << 20, 1 << 20, 3]
+        value["files"][".zarr/image/c/0/0/0/0"]["size"] = 9 * (1 << 40) + 52
+        store.write_bytes(f"{MARKER}.json", seal(value))
+        return read_shard(store, MARKER)
+
+    yield "marker: sizes of 2^40 that agree", Case(agreed, CorruptShardError, "image/c/0/0/0/0 ends")
     bodies = {
         "frame of a gigabyte": (shrunk(1 << 30), shrunk(256), shrunk(256)),
         "frame of one byte more": (shrunk(257), shrunk(256), shrunk(256)),
