@@ -19,7 +19,7 @@ from tasks.publish import folders, is_published, publish, publish_shards
 from tasks.refine import refine
 from tasks.report import report
 from tasks.select import screen, select
-from tasks.shards import Failures, Futures, NightFailedError, Stages
+from tasks.shards import Failures, Futures, NightFailedError, Stages, workers_died
 from tasks.synthesize import synthesize
 
 __all__ = ["nightly"]
@@ -36,17 +36,18 @@ def nightly(settings: Settings) -> str:
     if is_published(settings):
         return publish(settings, shards.all)
     failed = _make(settings, shards)
-    report(settings)
     missing = [shard for shard in shards.all if shard in failed]
     if failed and not (settings.publish.partial and missing):
         raise NightFailedError(failed)
+    report(settings)
     return publish(settings, shards.all, without=missing)
 
 
 def _make(settings: Settings, shards: Shards) -> Failures:
-    """Make all shards; what failed is tried once more, each by itself, for a worker that dies takes others along."""
+    """Make all shards; where a worker died, what that took along is tried once more, each shard by itself."""
     make = make_shards.with_options(task_runner=task_runner(settings.compute))
-    return make(settings, shards) and make(settings, shards, alone=True)
+    failed = make(settings, shards)
+    return make(settings, shards, alone=True) if workers_died(failed) else failed
 
 
 @flow(name="make-shards")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
+from distributed import KilledWorker
 from prefect import Task, allow_failure, task
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture, wait
@@ -20,9 +22,18 @@ from prefect.runtime import task_run
 from infra.blocks import open_store
 from infra.clusters import gpu_work
 from infra.settings import Settings
-from infra.store import Marker
+from infra.store import Marker, Store
 
-__all__ = ["MOST_TASK_RUNS", "Failures", "Futures", "NightFailedError", "ShardsFailedError", "Stages", "over_shards"]
+__all__ = [
+    "MOST_TASK_RUNS",
+    "Failures",
+    "Futures",
+    "NightFailedError",
+    "ShardsFailedError",
+    "Stages",
+    "over_shards",
+    "workers_died",
+]
 
 MOST_TASK_RUNS = 1000  # of all stages of a run; half of what a server was seen to bear
 
@@ -95,9 +106,12 @@ class Stages:
 
     def __init__(self, settings: Settings, folders: Mapping[str, str], shards: Sequence[int], alone: bool) -> None:
         """`folders` are those of the stages in the store, the last of them that of the last; `shards` are all."""
-        self._settings, self._folders, self._store = settings, folders, open_store(settings.store)
-        self._done: dict[str, set[int]] = {}
-        left = len(set(shards) - self._finished(list(folders)[-1]))
+        self._settings = settings
+        store = open_store(settings.store)
+        with ThreadPoolExecutor(len(folders)) as pool:
+            found = list(pool.map(lambda folder: _finished(store, folder), folders.values()))
+        self._done = dict(zip(folders, found, strict=True))
+        left = len(set(shards) - found[-1])
         self._size = 1 if alone else max(1, -(-left * len(folders) // MOST_TASK_RUNS))
         self._submitted: list[tuple[str, Sequence[int], Future]] = []  # stage, shards (none: of the whole run)
 
@@ -155,17 +169,21 @@ class Stages:
 
     def _groups(self, stage: str, shards: Sequence[int]) -> dict[int, list[int]]:
         """What is left to do of a stage, in groups by the first shard that theirs would have at any stage."""
-        done = self._finished(stage)
+        done = self._done[stage]
         every = (shards[start : start + self._size] for start in range(0, len(shards), self._size))
         left = {group[0]: [shard for shard in group if shard not in done] for group in every}
         return {first: group for first, group in left.items() if group}
 
-    def _finished(self, stage: str) -> set[int]:
-        """Numbers of the shards with a marker, by one listing; whoever reads a marker checks it."""
-        if stage not in self._done:
-            markers = [name for name in self._store.list(self._folders[stage]) if name.endswith(".json")]
-            self._done[stage] = {int(found[0]) for name in markers if (found := _NUMBER.match(name))}
-        return self._done[stage]
+
+def _finished(store: Store, folder: str) -> set[int]:
+    """Numbers of the shards with a marker, by one listing; whoever reads a marker checks it."""
+    markers = [name for name in store.list(folder) if name.endswith(".json")]
+    return {int(found[0]) for name in markers if (found := _NUMBER.match(name))}
+
+
+def workers_died(failed: Failures) -> bool:
+    """Whether a task was given up because every worker that took it died, which its other shards could not help."""
+    return any(f" {KilledWorker.__name__}: " in f" {reason}" for reason in failed.values())
 
 
 def _error(future: Future) -> BaseException | None:

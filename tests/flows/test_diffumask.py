@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from infra.settings import Settings
 from infra.store import read_shard, verify_run
 from tasks.examples import draw_steps
 from tasks.ledger import read_ledger
+from tasks.shards import NightFailedError
 from tests.flows import nights
 
 AFFINITY = "runs/night/affinity.safetensors"
@@ -38,9 +40,12 @@ def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Pa
 
 def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(place: Path, tmp_path: Path) -> None:
     chosen, again = walking(place), walking(tmp_path / "other" / "store")
-    nights.run(chosen)
+    obstacle = place / "runs" / "night" / "select" / "00001.parquet"
+    obstacle.mkdir(parents=True)
+    with pytest.raises(NightFailedError, match="shard 00001: select "):
+        nights.run(chosen)
     nights.run(again)
-    assert nights.objects(place) == nights.objects(Path(again.store.url))
+    obstacle.rmdir()
     (place / "runs" / "night" / "refine" / "00001.json").unlink()
     assert "learn-affinity" not in nights.run(chosen)
     assert nights.objects(place) == nights.objects(Path(again.store.url))

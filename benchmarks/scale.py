@@ -1,0 +1,159 @@
+"""What ten thousand shards cost beside their work: time a shard, the flow's memory, the start of a resumed run.
+
+Prefect's server runs on PostgreSQL, shards go to two Dask workers, the store of the resumed run is Swift. The shards
+are of nothing: a task writes one row without arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import flow
+
+from benchmarks.claims import Claim, Size, run
+from infra.clusters import task_runner
+from infra.settings import Settings
+from infra.store import Marker, Store, write_shard
+from tasks.prepare import prepare
+from tasks.progress import Event, listening
+from tasks.publish import folders
+from tasks.shards import Stages, over_shards
+from tests.fleet import Prefect
+from tests.postgres import Postgres
+from tests.swift import Swift
+
+MANY = {"quick": 40, "default": 10_000, "full": 10_000}  # shards
+FEW = {"quick": 20, "default": 1_000, "full": 1_000}
+LEFT = 10  # of the resumed run
+
+
+def write_nothing(settings: Settings, shard: int) -> Marker:
+    """A shard of one row and no array."""
+    store, table = Store.open(settings.store.url), pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]})
+    return write_shard(store, f"runs/{settings.name}/synthesize/{shard:05d}", {}, table)
+
+
+nothing = over_shards("synthesize", write_nothing)
+
+
+@flow(name="nothing")
+def make_nothing(settings: Settings, shards: list[int]) -> dict[int | str, str]:
+    """All shards of one stage."""
+    stages = Stages(settings, folders(settings), shards, alone=False)
+    stages.each(nothing, shards)
+    return stages.failures()
+
+
+def main(size: Size) -> list[Claim]:
+    with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as server:
+        few, many = (in_process(server, "nothing", f"{folder}/{n}", n) for n in (FEW[size], MANY[size]))
+        print(f"{FEW[size]} shards: {few}\n{MANY[size]} shards: {many}")
+        overhead = (many["seconds"] - few["seconds"]) / (MANY[size] - FEW[size])
+        resumed = resume(server, Path(folder), MANY[size])
+    return [
+        Claim("overhead of a shard, ms", 1000 * overhead, "<= 50"),
+        Claim("flow's memory against that of a tenth of the shards", many["peak"] / few["peak"], "<= 1.2"),
+        Claim("resumed run on S3: seconds until the first new shard starts", resumed, "<= 30"),
+    ]
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Prefect]:
+    """Prefect's server on PostgreSQL."""
+    for name in ("postgres", "prefect"):
+        (folder / name).mkdir()
+    database = Postgres(folder / "postgres")
+    database.start()
+    server = Prefect(folder / "prefect", database)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        database.stop()
+
+
+def in_process(server: Prefect, *words: object, **environment: str) -> dict[str, Any]:
+    """What a process of its own prints last, as JSON; flows and their memory are apart from ours."""
+    command = [sys.executable, "-m", "benchmarks.scale", *map(str, words)]
+    done = subprocess.run(command, env={**server.environment, **environment}, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run_nothing(url: str, count: int) -> dict[str, float]:
+    """Make so many shards of nothing; seconds, and the most memory in MB."""
+    settings = Settings(name="scale", store={"url": url}, compute={"runner": "dask-local", "workers": 2})
+    begun = time.monotonic()
+    failed = make_nothing.with_options(task_runner=task_runner(settings.compute))(settings, list(range(count)))
+    if failed:
+        raise RuntimeError(f"shards failed: {failed}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": time.monotonic() - begun, "peak": peak}
+
+
+def resume(server: Prefect, folder: Path, count: int) -> float:
+    """Seconds from the start of a night, all but `LEFT` of whose shards are done, until the first of these begins."""
+    (folder / "swift").mkdir()
+    swift = Swift(folder / "swift")
+    swift.start()
+    try:
+        url = swift.new_bucket().url
+        in_process(server, "pretend", url, count, **swift.environment)
+        return float(in_process(server, "resume", url, count, **swift.environment)["seconds"])
+    finally:
+        swift.stop()
+
+
+def night(url: str, count: int) -> Settings:
+    """A night of so many shards of one image."""
+    return Settings(name="scale", store={"url": url}, plan={"images": count, "shard_size": 1})
+
+
+def pretend(url: str, count: int) -> dict[str, int]:
+    """Write the plan, and markers of all but the last shards: their names are all that a resumed run looks at."""
+    settings, shards = prepare.fn(night(url, count))
+    store = Store.open(url)
+    marker = b"{}"
+    stages = ("synthesize", "refine", "select", "publish-shards")
+    paths = [f"{folders(settings)[stage]}/{shard:05d}.json" for stage in stages for shard in shards.all[:-LEFT]]
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(lambda path: store.write_bytes(path, marker), paths):
+            pass
+    return {"written": len(paths)}
+
+
+def run_resumed(url: str, count: int) -> dict[str, float]:
+    """Start the night, tell when the first shard begins, and leave."""
+    from flows.nightly import nightly
+
+    begun = time.monotonic()
+
+    def told(event: Event) -> None:
+        if event.stage == "synthesize" and event.total is None:
+            print(json.dumps({"seconds": time.monotonic() - begun}), flush=True)
+            os._exit(0)
+
+    with listening(told):
+        nightly(night(url, count))  # with threads, whose events are heard in this process
+    raise RuntimeError("no shard was left")
+
+
+if __name__ == "__main__":
+    jobs = {"nothing": run_nothing, "pretend": pretend, "resume": run_resumed}
+    if sys.argv[1:2] and sys.argv[1] in jobs:
+        print(json.dumps(jobs[sys.argv[1]](sys.argv[2], int(sys.argv[3]))))
+    else:
+        run("scale", main)
