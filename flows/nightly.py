@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from infra.clusters import task_runner
+from infra.clusters import check_starts, task_runner
 from infra.settings import Settings
 from tasks.affinity import learn_affinity
 from tasks.compose import compose
@@ -32,6 +32,7 @@ def nightly(settings: Settings) -> str:
     Raises for bad settings before anything expensive starts, and `NightFailedError` if shards are missing at the end,
     unless the settings publish without them.
     """
+    check_starts()
     settings, shards = prepare(settings)
     if is_published(settings):
         return publish(settings, shards.all)

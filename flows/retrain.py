@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from infra.clusters import check_starts
 from infra.settings import Settings
 from tasks.evaluate import evaluate
 from tasks.promote import promote
@@ -22,6 +23,7 @@ def retrain(settings: Settings, version: str) -> dict[str, Any]:
 
     Returns what `promote` tells: the champion, whether and why it moved, and the challenger with its evaluation.
     """
+    check_starts()
     checkpoint = train(settings, version)
     evaluation = evaluate(settings, checkpoint)
     outcome = promote(settings, checkpoint, evaluation["fingerprint"])

@@ -8,18 +8,33 @@ from typing import Any
 from uuid import uuid4
 
 from prefect.concurrency.sync import concurrency
+from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
 from infra.settings import ComputeSettings
 
-__all__ = ["gpu_slot", "gpu_work", "task_runner"]
+__all__ = ["KilledOftenError", "check_starts", "gpu_slot", "gpu_work", "task_runner"]
 
+MOST_STARTS = 10  # of one flow run, which an automation starts again whenever its process was killed
 _LOOPBACK = "127.0.0.1"
 # A worker that dies takes the blame for every task it holds; with one each, only the task that killed it is blamed.
 _ONE_TASK_A_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
 # Dask's workers give every freed megabyte back to the system: images on a CPU took 1.65 times as long
 _KEEP_FREED_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+
+
+class KilledOftenError(RuntimeError):
+    """A flow run's process was killed every time that it was started."""
+
+
+def check_starts() -> None:
+    """Raise `KilledOftenError` in a flow run that was started too often, so that it fails and is not started again."""
+    if (count := int(flow_run.run_count or 0)) > MOST_STARTS:
+        raise KilledOftenError(
+            f"this run was started {count} times and killed each time; see the worker's log (memory?), mend the cause, "
+            f"and start the deployment again: everything finished is in the store"
+        )
 
 
 def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from infra.clusters import MOST_STARTS, KilledOftenError, check_starts
 from infra.settings import ComputeSettings, Settings, SettingsError
 
 # in a process of its own: Dask leaves sockets open, of which Python warns
@@ -57,3 +58,12 @@ def test_every_gpu_has_a_worker_of_its_own_and_work_for_gpus_goes_nowhere_else()
 def test_threads_cannot_own_gpus() -> None:
     with pytest.raises(SettingsError, match=r"compute.*gpus is 2, but threads share one process and one GPU"):
         Settings(compute={"gpus": 2})
+
+
+def test_a_run_that_is_killed_again_and_again_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_starts()
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(MOST_STARTS))
+    check_starts()
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(MOST_STARTS + 1))
+    with pytest.raises(KilledOftenError, match=r"started 11 times and killed each time; see the worker's log"):
+        check_starts()
