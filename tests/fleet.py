@@ -65,11 +65,6 @@ class Prefect:
         """Stop the server as a power cut would."""
         self._end([self._server], signal.SIGKILL)
 
-    def restart(self) -> None:
-        """Kill it and start it again."""
-        self.kill()
-        self.start()
-
     def kill_workers(self) -> None:
         """Stop all workers and the runs they started."""
         self._end(self._workers, signal.SIGKILL)

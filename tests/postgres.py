@@ -61,11 +61,6 @@ class Postgres:
         """Stop it and its children as a power cut would."""
         self._end(signal.SIGKILL)
 
-    def restart(self) -> None:
-        """Stop and start."""
-        self.stop()
-        self.start()
-
     def _end(self, number: signal.Signals) -> None:
         if self._server:
             if number == signal.SIGKILL:

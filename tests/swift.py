@@ -176,11 +176,6 @@ class Swift(S3Server):
         """Stop them as a power cut would."""
         self._end(signal.SIGKILL)
 
-    def restart(self) -> None:
-        """Stop and start."""
-        self.stop()
-        self.start()
-
     def _end(self, number: signal.Signals) -> None:
         for server in self._servers:
             server.send_signal(number)
