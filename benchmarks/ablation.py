@@ -26,7 +26,7 @@ from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.masks import batches, denoise, drawn_rows, iou_of
 from benchmarks.night import Night, night, run_night
 from benchmarks.transfer import digest, published_evenly
-from infra.settings import RefineSettings, Settings
+from infra.settings import RefineSettings, SelectSettings, Settings
 from infra.store import Store
 from models import masks
 from models.embedded import world
@@ -45,17 +45,18 @@ from models.segmenters import TrainingRecipe, train_segmenter
 from models.segmenters.samples import Augmentation, LabelledItem
 from tasks.affinity import learn_affinity, read_affinity
 from tasks.evaluate import drawn_truth, evaluate_segmenter
+from tasks.publish import version_of
 from tasks.train import class_names
 
 Labels = NDArray[np.uint8]
 Labeller = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]  # image, plain maps, spread maps, ids → (1, H, W)
 
 # Pictures, drawn scenes, steps of a training, held-out scenes, seeds
-_SIZES = {"quick": (24, 12, 20, 10, 1), "default": (2000, 200, 1000, 300, 3), "full": (8000, 1000, 10_000, 2000, 3)}
+_SIZES = {"quick": (24, 12, 20, 10, 1), "default": (2000, 200, 600, 300, 3), "full": (8000, 1000, 10_000, 2000, 3)}
 FIXED = 0.5  # of the map's maximum
 LEARNING = {"folds": 3, "keep": 0.8}  # and as many steps as a training here has, at most the usual 600
 PIXEL_LOSS = 4.0  # of its class's mean
-AUGMENTED = Augmentation(splice=0.3, blur=0.2, occlusion=0.2, perspective=0.2)
+AUGMENTED = Augmentation(paste=1.0, splice=0.3, blur=0.2, occlusion=0.2, perspective=0.2)
 WHOLE = "+ parts that attention missed"  # and contours made whole
 
 
@@ -240,17 +241,24 @@ def _ids(rows: pd.DataFrame, ids: dict[str, int]) -> list[list[int]]:
 
 def learnt(made: Night, steps: int) -> dict[str, tuple[Night, str]]:
     """The same pictures with noise learning, then with its pixel filter as well: nights, and where their labels are."""
-    nights, learning = {}, LEARNING | {"fold_steps": steps}
-    filtered = learning | {"pixel_loss": PIXEL_LOSS}
-    for name, select, stage in (("+ noise learning", learning, "refine"), ("+ pixel filter", filtered, "select")):
-        chosen = made.settings.select.model_copy(update=select)
-        run_name = f"{made.settings.name}-{name.split()[-1]}"
-        runs = Path(made.settings.store.url) / "runs"
-        for done in ("synthesize", "refine"):
-            if not (runs / run_name / done).exists():
-                shutil.copytree(runs / made.settings.name / done, runs / run_name / done, copy_function=os.link)
-        nights[name] = run_night(made.settings.model_copy(update={"name": run_name, "select": chosen})), stage
-    return nights
+    learning = made.settings.select.model_copy(update=LEARNING | {"fold_steps": steps})
+    filtered = learning.model_copy(update={"pixel_loss": PIXEL_LOSS})
+    ranked = continued(made, "learning", learning, ["synthesize", "refine"])
+    sure = continued(ranked, "filter", filtered, ["synthesize", "refine", "screen", "held-out"])
+    return {"+ noise learning": (ranked, "refine"), "+ pixel filter": (sure, "select")}
+
+
+def continued(made: Night, name: str, select: SelectSettings, stages: Sequence[str]) -> Night:
+    """A night of other settings of selection, which has the `stages` of `made` and the networks that judged them."""
+    store, run = Path(made.settings.store.url), f"{made.settings.name}-{name}"
+    settings = made.settings.model_copy(update={"name": run, "select": select})
+    taken = {f"runs/{made.settings.name}/{stage}": f"runs/{run}/{stage}" for stage in stages}
+    for fold in range(select.folds):
+        taken[f"checkpoints/{made.version}-fold-{fold}"] = f"checkpoints/{version_of(settings)}-fold-{fold}"
+    for source, target in taken.items():
+        if (store / source).exists() and not (store / target).exists():
+            shutil.copytree(store / source, store / target, copy_function=os.link)
+    return run_night(settings)
 
 
 def kept_set(name: str, version: str, images: NDArray[np.uint8], labels: Labels) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from models.muon import Muon
 from models.segmenters.hooks import Begin, Course, Resume, Schedule, Snapshots, read_snapshot
 from models.segmenters.networks import DEFAULT, Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
@@ -25,7 +26,7 @@ _CLIP = 1.0  # largest norm of a step's gradient; lets a transformer start from 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """What decides the weights, beside the data. `learning_rate` is AdamW's peak, `crop` is in pixels (H, W).
+    """What decides the weights, beside the data. `learning_rate` is `Muon`'s peak, `crop` is in pixels (H, W).
 
     `crop` None is the first sample's size. `precision` "auto" is probed; name "fp32", "bf16" or "fp16" to fix it.
     """
@@ -33,7 +34,7 @@ class TrainingRecipe:
     config: str = DEFAULT
     steps: int = 1500
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: int = 100
     crop: tuple[int, int] | None = None
@@ -145,9 +146,6 @@ def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoa
 
 
 def _optimiser(network: torch.nn.Module, recipe: TrainingRecipe, precision: str, device: str) -> Any:
-    """AdamW without decay on norms and biases (Xie et al. 2021, §4.1), in two groups so that it runs fused."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
+    last = [p for name, p in network.named_parameters() if "conv_seg." in name]  # every head's classifier
+    optimiser = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=last)
     return optim_wrapper(optimiser, precision, device, clip_grad={"max_norm": _CLIP})
