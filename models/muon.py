@@ -26,8 +26,9 @@ class Muon(torch.optim.Optimizer):
     """Both optimisers over the weights of `network`; convolutions count as matrices of an output channel a row.
 
     Embeddings, narrow matrices, vectors and what is in `plain`, such as the last layer, are AdamW's; vectors have no
-    decay. A SegFormer of 1.2 M parameters had mIoU 0.52 on drawn scenes after 500 steps, with AdamW alone 0.16. From
-    one state of the embedded U-Net 600 steps took the loss to 0.319, with AdamW alone to 0.333.
+    decay. The default SegFormer had mIoU 0.816 on drawn scenes after 500 steps at a rate of 4e-3, with AdamW alone
+    0.569 (at 2e-3: 0.520; at 1e-3 AdamW: 0.163). From one state of the embedded U-Net 600 steps took the loss to 0.319,
+    with AdamW alone to 0.333.
     """
 
     def __init__(

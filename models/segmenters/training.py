@@ -34,7 +34,7 @@ class TrainingRecipe:
     config: str = DEFAULT
     steps: int = 1500
     batch_size: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 8e-3
     weight_decay: float = 0.01
     warmup: int = 100
     crop: tuple[int, int] | None = None
