@@ -29,6 +29,7 @@ import zarr
 
 from benchmarks.claims import CACHE, Claim, Size, run
 from infra.store import PublishedError, Store, list_versions, publish_version, read_version, verify_version, write_shard
+from infra.store.seal import FileSum
 
 RACERS, READERS = 20, 2
 OWN, TWINS = 8, 6  # racers with a version of their own, and with the same one; the rest are rivals for a name
@@ -200,16 +201,16 @@ def watched(store: Store) -> Iterator[list[str]]:
 
 def watch(store: Store, stop: Any, found: Any) -> None:
     """A reader's life: number of looks, the order in the end, violations."""
-    looks, before, wrong, last = 0, list[tuple[str, bytes]](), list[str](), False
+    looks, before, wrong, last = 0, list[tuple[str, str]](), list[str](), False
     while not last:
         last = stop.is_set()
         try:
             manifests = list_versions(store)
-            listed = [(manifest.version, manifest.to_bytes()) for manifest in manifests]
+            listed = [(manifest.version, manifest.sha256) for manifest in manifests]
             if listed[: len(before)] != before:
                 wrong.append(f"saw {[name for name, _ in before]}, then {[name for name, _ in listed]}, or changed")
-            for manifest in (one for one in manifests if (one.version, one.to_bytes()) not in before):
-                if read_version(store, manifest.version) != manifest:
+            for manifest in (one for one in manifests if (one.version, one.sha256) not in before):
+                if FileSum.of(read_version(store, manifest.version).to_bytes()).sha256 != manifest.sha256:
                     wrong.append(f"{manifest.version} changed at once")
                 wrong += [f"half seen: {problem}" for problem in verify_version(store, manifest.version)]
             looks, before = looks + 1, listed

@@ -4,8 +4,9 @@ One row is one sample: `row` int64 (0..n-1), `id` str, `kind` ("single", "multi"
 `classes` list[str], `phrases` list[str] (what the prompt calls them, adjectives included), `background` str ("" where
 the prompt is a caption), `seed` int64, `shard` int64, `sources` list[int64] (composed rows: the negative row that is
 the ground, then one single row an object; else empty).
-Composed rows come last and have shards of their own. `tasks.planned` reads what `start_run` wrote. The same settings give the same plan on any machine; the shard
-size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary.
+Composed rows come last and have shards of their own. The same settings give the same plan on any machine; the shard
+size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary. Rows are made, checked
+and encoded a group at a time, for there may be tens of millions; `tasks.planned` reads what `start_run` wrote.
 """
 
 from __future__ import annotations
@@ -72,10 +73,13 @@ def plan_groups(
     lengths = Lengths(count_tokens, max_tokens) if count_tokens else None
     shards = -(-len(chosen) // settings.plan.shard_size)
     for first, group in _grouped(material.watching(rows), settings):
-        yield _checked(_table(group, settings, first, first // settings.plan.shard_size), lengths)
+        _check_phrases(group, first)
+        if lengths:
+            lengths.check({row.prompt for row in group})
+        yield _table(group, settings, first, first // settings.plan.shard_size)
     for first, group in _grouped(material.scenes(rng, settings.compose.images), settings):
-        shard = shards + first // settings.plan.shard_size
-        yield _checked(_table(group, settings, len(chosen) + first, shard), None)
+        _check_phrases(group, len(chosen) + first)
+        yield _table(group, settings, len(chosen) + first, shards + first // settings.plan.shard_size)
 
 
 def _grouped(rows: Iterator[Row], settings: Settings) -> Iterator[tuple[int, list[Row]]]:
@@ -111,14 +115,13 @@ def _seed(run_seed: int, row: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{run_seed}:{row}".encode()).digest()[:8], "big") >> 1
 
 
-def _checked(table: pd.DataFrame, lengths: Lengths | None) -> pd.DataFrame:
-    for identifier, prompt, phrases in zip(table["id"], table["prompt"], table["phrases"], strict=True):
-        for phrase in phrases:
-            if not has_word(prompt, phrase):
-                raise PlanError(f"row {identifier}: {phrase!r} is not in its prompt {prompt!r}; mend the vocabulary")
-    if lengths:
-        lengths.check(set(table["prompt"]))
-    return table
+def _check_phrases(rows: list[Row], first: int) -> None:
+    for number, row in enumerate(rows, first):
+        for phrase in row.phrases:
+            if not has_word(row.prompt, phrase):
+                raise PlanError(
+                    f"row {number:08d}: {phrase!r} is not in its prompt {row.prompt!r}; mend the vocabulary"
+                )
 
 
 class Lengths:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -59,6 +60,13 @@ class _Counted(dict[str, Any]):
         self |= {"kinds": dict(kinds), "generated": shards[False], "composed": shards[True], "phrases": phrases}
 
 
+def _counted(table: pd.DataFrame) -> dict[str, Any]:
+    notes = _Counted(kinds={}, generated=0, composed=0, phrases=0)
+    for _ in notes.watching([table] if len(table) else []):
+        pass
+    return notes
+
+
 def stored_plan(groups: Iterable[pd.DataFrame]) -> memoryview:
     """The plan, as `tasks.plan.plan_groups` makes it, as the file that is stored."""
     notes = _Counted(kinds={}, generated=0, composed=0, phrases=0)
@@ -74,13 +82,19 @@ class Plan:
         self._table = GroupedTable(store, self._path, COLUMNS)
         self._starts = [0, *accumulate(self._table.rows)]
         bounds = self._table.bounds("shard")
-        self.notes = self._noted(self._table.notes if bounds else self._counted())
         self._bounds = bounds or [(0, len(self._table))]
+        self.notes = self._noted(self._table.notes if bounds else _counted(as_frame(self._table.read(0))))
         if not bounds:
-            self._check(as_frame(self._table.read(0)), np.arange(len(self)))
+            self._check(self._table.read(0), np.arange(len(self)))
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and (self._path, self._table.digest) == (other._path, other._table.digest)
+
+    def __hash__(self) -> int:
+        return hash(self._table.digest)
 
     @property
     def generated(self) -> range:
@@ -104,20 +118,17 @@ class Plan:
 
     def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """These columns of all rows, a group at a time."""
-        return (self._table.read(group, names) for group in range(len(self._table.rows)))
+        for group, start in enumerate(self._starts[:-1]):
+            table = self._table.read(group, names)
+            self._check(table, np.arange(start, start + len(table)))
+            yield table
 
     def _of_group(self, group: int, shard: int) -> pd.DataFrame:
         table = self._table.read(group)
         places = np.flatnonzero(table["shard"].to_numpy() == shard)
-        rows, start = as_frame(table.take(places)), self._starts[group]
-        self._check(rows, start + places)
-        return rows.set_index(start + places)
-
-    def _counted(self) -> dict[str, Any]:
-        notes = _Counted(kinds={}, generated=0, composed=0, phrases=0)
-        for _ in notes.watching(as_frame(table) for table in self.columns(list(COLUMNS))):
-            pass
-        return notes
+        rows, numbers = table.take(places), self._starts[group] + places
+        self._check(rows, numbers)
+        return as_frame(rows).set_index(numbers)
 
     def _noted(self, found: dict[str, Any]) -> Notes:
         try:
@@ -128,19 +139,42 @@ class Plan:
             raise PlanError(f"{self._path}: it has {len(self)} rows, but notes of {found}; {_REMEDY}")
         return notes
 
-    def _check(self, rows: pd.DataFrame, numbers: NDArray[np.int64]) -> None:
-        """Raise `PlanError` for rows that are not those of these numbers, by what `make_plan` gives."""
-        first_scene, composed = len(self) - self.scenes, rows["kind"] == "composed"
-        shards = self.notes.generated + self.notes.composed
-        wrong = {
-            "row": rows["row"] != numbers,
-            "id": pd.to_numeric(rows["id"], errors="coerce") != numbers,
-            "kind": ~rows["kind"].isin(_KINDS) | (composed != (numbers >= first_scene)),
-            "classes": ~rows["classes"].map(self._names.issuperset),
-            "shard": ~rows["shard"].between(0, shards - 1) | (composed != (rows["shard"] >= self.notes.generated)),
-            "sources": ~rows["sources"].map(lambda sources: all(0 <= row < first_scene for row in sources)),
-        }
-        for column, faulty in wrong.items():
+    def _check(self, rows: pa.Table, numbers: NDArray[np.int64]) -> None:
+        """Raise `PlanError` for rows that are not those of these numbers, by what `plan_groups` gives."""
+        for column in rows.column_names:
+            faulty = self._faulty(column, rows[column].combine_chunks(), numbers)
             if faulty.any():
-                found = rows.loc[faulty, column].iloc[0]
+                found = rows[column][int(faulty.argmax())].as_py()
                 raise PlanError(f"{self._path}: {column} {found!r} is of no plan of this run; {_REMEDY}")
+
+    def _faulty(self, column: str, values: pa.Array, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the values of a column are wrong in the rows of these numbers."""
+        generated = numbers < len(self) - self.scenes
+        if column == "row":
+            return np.asarray(values.to_numpy() != numbers)
+        if column == "id":
+            return np.asarray(pd.to_numeric(values.to_pandas(), errors="coerce") != numbers)
+        if column == "kind":
+            return np.asarray(~_among(values, _KINDS) | (_among(values, ["composed"]) == generated))
+        if column == "shard":
+            shards, scenes = values.to_numpy(), self.notes.generated
+            return np.asarray(
+                (shards < 0) | (shards >= scenes + self.notes.composed) | ((shards < scenes) != generated)
+            )
+        if column == "classes":
+            return _rows_with(values, ~_among(values.flatten(), self._names))
+        if column == "sources":
+            sources = values.flatten().to_numpy(zero_copy_only=False)
+            return _rows_with(values, (sources < 0) | (sources >= len(self) - self.scenes))
+        return np.zeros(len(values), np.bool_)
+
+
+def _among(values: pa.Array, known: Iterable[str]) -> NDArray[np.bool_]:
+    return np.asarray(pc.is_in(values, pa.array(list(known), values.type)).to_numpy(zero_copy_only=False))
+
+
+def _rows_with(lists: pa.Array, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which lists hold a value that is wrong."""
+    found = np.zeros(len(lists), np.bool_)
+    found[pc.list_parent_indices(lists).to_numpy()[wrong]] = True
+    return found

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from infra.store.manifest import read_version
 from infra.store.reader import ShardReader, read_samples
 from infra.store.store import Store
-from infra.store.versions import read_version
 
 __all__ = ["SegmentationDataset"]
 

@@ -68,14 +68,15 @@ def grouped(
     are taken when all groups are: so whoever makes the groups may count meanwhile. One group is in memory at a time,
     beside the file.
     """
-    schema, count = pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()]), 0
+    schema, chunks = pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()]), 0
     schema = pa.Table.from_pandas(schema.empty_table().to_pandas(), schema, preserve_index=False).schema
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema, write_statistics=list(bounds)) as writer:
-        for count, table in enumerate(groups, 1):
+        for table in groups:
             arrow = pa.Table.from_pandas(table, schema, preserve_index=False)
             writer.write_table(arrow, row_group_size=max(1, len(table)))
-        told = {_NOTES: json.dumps(notes, sort_keys=True), _CHECKS: _UNKNOWN * (count * len(columns))}
+            chunks += len(columns)
+        told = {_NOTES: json.dumps(notes, sort_keys=True), _CHECKS: _UNKNOWN * chunks}
         writer.add_key_value_metadata({**told, _FOOTER_SEAL: BLANK})
     data = buffer.getbuffer()
     _seal_groups(data)
@@ -141,7 +142,7 @@ class Footer:
         ]
 
     def decode(self, group: int, columns: Sequence[str], file: memoryview) -> pa.Table:
-        """Return these columns of a group; of `file`, which is as long as the whole, only their places are looked at."""
+        """Return these columns of a group from `file`, as long as the whole, of which only their places are read."""
         source = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file)), metadata=self.metadata)
         return source.read_row_group(group, list(columns), use_threads=False)
 
