@@ -38,7 +38,7 @@ _KINDS = ("single", "multi", "negative", "composed")
 class Notes(BaseModel):
     """What the whole plan holds: rows by kind, shards, and the most phrases of a row."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     kinds: dict[str, NonNegativeInt]
     generated: NonNegativeInt  # shards
@@ -82,9 +82,10 @@ class Plan:
         self._table = GroupedTable(store, self._path, COLUMNS)
         self._starts = [0, *accumulate(self._table.rows)]
         bounds = self._table.bounds("shard")
-        self._bounds = bounds or [(0, len(self._table))]
-        self.notes = self._noted(self._table.notes if bounds else _counted(as_frame(self._table.read(0))))
-        if not bounds:
+        in_one_piece = bounds is None
+        self._bounds = [(0, len(self))] if bounds is None else bounds
+        self.notes = self._noted(_counted(as_frame(self._table.read(0))) if in_one_piece else self._table.notes)
+        if in_one_piece:
             self._check(self._table.read(0), np.arange(len(self)))
 
     def __len__(self) -> int:
@@ -114,7 +115,7 @@ class Plan:
     def of_shard(self, shard: int) -> pd.DataFrame:
         """The rows of a shard, by their number; none if there is no such shard."""
         found = [self._of_group(group, shard) for group, (low, high) in enumerate(self._bounds) if low <= shard <= high]
-        return pd.concat(found) if found else as_frame(self._table.read(0)).head(0)
+        return pd.concat(found or [pd.DataFrame(columns=list(COLUMNS))])
 
     def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """These columns of all rows, a group at a time."""
