@@ -37,7 +37,7 @@ Load = Callable[[int], Source | None]  # the sample of a row, None if it is no g
 
 
 class Rows:
-    """Which rows show one object of a class, and which show none; fourteen bytes a row of the plan."""
+    """Which rows show one object of a class, and which show none; twelve bytes a row of the plan."""
 
     def __init__(self, tables: Iterable[pa.Table], names: Sequence[str]) -> None:
         """`tables` are all rows in order, by `kind`, `classes` and `shard`; `names` are the classes' names."""

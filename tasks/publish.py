@@ -34,7 +34,16 @@ from tasks.planned import Plan
 from tasks.records import origin_of
 from tasks.shards import over_shards
 
-__all__ = ["NothingKeptError", "folders", "is_published", "publish", "publish_shards", "run_of", "version_of"]
+__all__ = [
+    "NothingKeptError",
+    "folders",
+    "is_published",
+    "publish",
+    "publish_shards",
+    "published_paths",
+    "run_of",
+    "version_of",
+]
 
 _STAGES = ("synthesize", "refine", "compose", "select")  # that a published shard is made of, as far as it has them
 _PUBLISHED = re.compile(r"(\d+)-[0-9a-f]{8}\.json")  # marker of a shard in a version, see `_path`
@@ -126,7 +135,7 @@ def publish(settings: Settings, shards: list[int], without: Collection[int] = ()
 
 def _publish(store: Store, settings: Settings, version: str, shards: list[int], without: list[int]) -> Manifest:
     vocabulary = settings.load_vocabulary()
-    paths, planned = _paths(store, settings, version, shards), len(Plan(store, settings))
+    paths, planned = published_paths(store, settings, version, shards), len(Plan(store, settings))
     with ThreadPoolExecutor(store.place.readers) as pool:
         kept = sum(pool.map(lambda path: Kept.of(store.read_table(f"{path}.parquet")), paths), Kept())
     if not kept.samples:
@@ -140,7 +149,7 @@ def _publish(store: Store, settings: Settings, version: str, shards: list[int], 
     return publish_version(store, version, shards=paths, meta=meta, files=files)
 
 
-def _paths(store: Store, settings: Settings, version: str, shards: list[int]) -> list[str]:
+def published_paths(store: Store, settings: Settings, version: str, shards: list[int]) -> list[str]:
     """Paths of shards in the version: one listing tells, unless a shard is there with several contents, or not."""
     there: dict[int, list[str]] = {}
     for name in store.list(f"versions/{version}/data"):
