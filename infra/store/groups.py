@@ -57,7 +57,7 @@ class GroupedTable:
         with self._explained(f", rows group {group}"):
             file = np.zeros(self._size, np.uint8).data  # what nobody touches takes no memory
             chunks = self._footer.chunks(group, names)
-            self._store.place.fill([(self._path, at, file[at : at + size]) for _, at, size, _ in chunks])
+            self._store.place.fill([(self._path, start, file[start:stop]) for start, stop in _joined(chunks)])
             for name, at, size, expected in chunks:
                 if check(file[at : at + size]) != expected:
                     raise ValueError(f"column {name!r} has changed: its checksum differs")
@@ -87,3 +87,12 @@ class GroupedTable:
         except Exception as error:  # damage leads pyarrow to errors of every kind
             path = f"{self._store.url}/{self._path}{where}"
             raise StoreError(f"{path} is not Parquet ({error}); delete the file and run again") from error
+
+
+def _joined(chunks: Sequence[tuple[str, int, int, bytes]]) -> list[tuple[int, int]]:
+    """Start and end of what the chunks take, neighbours in one piece: a request costs more than its bytes."""
+    pieces: list[tuple[int, int]] = []
+    for _, at, size, _ in sorted(chunks, key=lambda chunk: chunk[1]):
+        start = pieces.pop()[0] if pieces and pieces[-1][1] == at else at
+        pieces.append((start, at + size))
+    return pieces
