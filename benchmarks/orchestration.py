@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 from prefect import flow
 
-from benchmarks.claims import CACHE, Claim, Size, run
+from benchmarks.claims import Claim, Size, run
 from benchmarks.fleet import in_process, servers
 from infra.clusters import task_runner
 from infra.settings import Settings
@@ -38,14 +38,13 @@ SHARDS = {"quick": 4, "default": 40, "full": 40}
 SECONDS = {"quick": 0.5, "default": 30.0, "full": 30.0}  # of work, a shard
 WORKERS = 2
 STAGES = ("synthesize", "refine", "select", "publish-shards")
-KIND, AMOUNT = "SEGMINT_BENCHMARK_KIND", "SEGMINT_BENCHMARK_AMOUNT"  # workers inherit them
+KIND, AMOUNT = "BENCHMARK_KIND", "BENCHMARK_AMOUNT"  # workers inherit them
 BLOCK = bytes(1 << 20)  # that a sum is taken of
 TRIAL = 200  # sums of each process, to find out how long they take
 
 
 def main(size: Size) -> list[Claim]:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder, servers(Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as server:
         amounts = {"wait": SECONDS[size], "compute": sums_in(SECONDS[size])}
         ratios = {}
         for kind, amount in amounts.items():
