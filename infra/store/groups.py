@@ -47,7 +47,8 @@ class GroupedTable:
 
     def bounds(self, column: str) -> list[tuple[Any, Any]] | None:
         """Least and greatest value of a column in each group; None for a table in one piece."""
-        return self._footer.bounds(column) if self._footer else None
+        with self._explained():
+            return self._footer.bounds(column) if self._footer else None
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Return a group of rows, of the named columns if any are named; only these are fetched, all at once."""

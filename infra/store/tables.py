@@ -129,7 +129,9 @@ class Footer:
     def bounds(self, column: str) -> list[tuple[Any, Any]]:
         """Least and greatest value of a column in each group."""
         at = self.names.index(column)
-        found = (self.metadata.row_group(group).column(at).statistics for group in range(self.metadata.num_row_groups))
+        found = [self.metadata.row_group(group).column(at).statistics for group in range(self.metadata.num_row_groups)]
+        if not all(of_group and of_group.has_min_max for of_group in found):
+            raise ValueError(f"its footer does not tell the bounds of column {column!r}")
         return [(of_group.min, of_group.max) for of_group in found]
 
     def chunks(self, group: int, columns: Sequence[str]) -> list[tuple[str, int, int, bytes]]:

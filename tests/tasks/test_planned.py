@@ -177,6 +177,13 @@ def test_notes_that_do_not_fit_the_rows_are_refused(store: Store, table: pd.Data
         Plan(store, SETTINGS)
 
 
+def test_a_plan_whose_footer_does_not_tell_where_its_shards_are_is_refused(store: Store, table: pd.DataFrame) -> None:
+    notes = {"kinds": table["kind"].value_counts().to_dict(), "generated": 100, "composed": 10, "phrases": 3}
+    store.write_bytes(PATH, grouped([table], COLUMNS, ["row"], notes))
+    with pytest.raises(StoreError, match=r"plan\.parquet .*does not tell the bounds of column 'shard'.*run again"):
+        Plan(store, SETTINGS)
+
+
 def test_an_empty_plan_is_a_plan(store: Store) -> None:
     store.write_bytes(PATH, stored_plan([]))
     plan = Plan(store, SETTINGS)
