@@ -9,43 +9,27 @@ layout but none of the store's code, and reads samples with plain zarr, compares
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import fsspec
-import numpy as np
-import pandas as pd
-import zarr
-
 from benchmarks.claims import CACHE, Claim, Size, run
+from benchmarks.published import SHARDS, Told, check, copied, labels, table
 from infra.store import PublishedError, Store, list_versions, publish_version, read_version, verify_version, write_shard
+from infra.store.seal import FileSum
 
 RACERS, READERS = 20, 2
 OWN, TWINS = 8, 6  # racers with a version of their own, and with the same one; the rest are rivals for a name
 ROUNDS = {"quick": 2, "default": 50, "full": 500}
 STORE_ROUNDS = 10  # after which a fresh store is taken, so that readers need not read 500 manifests at every look
 PATIENCE = 600.0  # seconds that one round may take
-SHARDS, SAMPLES, SIDE = 2, 3, 16
 _PROCESSES = multiprocessing.get_context("forkserver")
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a publisher published, and the number it was told; None if it was told that it lost."""
-
-    version: str
-    content: int
-    number: int | None
 
 
 def main(size: Size) -> list[Claim]:
@@ -170,14 +154,6 @@ def entry(racer: int, number: int) -> tuple[str, int]:
     return (f"round-{number}-twins", OWN) if racer < OWN + TWINS else (f"round-{number}-rivals", racer)
 
 
-def labels(number: int, content: int, shard: int) -> np.ndarray:
-    return np.random.default_rng([number, content, shard]).integers(0, 11, (SAMPLES, SIDE, SIDE), dtype=np.uint8)
-
-
-def table() -> pd.DataFrame:
-    return pd.DataFrame({"id": [f"{row:04d}" for row in range(SAMPLES)]})
-
-
 @contextmanager
 def watched(store: Store) -> Iterator[list[str]]:
     """Readers look on meanwhile; what they saw that may not be is in the list afterwards, empty before."""
@@ -200,84 +176,22 @@ def watched(store: Store) -> Iterator[list[str]]:
 
 def watch(store: Store, stop: Any, found: Any) -> None:
     """A reader's life: number of looks, the order in the end, violations."""
-    looks, before, wrong, last = 0, list[tuple[str, bytes]](), list[str](), False
+    looks, before, wrong, last = 0, list[tuple[str, str]](), list[str](), False
     while not last:
         last = stop.is_set()
         try:
             manifests = list_versions(store)
-            listed = [(manifest.version, manifest.to_bytes()) for manifest in manifests]
+            listed = [(manifest.version, manifest.sha256) for manifest in manifests]
             if listed[: len(before)] != before:
                 wrong.append(f"saw {[name for name, _ in before]}, then {[name for name, _ in listed]}, or changed")
-            for manifest in (one for one in manifests if (one.version, one.to_bytes()) not in before):
-                if read_version(store, manifest.version) != manifest:
+            for manifest in (one for one in manifests if (one.version, one.sha256) not in before):
+                if FileSum.of(read_version(store, manifest.version).to_bytes()).sha256 != manifest.sha256:
                     wrong.append(f"{manifest.version} changed at once")
                 wrong += [f"half seen: {problem}" for problem in verify_version(store, manifest.version)]
             looks, before = looks + 1, listed
         except Exception as error:
             wrong.append(f"a reader failed: {type(error).__name__}: {error}")
     found.put((looks, before, wrong))
-
-
-def copied(store: Store) -> Path:
-    """Everything in the store, as files."""
-    target = Path(tempfile.mkdtemp(dir=CACHE))
-    if "://" not in store.url:
-        return Path(shutil.copytree(store.url, target / "store"))
-    files = fsspec.filesystem("s3", skip_instance_cache=True, **store.options)
-    files.get(store.url.removeprefix("s3://"), str(target / "store"), recursive=True)
-    return target / "store"
-
-
-def check(root: Path, told: list[Told]) -> list[str]:
-    """Compare the files of a store with what its publishers were told."""
-    manifests = {version: read_manifest(root, version) for version in sorted({one.version for one in told})}
-    wrong = [f"{version} is lost" for version, manifest in manifests.items() if not manifest]
-    present = {version: manifest for version, manifest in manifests.items() if manifest}
-    if sorted(manifest["number"] for manifest in present.values()) != list(range(1, len(present) + 1)):
-        wrong.append(f"numbers are {sorted(manifest['number'] for manifest in present.values())}")
-    for version, manifest in present.items():
-        wrong += check_told(manifest, [one for one in told if one.version == version])
-        wrong += check_content(root / "versions" / version, manifest)
-    return wrong
-
-
-def read_manifest(root: Path, version: str) -> dict[str, Any] | None:
-    """The manifest, None if it is not there or not what its seal says."""
-    path = root / "versions" / version / "manifest.json"
-    body, _, seal = (path.read_bytes() if path.exists() else b"").rpartition(b', "seal": "')
-    if hashlib.sha256(body).hexdigest().encode() + b'"}' != seal:
-        return None
-    manifest: dict[str, Any] = json.loads(body + b"}")
-    return manifest
-
-
-def check_told(manifest: dict[str, Any], told: list[Told]) -> Iterator[str]:
-    """Those with the content that is there must have been told its number, all others that they lost."""
-    content = manifest["meta"]["content"]
-    for one in told:
-        expected = manifest["number"] if one.content == content else None
-        if one.number != expected:
-            yield f"{one.version} holds content {content} as number {manifest['number']}, but {one} was told"
-
-
-def check_content(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """Every sample and file must be what the winner wrote."""
-    content, number = manifest["meta"]["content"], int(manifest["version"].split("-")[1])
-    for shard in range(SHARDS):
-        name = f"{shard:05d}-{content}"
-        try:
-            label = zarr.open_group(str(folder / "data" / f"{name}.zarr"), mode="r")["label"][:]
-            ids = pd.read_parquet(folder / "data" / f"{name}.parquet")["id"].tolist()
-        except Exception as error:
-            yield f"{folder.name}, shard {name}: {type(error).__name__}: {error}"
-            continue
-        if name not in manifest["shards"] or ids != table()["id"].tolist():
-            yield f"{folder.name}: shard {name} is not the one that was published"
-        if not np.array_equal(label, labels(number, content, shard)):
-            yield f"{folder.name}: samples of shard {name} are not those that were published"
-    cards = [(folder / name).read_bytes() for name in manifest["files"] if (folder / name).exists()]
-    if cards != [f"content {content}".encode()]:
-        yield f"{folder.name}: card is {cards}"
 
 
 if __name__ == "__main__":

@@ -1,28 +1,26 @@
 """What ten thousand shards cost beside their work: time a shard, the flow's memory, the start of a resumed run.
 
 Prefect's server runs on PostgreSQL, shards go to two Dask workers, the store of the resumed run is Swift. The shards
-are of nothing: a task writes one row without arrays.
+are of nothing: a task writes one row without arrays. What ten million planned samples cost is `benchmarks.millions`,
+which can be run by itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from prefect import flow
 
+from benchmarks import millions
 from benchmarks.claims import Claim, Size, run
+from benchmarks.fleet import in_process, peak, servers
 from infra.clusters import task_runner
 from infra.settings import Settings
 from infra.store import Marker, Store, write_shard
@@ -31,7 +29,6 @@ from tasks.progress import Event, listening
 from tasks.publish import folders
 from tasks.shards import Stages, over_shards
 from tests.fleet import Prefect
-from tests.postgres import Postgres
 from tests.swift import Swift
 
 MANY = {"quick": 40, "default": 10_000, "full": 10_000}  # shards
@@ -58,7 +55,10 @@ def make_nothing(settings: Settings, shards: list[int]) -> dict[int | str, str]:
 
 def main(size: Size) -> list[Claim]:
     with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as server:
-        few, many = (in_process(server, "nothing", f"{folder}/{n}", n) for n in (FEW[size], MANY[size]))
+        few, many = (
+            in_process("scale", "nothing", f"{folder}/{n}", n, environment=server.environment)
+            for n in (FEW[size], MANY[size])
+        )
         print(f"{FEW[size]} shards: {few}\n{MANY[size]} shards: {many}")
         overhead = (many["seconds"] - few["seconds"]) / (MANY[size] - FEW[size])
         resumed = resume(server, Path(folder), MANY[size])
@@ -66,31 +66,8 @@ def main(size: Size) -> list[Claim]:
         Claim("overhead of a shard, ms", 1000 * overhead, "<= 50"),
         Claim("flow's memory against that of a tenth of the shards", many["peak"] / few["peak"], "<= 1.2"),
         Claim("resumed run on S3: seconds until the first new shard starts", resumed, "<= 30"),
+        *millions.main(size),
     ]
-
-
-@contextmanager
-def servers(folder: Path) -> Iterator[Prefect]:
-    """Prefect's server on PostgreSQL."""
-    for name in ("postgres", "prefect"):
-        (folder / name).mkdir()
-    database = Postgres(folder / "postgres")
-    database.start()
-    server = Prefect(folder / "prefect", database)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        database.stop()
-
-
-def in_process(server: Prefect, *words: object, **environment: str) -> dict[str, Any]:
-    """What a process of its own prints last, as JSON; flows and their memory are apart from ours."""
-    command = [sys.executable, "-m", "benchmarks.scale", *map(str, words)]
-    done = subprocess.run(command, env={**server.environment, **environment}, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def run_nothing(url: str, count: int) -> dict[str, float]:
@@ -100,8 +77,7 @@ def run_nothing(url: str, count: int) -> dict[str, float]:
     failed = make_nothing.with_options(task_runner=task_runner(settings.compute))(settings, list(range(count)))
     if failed:
         raise RuntimeError(f"shards failed: {failed}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": time.monotonic() - begun, "peak": peak}
+    return {"seconds": time.monotonic() - begun, "peak": peak()}
 
 
 def resume(server: Prefect, folder: Path, count: int) -> float:
@@ -111,8 +87,9 @@ def resume(server: Prefect, folder: Path, count: int) -> float:
     swift.start()
     try:
         url = swift.new_bucket().url
-        in_process(server, "pretend", url, count, **swift.environment)
-        return float(in_process(server, "resume", url, count, **swift.environment)["seconds"])
+        environment = {**server.environment, **swift.environment}
+        in_process("scale", "pretend", url, count, environment=environment)
+        return float(in_process("scale", "resume", url, count, environment=environment)["seconds"])
     finally:
         swift.stop()
 

@@ -170,7 +170,7 @@ def versions(config: Config = None, flags: Flags = None) -> None:
     store = _store(_settings(config, flags))
     from infra.store import list_versions
 
-    rows = [(m.version, m.created[:19].replace("T", " "), m.samples, len(m.shards)) for m in list_versions(store)]
+    rows = [(m.version, m.created[:19].replace("T", " "), m.samples, m.shards) for m in list_versions(store)]
     title = f"Versions in {store.url}" if rows else f"No version is published in {store.url}; `segmint run` makes one"
     show.table(title, ["version", "created (UTC)", "samples", "shards"], rows)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections import Counter
+from typing import Any
 
 from infra.settings import Settings, check_same_run
 from infra.store import Store
 from segmint import console as show
 from tasks.captions import TokenCounter, read_captions, sort_captions
 from tasks.estimate import estimate, measured_rate
-from tasks.plan import load_tokenizer, make_plan, resolve_budget
+from tasks.plan import load_tokenizer, plan_groups, resolve_budget
 from tasks.records import Record
 
 __all__ = ["preview"]
@@ -23,24 +24,21 @@ def preview(store: Store, settings: Settings, examples: int) -> None:
     if stored:
         check_same_run(stored, settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
-    plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
-    _counts(plan, settings)
+    plan = plan_groups(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
+    shown, kinds, classes, shards = list[Any](), Counter[str](), Counter[str](), 0
+    for group in plan:
+        shown += group.head(examples - len(shown))[["id", "kind", "prompt"]].itertuples(index=False)
+        kinds.update(group["kind"])
+        classes.update(name for names in group["classes"] for name in names)
+        shards += group["shard"].nunique()
+    show.table(f"Plan of run {settings.name!r}", ["kind", "images"], kinds.most_common())
+    names = settings.load_vocabulary().names
+    show.table("Images that name a class", ["class", "images"], [(name, classes[name]) for name in names])
     if settings.plan.captions:
         _captions(settings, count_tokens, max_tokens)
-    shown = plan.head(examples)
-    show.table(
-        "Its first rows", ["id", "kind", "prompt"], list(zip(shown["id"], shown["kind"], shown["prompt"], strict=True))
-    )
+    show.table("Its first rows", ["id", "kind", "prompt"], shown)
     show.say(f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}")
-    show.say(f"{len(plan)} images in {plan['shard'].nunique()} shards; {_cost(store, settings, plan)}")
-
-
-def _counts(plan: pd.DataFrame, settings: Settings) -> None:
-    kinds = list(plan["kind"].value_counts().items())
-    show.table(f"Plan of run {settings.name!r}", ["kind", "images"], kinds)
-    counts = plan["classes"].explode().value_counts()
-    names = settings.load_vocabulary().names
-    show.table("Images that name a class", ["class", "images"], [(name, int(counts.get(name, 0))) for name in names])
+    show.say(f"{kinds.total()} images in {shards} shards; {_cost(store, settings, kinds.total(), shards)}")
 
 
 def _captions(settings: Settings, count_tokens: TokenCounter, max_tokens: int) -> None:
@@ -51,9 +49,9 @@ def _captions(settings: Settings, count_tokens: TokenCounter, max_tokens: int) -
     show.table(f"Captions of {settings.plan.captions}", ["", "lines"], [*kept, *captions.rejected.items()])
 
 
-def _cost(store: Store, settings: Settings, plan: pd.DataFrame) -> str:
+def _cost(store: Store, settings: Settings, rows: int, shards: int) -> str:
     rate = measured_rate(store, settings)
     if rate is None:
         return "the cost is not known: no shard in this store was made with this generator; a run of a few images tells"
-    cost = estimate(plan, rate.seconds, rate.bytes, settings.compute.workers)
+    cost = estimate(rows, shards, settings.plan.shard_size, rate.seconds, rate.bytes, settings.compute.workers)
     return f"about {show.duration(cost.seconds)} and {show.size(cost.bytes)}, as in run {rate.measured_on!r}"

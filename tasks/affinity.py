@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from prefect import task
 from safetensors import SafetensorError
 from torch import Tensor
@@ -22,14 +25,17 @@ from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import CorruptShardError, Store, read_shard
 from infra.store.seal import check_tensors, seal_tensors
+from infra.store.tables import as_frame
 from infra.vocabulary import Vocabulary
 from models.masks import AffinityNet, SeedRule, class_seeds, object_scores, train_affinity
+from tasks.planned import Plan
 from tasks.progress import Report
 
 __all__ = ["affinity_work", "learn_affinity", "read_affinity", "sure_places"]
 
 PICTURES = 512  # that it learns from at most, each of them several times
 _BATCH = 8
+_NAMED = ("single", "multi")  # kinds of generated rows with a class
 
 
 def sure_places(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[SeedRule]) -> Tensor:
@@ -49,9 +55,8 @@ def learn_affinity(settings: Settings) -> str:
     if store.exists(path):
         return path
     rng = np.random.default_rng(settings.seed)
-    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
-    named = _named(plan)
-    rows = named.iloc[np.sort(rng.permutation(len(named))[:PICTURES])]
+    plan = Plan(store, settings)
+    rows = _rows(plan, np.sort(rng.permutation(_named(plan))[:PICTURES]))
     with Report("learn-affinity", settings.name, affinity_work(plan, settings)) as report:
         pictures = []
         for pair in _seeded(store, settings, rows):
@@ -66,9 +71,9 @@ def learn_affinity(settings: Settings) -> str:
     return path
 
 
-def affinity_work(plan: pd.DataFrame, settings: Settings) -> int:
+def affinity_work(plan: Plan, settings: Settings) -> int:
     """Pictures to look at and steps to train, which is what the stage's progress counts."""
-    return min(len(_named(plan)), PICTURES) + settings.refine.affinity_steps
+    return min(_named(plan), PICTURES) + settings.refine.affinity_steps
 
 
 def read_affinity(store: Store, run: str) -> AffinityNet:
@@ -82,9 +87,20 @@ def read_affinity(store: Store, run: str) -> AffinityNet:
     return net.eval()
 
 
-def _named(plan: pd.DataFrame) -> pd.DataFrame:
-    """Generated rows with a class."""
-    return plan[(plan["kind"] != "composed") & (plan["classes"].map(len) > 0)]
+def _named(plan: Plan) -> int:
+    """Number of generated rows with a class."""
+    return sum(plan.notes.kinds.get(kind, 0) for kind in _NAMED)
+
+
+def _rows(plan: Plan, chosen: NDArray[np.int64]) -> pd.DataFrame:
+    """The `row`, `shard` and `classes` of some generated rows with a class, numbered without the others."""
+    groups, before = [], 0
+    for table in plan.columns(["row", "kind", "shard", "classes"]):
+        named = table.filter(pc.is_in(table["kind"], pa.array(_NAMED)))
+        low, high = np.searchsorted(chosen, [before, before + len(named)])
+        groups.append(as_frame(named.take(chosen[low:high] - before)))
+        before += len(named)
+    return pd.concat(groups)
 
 
 def _path(run: str) -> str:

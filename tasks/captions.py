@@ -99,9 +99,9 @@ def _fault(line: str, named: list[tuple[ClassEntry, str]]) -> str:
     return ""
 
 
-def with_captions(rows: Sequence[Row], captions: Captions, share: float, rng: np.random.Generator) -> list[Row]:
+def with_captions(rows: Iterable[Row], captions: Captions, share: float, rng: np.random.Generator) -> Iterator[Row]:
     """The rows, of which `share` of those of one class with captions have one for their prompt; no ground is known."""
-    return [_captioned(row, captions, rng) if rng.random() < share else row for row in rows]
+    return (_captioned(row, captions, rng) if rng.random() < share else row for row in rows)
 
 
 def _captioned(row: Row, captions: Captions, rng: np.random.Generator) -> Row:

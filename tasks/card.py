@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
+
 import pandas as pd
 
 from infra.settings import Settings
@@ -10,19 +13,38 @@ from infra.text import as_markdown
 __all__ = ["dataset_card"]
 
 
-def dataset_card(version: str, settings: Settings, samples: pd.DataFrame, planned: int) -> str:
-    """Markdown for the kept `samples` (columns `kind`, `classes`) of `planned` rows."""
-    counts = samples["classes"].explode().dropna().value_counts()
-    kinds = samples["kind"].value_counts()
+@dataclass(frozen=True)
+class Kept:
+    """What was kept, counted: samples by kind, and images by class that they show."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, samples: pd.DataFrame) -> Kept:
+        """Count the `kind` and the `classes` of some samples."""
+        return cls(Counter(samples["kind"]), Counter(name for names in samples["classes"] for name in names))
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(self.kinds + other.kinds, self.classes + other.classes)
+
+    @property
+    def samples(self) -> int:
+        """Number of all."""
+        return self.kinds.total()
+
+
+def dataset_card(version: str, settings: Settings, kept: Kept, planned: int) -> str:
+    """Markdown for what was kept of `planned` rows."""
     generator = settings.generator
-    parts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    parts = ", ".join(f"{count} {kind}" for kind, count in kept.kinds.most_common())
     rows = "\n".join(
-        f"| {as_markdown(entry.name)} | {entry.id} | {counts.get(entry.name, 0)} |"
+        f"| {as_markdown(entry.name)} | {entry.id} | {kept.classes[entry.name]} |"
         for entry in settings.load_vocabulary().classes
     )
     return f"""# {version}
 
-{len(samples)} images with pixel labels, kept of {planned} planned: {parts}.
+{kept.samples} images with pixel labels, kept of {planned} planned: {parts}.
 
 Labels are uint8: 0 background, the ids below, 255 unsure (leave it out of the loss). Images are uint8 RGB.
 

@@ -10,8 +10,10 @@ pins/<version>.json             keeps a version for ever, until it is unpinned
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
-from infra.store import Manifest, Store, list_versions, read_version
+from infra.store import Published, Store, list_versions, read_version
 from tasks.promote import read_champion
 from tasks.records import origin_of
 
@@ -40,76 +42,71 @@ class Garbage(NamedTuple):
 def find_garbage(store: Store, retention: RetentionSettings, now: float) -> list[Garbage]:
     """Everything that may go at `now` (seconds since 1970); nothing is touched.
 
-    Reads manifests, not samples; lists only what belongs to no version, or goes.
+    Reads what is told of versions, no samples; lists only what belongs to no version, or goes. What was written to
+    lately is not looked through.
     """
-    manifests = list_versions(store)
+    versions, checkpoints = list_versions(store), store.list("checkpoints")
     champion = read_champion(store) or {}
     kept_checkpoints = {champion.get("checkpoint"), *champion.get("before", [])}
-    needed = {champion.get("version"), *pins(store), *_in_training(store, now)}
-    old = [m for m in manifests[: -retention.versions] if m.version not in needed]
-    gone = [m.version for m in old if now - _created(m) > retention.days * DAY]
-    found = [_sized(store, f"versions/{name}", "past its retention") for name in gone]
-    found += _checkpoints(store, gone, kept_checkpoints)
-    found += _shards(store, manifests, retention, now)
-    return [*found, *_abandoned(store, manifests, retention, now)]
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        training = pool.map(lambda name: _trains(store, name, now), checkpoints)
+        needed = {champion.get("version"), *pins(store), *filter(None, training)}
+        old = [v for v in versions[: -retention.versions] if v.version not in needed]
+        gone = [v.version for v in old if now - _created(v) > retention.days * DAY]
+        found = [(f"versions/{name}", "past its retention") for name in gone]
+        found += [(f"checkpoints/{name}", "its version is past its retention") for name in checkpoints
+                  if name.rpartition("-")[0] in gone and name not in kept_checkpoints]  # fmt: skip
+        done = [v for v in versions if _is_whole(v) and now - _created(v) > retention.run_days * DAY]
+        found += itertools.chain.from_iterable(pool.map(lambda v: _shards(store, v, checkpoints), done))
+        sized = pool.map(lambda one: Garbage(one[0], store.usage(one[0]).size, one[1]), found)
+        abandoned = pool.map(lambda path: _abandoned(store, path, retention, now), _unpublished(store, versions))
+        return [*sized, *filter(None, abandoned)]
 
 
-def _created(manifest: Manifest) -> float:
-    return datetime.fromisoformat(manifest.created).timestamp()
+def _created(version: Published) -> float:
+    return datetime.fromisoformat(version.created).timestamp()
 
 
-def _is_whole(manifest: Manifest) -> bool:
+def _is_whole(version: Published) -> bool:
     """Whether the version lacks no shard; else its run may still be finished."""
-    return not manifest.meta.get("without")
+    return not version.meta.get("without")
 
 
-def _sized(store: Store, path: str, why: str) -> Garbage:
-    return Garbage(path, store.usage(path).size, why)
+def _trains(store: Store, checkpoint: str, now: float) -> str | None:
+    """The version that this checkpoint, if unfinished, was written from lately."""
+    folder = f"checkpoints/{checkpoint}"
+    if store.exists(f"{folder}/meta.json") or now - store.usage(folder).modified >= TRAINING:
+        return None
+    return checkpoint.rpartition("-")[0]
 
 
-def _in_training(store: Store, now: float) -> Iterator[str]:
-    """Versions that an unfinished checkpoint was written from lately."""
-    for name in store.list("checkpoints"):
-        folder = f"checkpoints/{name}"
-        if not store.exists(f"{folder}/meta.json") and now - store.usage(folder).modified < TRAINING:
-            yield name.rpartition("-")[0]
+def _shards(store: Store, version: Published, checkpoints: Collection[str]) -> list[tuple[str, str]]:
+    """What a published run worked on: a version holds its own samples, so nobody reads these again."""
+    origin = origin_of(version)
+    folders = [f"runs/{origin.run}/{name}" for name in store.list(f"runs/{origin.run}") if "." not in name]
+    folds = f"{origin.run}-{origin.identity[:8]}-fold-"
+    folders += [f"checkpoints/{name}" for name in checkpoints if name.startswith(folds)]
+    return [(folder, f"run {origin.run} is published") for folder in folders]
 
 
-def _checkpoints(store: Store, versions: Collection[str], kept: Collection[str | None]) -> Iterator[Garbage]:
-    for name in store.list("checkpoints"):
-        if name.rpartition("-")[0] in versions and name not in kept:
-            yield _sized(store, f"checkpoints/{name}", "its version is past its retention")
+def _unpublished(store: Store, versions: Collection[Published]) -> Iterator[str]:
+    """Runs that published nothing whole, and versions without a manifest."""
+    runs, published = {origin_of(v).run for v in versions if _is_whole(v)}, {v.version for v in versions}
+    yield from (f"runs/{name}" for name in store.list("runs") if name not in runs)
+    for name in store.list("versions"):
+        if name not in published and not store.exists(f"versions/{name}/manifest.json"):  # a damaged one is kept
+            yield f"versions/{name}"
 
 
-def _shards(
-    store: Store, manifests: Collection[Manifest], retention: RetentionSettings, now: float
-) -> Iterator[Garbage]:
-    """What published runs worked on: a version holds its own samples, so nobody reads these again."""
-    for manifest in filter(_is_whole, manifests):
-        origin, age = origin_of(manifest), now - _created(manifest)
-        run = origin.run
-        if age > retention.run_days * DAY:
-            folders = [f"runs/{run}/{name}" for name in store.list(f"runs/{run}") if "." not in name]
-            folds = f"{run}-{origin.identity[:8]}-fold-"
-            folders += [f"checkpoints/{name}" for name in store.list("checkpoints") if name.startswith(folds)]
-            yield from (_sized(store, folder, f"run {run} is published") for folder in folders)
-
-
-def _abandoned(
-    store: Store, manifests: Collection[Manifest], retention: RetentionSettings, now: float
-) -> Iterator[Garbage]:
-    """Runs that published nothing whole, and versions without a manifest, to which nothing was written for long."""
-    runs, published = {origin_of(m).run for m in manifests if _is_whole(m)}, {m.version for m in manifests}
-    unpublished = [f"runs/{name}" for name in store.list("runs") if name not in runs]
-    unpublished += [
-        f"versions/{name}"
-        for name in store.list("versions")
-        if name not in published and not store.exists(f"versions/{name}/manifest.json")  # a damaged one is kept
-    ]
-    for path in unpublished:
-        size, modified = store.usage(path)
-        if now - modified > retention.abandoned_days * DAY:
-            yield Garbage(path, size, f"never published, untouched for {(now - modified) / DAY:.0f} days")
+def _abandoned(store: Store, path: str, retention: RetentionSettings, now: float) -> Garbage | None:
+    """Garbage if nothing was written to it for long. Files come first: a run's settings and plan tell of most."""
+    size, newest = 0, 0.0
+    for name in sorted(store.list(path), key=lambda name: "." not in name) or [""]:
+        found = store.usage(f"{path}/{name}")
+        size, newest = size + found.size, max(newest, found.modified)
+        if now - newest <= retention.abandoned_days * DAY:
+            return None
+    return Garbage(path, size, f"never published, untouched for {(now - newest) / DAY:.0f} days")
 
 
 def delete(store: Store, garbage: Garbage) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -22,26 +22,14 @@ from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, write_shard
 from models.scenes import IGNORE, Cutout, choose_grid, compose_scene, cut_objects, splice
+from tasks.planned import Plan
+from tasks.pool import Pool, Rows, Source, rows_of
 from tasks.progress import Report
 from tasks.shards import over_shards
 
-__all__ = ["Composed", "Pool", "Source", "compose", "compose_row", "compose_shard"]
+__all__ = ["Composed", "compose", "compose_row", "compose_shard"]
 
 Bytes = NDArray[np.uint8]
-
-SPARES = 8  # rows tried in place of a source that is no good
-
-
-@dataclass(frozen=True)
-class Source:
-    """A generated sample that is good enough: image (H, W, 3), label (H, W) uint8, and what refine says of it."""
-
-    row: int
-    id: str
-    image: Bytes
-    label: Bytes
-    confidence: float
-    consistency: float
 
 
 @dataclass(frozen=True)
@@ -54,28 +42,6 @@ class Composed:
     layout: str
     sources: tuple[Source, ...]
     objects: list[dict[str, Any]]
-
-
-Load = Callable[[int], Source | None]  # the sample of a row, None if it is no good
-
-
-class Pool:
-    """The rows of a plan that others may be made of: `load` gets one, and like-minded ones can be drawn."""
-
-    def __init__(self, plan: pd.DataFrame, load: Load) -> None:
-        single = plan[plan["kind"] == "single"]
-        names = single["classes"].map(lambda classes: classes[0])
-        self.class_of: dict[int, str] = dict(zip(single["row"], names, strict=True))
-        self._rows = {name: rows.to_numpy() for name, rows in single["row"].groupby(names)}
-        self._rows[""] = plan.loc[plan["kind"] == "negative", "row"].to_numpy()
-        self._load = load
-
-    def good(self, row: int, rng: np.random.Generator) -> Iterator[Source]:
-        """The sample of `row`, and others of its class (or negatives, if it is one), as far as they are good."""
-        like = self._rows[self.class_of.get(row, "")]
-        for candidate in dict.fromkeys([row, *rng.choice(like, SPARES).tolist()]):
-            if source := self._load(candidate):
-                yield source
 
 
 def compose_row(
@@ -101,7 +67,7 @@ def _scene(
     sources: list[int], pool: Pool, ids: Mapping[str, int], size: tuple[int, int], rng: np.random.Generator
 ) -> Composed | None:
     ground = next(pool.good(sources[0], rng), None)
-    found = [_object(row, pool, ids[pool.class_of[row]], rng) for row in sources[1:]]
+    found = [_object(row, pool, ids[pool.class_of(row)], rng) for row in sources[1:]]
     objects = [pair for pair in found if pair]
     if ground is None or not objects:
         return None
@@ -166,8 +132,8 @@ def _foreground(label: Bytes) -> float:
 class _Generated:
     """The generated samples of a run, read from the store one by one."""
 
-    def __init__(self, store: Store, run: str, plan: pd.DataFrame) -> None:
-        self._store, self._run, self._plan = store, run, plan.set_index("row", drop=False)
+    def __init__(self, store: Store, run: str, rows: Rows) -> None:
+        self._store, self._run, self._rows = store, run, rows
         self._shard = cache(self._open)
 
     def _open(self, shard: int) -> tuple[ShardReader, ShardReader, pd.DataFrame]:
@@ -180,17 +146,16 @@ class _Generated:
 
     def load(self, row: int) -> Source | None:
         """The sample of that row; None if `select` rejected it."""
-        planned = self._plan.loc[row]
-        images, labels, verdicts = self._shard(int(planned["shard"]))
-        verdict, index = verdicts.loc[row], images.ids.index(planned["id"])
+        images, labels, verdicts = self._shard(self._rows.shard_of(row))
+        verdict = verdicts.loc[row]
         if not verdict["keep"]:
             return None
-        scores = float(verdict["confidence"]), float(verdict["consistency"])
-        return Source(int(row), str(planned["id"]), images.read("image", index), labels.read("label", index), *scores)
+        index, scores = images.ids.index(verdict["id"]), (float(verdict["confidence"]), float(verdict["consistency"]))
+        return Source(int(row), str(verdict["id"]), images.read("image", index), labels.read("label", index), *scores)
 
     def size(self) -> tuple[int, int]:
         """Height and width of the run's images."""
-        images, _, _ = self._shard(int(self._plan["shard"].iloc[0]))
+        images, _, _ = self._shard(self._rows.shard_of(0))
         _, height, width, _ = images.marker.fields["image"].shape
         return height, width
 
@@ -202,10 +167,10 @@ def compose_shard(settings: Settings, shard: int) -> Marker:
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
-    plan, ids = store.read_table(f"{run}/plan.parquet"), settings.load_vocabulary().ids
-    rows = plan[plan["shard"] == shard]
-    generated = _Generated(store, run, plan)
-    pool, size, scenes = Pool(plan, cache(generated.load)), generated.size(), []
+    plan, vocabulary = Plan(store, settings), settings.load_vocabulary()
+    rows, planned = plan.of_shard(shard), rows_of(plan, vocabulary.names)
+    generated, ids = _Generated(store, run, planned), vocabulary.ids
+    pool, size, scenes = Pool(planned, cache(generated.load)), generated.size(), []
     with Report("compose", f"{shard:05d}", len(rows)) as report:
         for sources, seed in zip(rows["sources"], rows["seed"], strict=True):
             scenes.append(compose_row(list(sources), int(seed), pool, ids, size, spliced=settings.compose.spliced))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import pandas as pd
 
 from infra.settings import Settings
 from infra.store import Marker, Store, read_marker
 from tasks.records import Record
 
 __all__ = ["Cost", "Rate", "estimate", "measured_rate"]
+
+ASKED = 100  # shards of a stage, of about as many as which the markers are read
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Cost:
     bytes: int
 
 
-def estimate(plan: pd.DataFrame, seconds_per_image: float, bytes_per_image: float, workers: int = 1) -> Cost:
-    """Cost of a plan table; a worker takes whole shards."""
-    shards = plan["shard"].value_counts()
-    rows_of_busiest = min(-(-len(shards) // workers) * int(shards.max()), len(plan))
-    return Cost(rows_of_busiest * seconds_per_image, round(len(plan) * bytes_per_image))
+def estimate(
+    rows: int, shards: int, shard_size: int, seconds_per_image: float, bytes_per_image: float, workers: int = 1
+) -> Cost:
+    """Cost of a plan; a worker takes whole shards."""
+    rows_of_busiest = min(-(-shards // workers) * shard_size, rows)
+    return Cost(rows_of_busiest * seconds_per_image, round(rows * bytes_per_image))
 
 
 def measured_rate(store: Store, settings: Settings) -> Rate | None:
@@ -43,24 +46,36 @@ def measured_rate(store: Store, settings: Settings) -> Rate | None:
     for run in reversed(store.list("runs")):
         record = f"runs/{run}/settings.json"
         if store.exists(record) and store.read_json(record, Record)["settings"]["generator"] == wanted:
-            markers = _markers(store, f"runs/{run}")
-            if images := sum(len(marker.ids) for marker in markers.get("synthesize", [])):
-                return _rate(run, images, [marker for of_stage in markers.values() for marker in of_stage])
+            stages = _stages(store, f"runs/{run}")
+            if images := sum(stage.images for name, stage in stages.items() if name == "synthesize"):
+                seconds, size = (
+                    sum(getattr(stage, what) for stage in stages.values()) for what in ("seconds", "bytes")
+                )
+                return Rate(seconds / images, size / images, run)
     return None
 
 
-def _rate(run: str, images: int, markers: list[Marker]) -> Rate:
+@dataclass(frozen=True)
+class _Stage:
+    images: float
+    seconds: float
+    bytes: float
+
+
+def _stages(store: Store, run: str) -> dict[str, _Stage]:
+    """What the finished shards of each stage come to, of large stages by some of them."""
+    found = {}
+    for stage in (name for name in store.list(run) if "." not in name):
+        folder = f"{run}/{stage}"
+        paths = [f"{folder}/{name[:-5]}" for name in store.list(folder) if name.endswith(".json")]
+        asked = paths[:: max(1, len(paths) // ASKED)]
+        with ThreadPoolExecutor(store.place.readers) as pool:
+            markers = list(filter(None, pool.map(lambda path: read_marker(store, path), asked)))
+        found[stage] = _summed(markers, len(paths) / max(len(asked), 1))
+    return found
+
+
+def _summed(markers: Sequence[Marker], times: float) -> _Stage:
+    images, seconds = sum(len(marker.ids) for marker in markers), sum(marker.seconds for marker in markers)
     size = sum(file.size for marker in markers for file in marker.files.values())
-    return Rate(sum(marker.seconds for marker in markers) / images, size / images, run)
-
-
-def _markers(store: Store, run: str) -> dict[str, list[Marker]]:
-    stages = [name for name in store.list(run) if "." not in name]
-    return {
-        stage: list(filter(None, (_marker(store, f"{run}/{stage}", n) for n in store.list(f"{run}/{stage}"))))
-        for stage in stages
-    }
-
-
-def _marker(store: Store, folder: str, name: str) -> Marker | None:
-    return read_marker(store, f"{folder}/{name.removesuffix('.json')}") if name.endswith(".json") else None
+    return _Stage(times * images, times * seconds, times * size)

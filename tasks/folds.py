@@ -12,7 +12,8 @@ predicts the fold's samples. Where it would have given the label, too, the label
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from infra.blocks import open_store
 from infra.clusters import gpu_slot
 from infra.settings import Settings
 from infra.store import Marker, ShardReader, Store, read_marker, read_shard, write_shard
+from infra.store.tables import as_frame
 from models.metrics import IGNORE
+from tasks.planned import Plan
 from tasks.progress import Report
 from tasks.select import LOSS_UNIT, prune, prune_outliers
 from tasks.shards import over_shards
@@ -34,6 +37,7 @@ from tasks.train import advance, class_names, finish_training, load_folder
 
 __all__ = ["Screened", "hold_out", "hold_out_shard", "image_scores", "learn_fold", "pixel_losses", "rank"]
 
+_PLANNED = ["row", "id", "kind", "classes", "shard"]  # columns of the plan that are needed here
 _TEMPERATURE = 0.1  # of the soft minimum over pixels; cleanlab's for segmentation
 
 
@@ -98,14 +102,25 @@ class Screened(Dataset[dict[str, Any]]):
         return self._readers[path]
 
 
-def _screened(store: Store, settings: Settings) -> pd.DataFrame:
-    """Generated rows that passed the screen, by row: the plan's columns, the screen's `score`, `place`, `fold`."""
-    run = f"runs/{settings.name}"
-    plan = store.read_table(f"{run}/plan.parquet")
-    plan = plan[plan["kind"] != "composed"].assign(place=lambda p: p.groupby("shard").cumcount())
-    verdicts = pd.concat([store.read_table(f"{run}/screen/{shard:05d}.parquet") for shard in plan["shard"].unique()])
-    rows = plan.merge(verdicts[["row", "keep", "reason", "score"]], on="row")
+def _screened(store: Store, settings: Settings, shards: Iterable[int] | None = None) -> pd.DataFrame:
+    """Generated rows that passed the screen, by row: `row`, `id`, `classes`, `shard`, `place` in it, and `fold`.
+
+    With them the screen's `keep`, `reason` and `score`. Of all shards unless some are named.
+    """
+    plan = Plan(store, settings)
+    if shards is None:
+        shards, tables = plan.generated, (as_frame(table) for table in plan.columns(_PLANNED))
+    else:
+        tables = (plan.of_shard(shard) for shard in shards)
+    rows = pd.concat((table.loc[table["kind"] != "composed", _PLANNED] for table in tables), ignore_index=True)
+    rows = rows.assign(place=rows.groupby("shard").cumcount()).merge(_verdicts(store, settings, shards), on="row")
     return rows[rows["keep"]].sort_values("row").assign(fold=lambda r: r["row"] % settings.select.folds)
+
+
+def _verdicts(store: Store, settings: Settings, shards: Iterable[int]) -> pd.DataFrame:
+    paths = [f"runs/{settings.name}/screen/{shard:05d}.parquet" for shard in shards]
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        return pd.concat(pool.map(lambda path: store.read_table(path)[["row", "keep", "reason", "score"]], paths))
 
 
 def _folder(settings: Settings, fold: int) -> str:
@@ -141,8 +156,7 @@ def hold_out_shard(settings: Settings, shard: int) -> Marker:
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
-    rows = _screened(store, settings)
-    rows = rows[rows["shard"] == shard]
+    rows = _screened(store, settings, [shard])
     images = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image"])[0]["image"][rows["place"]]
     labels = read_shard(store, f"{run}/refine/{shard:05d}", ["label"])[0]["label"][rows["place"]]
     ids, tables = settings.load_vocabulary().ids, []

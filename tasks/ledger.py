@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from infra.store import Manifest, Marker, MissingError, Store, StoreError, check_name, read_marker, read_version
 from models.masks import SeedRule
 from tasks.pictures import Colour, default_colour
-from tasks.plan import COLUMNS
+from tasks.planned import COLUMNS
 from tasks.records import Evaluated, Shown, Training
 
 __all__ = ["STAGES", "Ledger", "Stage", "read_ledger"]

@@ -5,14 +5,16 @@ One row is one sample: `row` int64 (0..n-1), `id` str, `kind` ("single", "multi"
 the prompt is a caption), `seed` int64, `shard` int64, `sources` list[int64] (composed rows: the negative row that is
 the ground, then one single row an object; else empty).
 Composed rows come last and have shards of their own. The same settings give the same plan on any machine; the shard
-size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary.
+size changes `shard` only. Prompts are worded as the drawn world's own, from whatever vocabulary. Rows are made, checked
+and encoded a group at a time, for there may be tens of millions; `tasks.planned` reads what `start_run` wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,35 +25,15 @@ from infra.settings import Settings, check_same_run
 from infra.store import Store
 from infra.vocabulary import Vocabulary, has_word
 from tasks.captions import TokenCounter, read_captions, sort_captions, with_captions
-from tasks.prompts import (
-    Ints,
-    PlanError,
-    Row,
-    choose_classes,
-    distinct_classes,
-    pick,
-    random_numbers,
-    word_composed,
-    word_row,
-)
+from tasks.planned import stored_plan
+from tasks.prompts import PlanError, Row, choose_classes, random_numbers, word_rows
 from tasks.records import Planned, Record
+from tasks.scenes import Material
 
-__all__ = [
-    "COLUMNS",
-    "PlanError",
-    "load_tokenizer",
-    "make_plan",
-    "read_plan",
-    "resolve_budget",
-    "start_run",
-]
+__all__ = ["PlanError", "load_tokenizer", "make_plan", "plan_groups", "resolve_budget", "start_run"]
 
-COLUMNS = {
-    "row": "int", "id": "str", "kind": "str", "prompt": "str", "classes": "list[str]", "phrases": "list[str]",
-    "background": "str", "seed": "int", "shard": "int", "sources": "list[int]",
-}  # fmt: skip
-_KINDS = ("single", "multi", "negative", "composed")
 CLIP_TOKENS = 77  # positions of Stable Diffusion's text encoder
+GROUP_ROWS = 1 << 14  # about, in a group of the table: what a shard's task reads of ten million rows
 
 
 def make_plan(
@@ -61,7 +43,19 @@ def make_plan(
     count_tokens: TokenCounter | None = None,
     max_tokens: int = CLIP_TOKENS,
 ) -> pd.DataFrame:
-    """The plan table of these settings.
+    """The plan table of these settings, whole; arguments and errors are those of `plan_groups`."""
+    groups = list(plan_groups(settings, vocabulary, count_tokens=count_tokens, max_tokens=max_tokens))
+    return pd.concat(groups or [_table([], settings, 0, 0)], ignore_index=True)
+
+
+def plan_groups(
+    settings: Settings,
+    vocabulary: Vocabulary,
+    *,
+    count_tokens: TokenCounter | None = None,
+    max_tokens: int = CLIP_TOKENS,
+) -> Iterator[pd.DataFrame]:
+    """The plan of these settings in groups of whole shards, generated ones and then composed ones.
 
     `count_tokens` gives the length of each prompt with its begin and end tokens; prompts over `max_tokens` raise
     `PlanError`, as do an unknown class in the budget and a class word that its prompt lacks.
@@ -69,21 +63,42 @@ def make_plan(
     rng = np.random.default_rng(settings.seed)
     weights = _weights(settings.plan.budget, vocabulary)
     chosen = choose_classes(rng, settings.plan, weights, vocabulary)
-    rows = [word_row(vocabulary, classes, draws) for classes, draws in random_numbers(rng, chosen)]
+    material = Material(chosen, vocabulary)
+    material.check(settings.compose.images)
+    rows = word_rows(vocabulary, random_numbers(rng, chosen))
     if settings.plan.captions:
         captions = sort_captions(read_captions(settings.plan.captions), vocabulary, count_tokens, max_tokens)
         captioned = np.random.default_rng([settings.seed, 1])  # its own, so that the other rows stay as they were
         rows = with_captions(rows, captions, settings.plan.captioned, captioned)
-    rows += _compose(rng, settings.compose.images, chosen, rows, vocabulary)
-    plan = pd.DataFrame(rows, columns=Row._fields)
-    plan.insert(0, "row", np.arange(len(plan), dtype=np.int64))
-    plan.insert(1, "id", [f"{row:08d}" for row in range(len(plan))])
-    plan["seed"] = np.array([_seed(settings.seed, row) for row in range(len(plan))], np.int64)
-    plan["shard"] = _shards(len(chosen), len(plan), settings.plan.shard_size)
-    _check_phrases(plan)
-    if count_tokens is not None:
-        _check_lengths(plan, count_tokens, max_tokens)
-    return plan
+    lengths = Lengths(count_tokens, max_tokens) if count_tokens else None
+    shards = -(-len(chosen) // settings.plan.shard_size)
+    for first, group in _grouped(material.watching(rows), settings):
+        _check_phrases(group, first)
+        if lengths:
+            lengths.check({row.prompt for row in group})
+        yield _table(group, settings, first, first // settings.plan.shard_size)
+    for first, group in _grouped(material.scenes(rng, settings.compose.images), settings):
+        _check_phrases(group, len(chosen) + first)
+        yield _table(group, settings, len(chosen) + first, shards + first // settings.plan.shard_size)
+
+
+def _grouped(rows: Iterator[Row], settings: Settings) -> Iterator[tuple[int, list[Row]]]:
+    """The rows in groups of whole shards, each with the number of rows before it."""
+    size, first = max(1, GROUP_ROWS // settings.plan.shard_size) * settings.plan.shard_size, 0
+    while group := list(islice(rows, size)):
+        yield first, group
+        first += len(group)
+
+
+def _table(rows: list[Row], settings: Settings, first: int, shard: int) -> pd.DataFrame:
+    """Rows of the plan, numbered from `first` on, in shards from `shard` on."""
+    numbers = range(first, first + len(rows))
+    table = pd.DataFrame(rows, columns=Row._fields)
+    table.insert(0, "row", np.array(numbers, np.int64))
+    table.insert(1, "id", [f"{row:08d}" for row in numbers])
+    table["seed"] = np.array([_seed(settings.seed, row) for row in numbers], np.int64)
+    table["shard"] = shard + np.arange(len(rows), dtype=np.int64) // settings.plan.shard_size
+    return table
 
 
 def _weights(budget: dict[str, float] | None, vocabulary: Vocabulary) -> NDArray[np.float64]:
@@ -95,52 +110,44 @@ def _weights(budget: dict[str, float] | None, vocabulary: Vocabulary) -> NDArray
     return weights
 
 
-def _compose(
-    rng: np.random.Generator, count: int, chosen: Ints, rows: Sequence[Row], vocabulary: Vocabulary
-) -> list[Row]:
-    """Scenes of two or three single rows' objects on a negative row's image."""
-    grounds = np.flatnonzero((chosen < 0).all(1)).tolist()
-    if count and not grounds:
-        raise PlanError("compose.images needs rows with a background only; raise plan.negatives or set it to 0")
-    single = chosen[:, 1] < 0
-    objects = [np.flatnonzero(single & (chosen[:, 0] == index)).tolist() for index in range(len(vocabulary.classes))]
-    available = np.array([float(bool(rows_of_class)) for rows_of_class in objects])
-    composed = []
-    for classes, draws in random_numbers(rng, distinct_classes(rng, count, available, vocabulary)):
-        entries = [vocabulary.classes[index] for index in classes]
-        scenes = {background.name for background in vocabulary.grounds(entries)}
-        suitable = [row for row in grounds if rows[row].background in scenes] or grounds
-        sources = [pick(suitable, draws), *(pick(objects[index], draws) for index in classes)]
-        composed.append(word_composed(vocabulary, entries, rows[sources[0]], sources))
-    return composed
-
-
 def _seed(run_seed: int, row: int) -> int:
     """63 bits that no other row of the run shares, whatever else the plan holds."""
     return int.from_bytes(hashlib.sha256(f"{run_seed}:{row}".encode()).digest()[:8], "big") >> 1
 
 
-def _shards(generated: int, total: int, size: int) -> Ints:
-    rows = np.arange(total, dtype=np.int64)
-    composed = -(-generated // size) + (rows - generated) // size
-    return np.where(rows < generated, rows // size, composed)
+def _check_phrases(rows: list[Row], first: int) -> None:
+    for number, row in enumerate(rows, first):
+        for phrase in row.phrases:
+            if not has_word(row.prompt, phrase):
+                raise PlanError(
+                    f"row {number:08d}: {phrase!r} is not in its prompt {row.prompt!r}; mend the vocabulary"
+                )
 
 
-def _check_phrases(plan: pd.DataFrame) -> None:
-    for identifier, prompt, phrases in zip(plan["id"], plan["prompt"], plan["phrases"], strict=True):
-        for phrase in phrases:
-            if not has_word(prompt, phrase):
-                raise PlanError(f"row {identifier}: {phrase!r} is not in its prompt {prompt!r}; mend the vocabulary")
+class Lengths:
+    """Which prompts are too long for a tokenizer, found out by their words, since prompts are millions.
 
+    CLIP's splits at spaces before anything else, so a prompt takes no more tokens than its words do.
+    """
 
-def _check_lengths(plan: pd.DataFrame, count_tokens: TokenCounter, max_tokens: int) -> None:
-    prompts = list(plan.loc[plan["kind"] != "composed", "prompt"].unique())
-    longest, prompt = max(zip(count_tokens(prompts), prompts, strict=True))
-    if longest > max_tokens:
-        raise PlanError(
-            f"prompt {prompt!r} takes {longest} tokens, the generator's tokenizer {max_tokens}; shorten the "
-            f"vocabulary's templates and phrases"
-        )
+    def __init__(self, count_tokens: TokenCounter, max_tokens: int) -> None:
+        self._count, self._most = count_tokens, max_tokens
+        (self._ends,) = count_tokens([""])
+        self._words: dict[str, int] = {}
+
+    def check(self, prompts: Collection[str]) -> None:
+        """Raise `PlanError` with the longest of these prompts if that is too long."""
+        split = {prompt: prompt.split() for prompt in prompts}
+        new = sorted({word for words in split.values() for word in words} - self._words.keys())
+        self._words |= zip(new, self._count(new) if new else [], strict=True)
+        inner = self._most - self._ends
+        doubtful = [p for p, words in split.items() if sum(self._words[w] - self._ends for w in words) > inner]
+        longest, prompt = max(zip(self._count(doubtful), doubtful, strict=True)) if doubtful else (0, "")
+        if longest > self._most:
+            raise PlanError(
+                f"prompt {prompt!r} takes {longest} tokens, the generator's tokenizer {self._most}; shorten the "
+                f"vocabulary's templates and phrases"
+            )
 
 
 def start_run(
@@ -158,31 +165,13 @@ def start_run(
         check_same_run(stored, settings)
         if store.exists(table):
             return settings
-    plan = make_plan(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
+    groups = plan_groups(settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens)
+    plan = stored_plan(groups)
     if not stored:
         store.write_json(record, settings.record())
     check_same_run(store.read_json(record, Record), settings)  # another run of this name may have started meanwhile
-    store.write_table(table, plan)
+    store.write_bytes(table, plan)
     return settings
-
-
-def read_plan(store: Store, settings: Settings) -> pd.DataFrame:
-    """The plan of a run that was started; `PlanError` for one that no `make_plan` made of this vocabulary."""
-    path = f"runs/{settings.name}/plan.parquet"
-    plan, names = store.read_table(path, COLUMNS), set(settings.load_vocabulary().names)
-    wrong = {
-        "row": plan["row"] != plan.index,
-        "id": plan["id"].duplicated(),
-        "kind": ~plan["kind"].isin(_KINDS),
-        "classes": ~plan["classes"].map(names.issuperset),
-        "shard": ~plan["shard"].between(0, len(plan)),
-        "sources": ~plan["sources"].map(set(plan.index[plan["kind"] != "composed"]).issuperset),
-    }
-    for column, rows in wrong.items():
-        if rows.any():
-            found = plan.loc[rows, column].iloc[0]
-            raise PlanError(f"{path}: {column} {found!r} is of no plan of this run; delete the file and run again")
-    return plan
 
 
 def resolve_budget(store: Store, settings: Settings, record: dict[str, Any] | None = None) -> Settings:

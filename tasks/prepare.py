@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from prefect import task
 from prefect.runtime import flow_run
-from pydantic import BaseModel
+from pydantic import BaseModel, PlainSerializer, PlainValidator, WithJsonSchema
 
 from infra.blocks import open_store
 from infra.settings import Settings
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
 from tasks.affinity import affinity_work
-from tasks.plan import load_tokenizer, read_plan, start_run
+from tasks.plan import load_tokenizer, start_run
+from tasks.planned import Plan
 from tasks.progress import announce
 from tasks.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]
 
 
+def _range(value: Any) -> range:
+    return value if isinstance(value, range) else range(*value)
+
+
+Numbers = Annotated[
+    range,
+    PlainValidator(_range),
+    PlainSerializer(lambda numbers: [numbers.start, numbers.stop, numbers.step]),
+    WithJsonSchema({"type": "array", "items": {"type": "integer"}}),
+]  # as its ends: a flow run's parameters are 512 KiB at most, which a hundred thousand numbers are not
+
+
 class Shards(BaseModel):
     """Numbers of the shards that are generated, and of those composed of what was generated."""
 
-    generated: list[int]
-    composed: list[int]
+    generated: Numbers
+    composed: Numbers
 
     @property
     def all(self) -> list[int]:
@@ -43,9 +57,8 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = with_weights(settings.dated((flow_run.scheduled_start_time or datetime.now(UTC)).date()))
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
-    plan = read_plan(store, settings)
-    rows = {"generated": plan["kind"] != "composed", "composed": plan["kind"] == "composed"}
-    images = {kind: int(of_kind.sum()) for kind, of_kind in rows.items()}
+    plan = Plan(store, settings)
+    images = {"generated": len(plan) - plan.scenes, "composed": plan.scenes}
     for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():
         announce(stage, sum(images[kind] for kind in kinds))
     if settings.refine.method == "diffumask":
@@ -54,8 +67,7 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     if settings.select.folds:
         announce("screen", images["generated"])
         announce("learn-fold", settings.select.folds * settings.select.fold_steps)
-    shards = {kind: sorted({int(shard) for shard in plan.loc[of_kind, "shard"]}) for kind, of_kind in rows.items()}
-    return settings, Shards(**shards)
+    return settings, Shards(generated=plan.generated, composed=plan.composed)
 
 
 def with_weights(settings: Settings) -> Settings:

@@ -12,17 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from prefect import task
 
 from infra.blocks import open_store
 from infra.events import MOVED, REGRESSED, tell
 from infra.settings import Settings
 from infra.store import MissingError, Store, StoreError, read_version
+from tasks.budget import keep_rates, next_budget
 from tasks.evaluate import evaluation_path
 from tasks.records import Champion, Compared, origin_of
-from tasks.select import summarise
 from tasks.train import read_meta
 
 __all__ = [
@@ -30,8 +28,6 @@ __all__ = [
     "Decision",
     "champion_of",
     "decide",
-    "keep_rates",
-    "next_budget",
     "promote",
     "read_champion",
     "roll_back",
@@ -39,9 +35,6 @@ __all__ = [
 ]
 
 CHAMPION = "champion.json"
-LEAST, MOST = 0.5, 2.0  # bounds of a class's share, in equal shares: no class starves, none takes the night
-LEAST_NEED = 0.05  # even a perfect class goes on being made
-LEAST_KEPT = 0.1  # a class that is hardly ever kept is a matter of prompts and masks, not of more images
 
 
 @dataclass(frozen=True)
@@ -73,45 +66,6 @@ def decide(champion: Mapping[str, Any] | None, challenger: Mapping[str, Any]) ->
         )
     sign = ">" if offered["miou"] > held["miou"] else "<="
     return Decision(sign == ">", f"mIoU {offered['miou']:.4f} {sign} {held['miou']:.4f} of {champion['checkpoint']}")
-
-
-def next_budget(iou: Mapping[str, float | None], kept: Mapping[str, float]) -> dict[str, float]:
-    """Share of the next night's images of each class in `kept`, weaker classes more; the shares sum to 1.
-
-    Class c needs w_c = max(1 - IoU_c, LEAST_NEED) / max(kept_c, LEAST_KEPT): what it lacks, in images that have to be
-    generated for one that is kept. Shares are w_c / Σ w, moved into [LEAST, MOST] / number of classes with the rest
-    scaled to make up for it. `iou` is by class name; a class that was not measured counts as the mean of the others.
-    """
-    names = sorted(kept)
-    if not names:
-        raise ValueError("no class was planned; nothing to share the next night among")
-    lacking = np.array([1 - value if (value := iou.get(name)) is not None else np.nan for name in names])
-    mean = np.nanmean(lacking) if not np.isnan(lacking).all() else 1.0
-    need = np.maximum(np.where(np.isnan(lacking), mean, lacking), LEAST_NEED)
-    weights = need / np.maximum([kept[name] for name in names], LEAST_KEPT)
-    shares = _bounded(weights, LEAST / len(names), MOST / len(names))
-    return {name: round(float(share), 6) for name, share in zip(names, shares, strict=True)}
-
-
-def _bounded(weights: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """clip(s·weights, low, high) with the scale s at which it sums to 1, found by halving."""
-    bottom, top = 0.0, high / weights.min()
-    for _ in range(100):  # the sum grows with s, from below 1 to above
-        middle = (bottom + top) / 2
-        bottom, top = (middle, top) if np.clip(middle * weights, low, high).sum() < 1 else (bottom, middle)
-    shares: NDArray[np.float64] = np.clip(top * weights, low, high)
-    return shares
-
-
-def keep_rates(store: Store, run: str) -> dict[str, float]:
-    """Share of a run's planned rows of each class that select kept, by class name; none if the run is gone."""
-    if not store.exists(f"runs/{run}/plan.parquet"):
-        return {}
-    plan = store.read_table(f"runs/{run}/plan.parquet", {"row": "int", "classes": "list[str]"})
-    folder, columns = f"runs/{run}/select", {"row": "int", "keep": "bool", "reason": "str"}
-    tables = [store.read_table(f"{folder}/{name}", columns) for name in store.list(folder) if name.endswith(".parquet")]
-    rates = summarise(tables, plan)["keep_rate"]
-    return {name: float(rate) for name, rate in rates.items() if not name.startswith("(")}
 
 
 @task(name="promote", task_run_name="promote-{checkpoint}")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.settings import PlanSettings
-from infra.vocabulary import ClassEntry, Vocabulary
+from infra.vocabulary import Background, ClassEntry, Vocabulary
 
 __all__ = [
     "Ints",
@@ -26,10 +27,10 @@ __all__ = [
     "pick",
     "random_numbers",
     "word_composed",
-    "word_row",
+    "word_rows",
 ]
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.signedinteger[Any]]
 T = TypeVar("T")
 
 MOST_CLASSES = 3  # that one prompt names
@@ -61,7 +62,7 @@ def choose_classes(
     negatives = round(plan.images * plan.negatives)
     multi = min(round(plan.images * plan.multi), plan.images - negatives)
     singles = plan.images - negatives - multi
-    chosen = np.full((plan.images, MOST_CLASSES), -1, np.int64)
+    chosen = np.full((plan.images, MOST_CLASSES), -1, np.int16)  # ten million rows are moved about
     chosen[:singles, 0] = np.repeat(np.arange(len(weights)), _apportion(singles, weights))
     chosen[singles : singles + multi] = distinct_classes(rng, multi, weights, vocabulary)
     return rng.permutation(chosen)
@@ -112,10 +113,22 @@ def random_numbers(rng: np.random.Generator, chosen: Ints) -> Iterator[tuple[lis
             yield [index for index in classes if index >= 0], iter(numbers)
 
 
-def word_row(vocabulary: Vocabulary, classes: list[int], draws: Iterator[float]) -> Row:
-    """The row of these classes (indices into the vocabulary), worded by `draws`, MOST_DRAWS numbers in [0, 1)."""
-    entries = [vocabulary.classes[index] for index in classes]
-    background = pick(vocabulary.grounds(entries), draws)
+def word_rows(vocabulary: Vocabulary, numbers: Iterable[tuple[list[int], Iterator[float]]]) -> Iterator[Row]:
+    """The rows of these classes, worded by their random numbers, both as `random_numbers` yields them."""
+
+    @cache
+    def found(*classes: int) -> tuple[Sequence[ClassEntry], Sequence[Background]]:
+        entries = [vocabulary.classes[index] for index in classes]
+        return entries, vocabulary.grounds(entries)
+
+    for classes, draws in numbers:
+        yield _word_row(vocabulary, *found(*classes), draws)
+
+
+def _word_row(
+    vocabulary: Vocabulary, entries: Sequence[ClassEntry], grounds: Sequence[Background], draws: Iterator[float]
+) -> Row:
+    background = pick(grounds, draws)
     place = pick(background.synonyms, draws)
     if not entries:
         return Row("negative", place, [], [], background.name, [])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
+from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,13 +29,24 @@ from infra.store import (
     read_version,
     write_shard,
 )
-from tasks.card import dataset_card
+from tasks.card import Kept, dataset_card
+from tasks.planned import Plan
 from tasks.records import origin_of
 from tasks.shards import over_shards
 
-__all__ = ["NothingKeptError", "folders", "is_published", "publish", "publish_shards", "run_of", "version_of"]
+__all__ = [
+    "NothingKeptError",
+    "folders",
+    "is_published",
+    "publish",
+    "publish_shards",
+    "published_paths",
+    "run_of",
+    "version_of",
+]
 
 _STAGES = ("synthesize", "refine", "compose", "select")  # that a published shard is made of, as far as it has them
+_PUBLISHED = re.compile(r"(\d+)-[0-9a-f]{8}\.json")  # marker of a shard in a version, see `_path`
 _SCENE = ["image", "label", "instance"]
 _COLUMNS = ["row", "id", "kind", "prompt", "classes", "background", "seed"]
 
@@ -65,11 +78,10 @@ def run_of(settings: Settings, version: str) -> str:
 
 
 def kept_samples(
-    store: Store, run: str, shard: int, plan: pd.DataFrame
+    store: Store, run: str, shard: int, rows: pd.DataFrame
 ) -> tuple[dict[str, NDArray[np.uint8]], pd.DataFrame]:
     """Fields of a shard's kept rows (`image`, `label`; of scenes `instance`), and their columns of plan and select."""
     refined, columns = read_shard(store, f"runs/{run}/select/{shard:05d}")
-    rows = plan[plan["shard"] == shard]
     composed = (rows["kind"] == "composed").all()
     stages = {"compose": _SCENE} if composed else {"synthesize": ["image"], "refine": ["label"]}
     keep, arrays = columns["keep"].to_numpy(), {}
@@ -90,8 +102,7 @@ def _publish_shard(store: Store, settings: Settings, version: str, shard: int) -
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
-    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
-    arrays, table = kept_samples(store, settings.name, shard, plan)
+    arrays, table = kept_samples(store, settings.name, shard, Plan(store, settings).of_shard(shard))
     return write_shard(store, path, arrays, table, {"kept": len(table)}, time.monotonic() - start)
 
 
@@ -124,19 +135,31 @@ def publish(settings: Settings, shards: list[int], without: Collection[int] = ()
 
 def _publish(store: Store, settings: Settings, version: str, shards: list[int], without: list[int]) -> Manifest:
     vocabulary = settings.load_vocabulary()
+    paths, planned = published_paths(store, settings, version, shards), len(Plan(store, settings))
     with ThreadPoolExecutor(store.place.readers) as pool:
-        paths = list(pool.map(lambda shard: _path(store, settings, version, shard), shards))
-        samples = pd.concat(pool.map(lambda path: store.read_table(f"{path}.parquet"), paths))
-    if samples.empty:
+        kept = sum(pool.map(lambda path: Kept.of(store.read_table(f"{path}.parquet")), paths), Kept())
+    if not kept.samples:
         raise NothingKeptError(_rejections(store, settings.name, shards))
-    planned = len(store.read_table(f"runs/{settings.name}/plan.parquet"))
     files = {
-        "card.md": dataset_card(version, settings, samples, planned).encode(),
+        "card.md": dataset_card(version, settings, kept, planned).encode(),
         "vocabulary.json": vocabulary.model_dump_json(indent=1).encode(),
     }
     meta: dict[str, Any] = {"run": settings.name, "identity": settings.identity, "classes": dict(vocabulary.ids)}
     meta |= {"planned": planned} | ({"without": without} if without else {})
     return publish_version(store, version, shards=paths, meta=meta, files=files)
+
+
+def published_paths(store: Store, settings: Settings, version: str, shards: list[int]) -> list[str]:
+    """Paths of shards in the version: one listing tells, unless a shard is there with several contents, or not."""
+    there: dict[int, list[str]] = {}
+    for name in store.list(f"versions/{version}/data"):
+        if found := _PUBLISHED.fullmatch(name):
+            there.setdefault(int(found[1]), []).append(name.removesuffix(".json"))
+    of_shard = {shard: there.get(shard, []) for shard in shards}
+    return [
+        f"versions/{version}/data/{names[0]}" if len(names) == 1 else _path(store, settings, version, shard)
+        for shard, names in of_shard.items()
+    ]
 
 
 def _path(store: Store, settings: Settings, version: str, shard: int) -> str:
@@ -147,10 +170,12 @@ def _path(store: Store, settings: Settings, version: str, shard: int) -> str:
 
 
 def _rejections(store: Store, run: str, shards: list[int]) -> str:
-    columns = pd.concat([store.read_table(f"runs/{run}/select/{shard:05d}.parquet") for shard in shards])
-    reasons = ", ".join(f"{count} {reason}" for reason, count in columns["reason"].value_counts().items())
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(store.read_table(f"runs/{run}/select/{shard:05d}.parquet")["reason"])
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
     return (
-        f"run {run!r}: none of {len(columns)} rows was kept ({reasons}), so nothing is published; "
+        f"run {run!r}: none of {counts.total()} rows was kept ({reasons}), so nothing is published; "
         f"see runs/{run}/report.html, then mend the generator or loosen the select settings and take another name"
     )
 

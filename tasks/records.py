@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.parsing import checked
-from infra.store import Manifest, StoreError
+from infra.store import Manifest, Published, StoreError
 from infra.store.store import NAME
 from infra.vocabulary import Seeds
 
@@ -161,7 +161,7 @@ class Origin(_Part):
     classes: dict[str, ClassId]
 
 
-def origin_of(manifest: Manifest) -> Origin:
+def origin_of(manifest: Manifest | Published) -> Origin:
     """Where a version came from. Raises `StoreError` if its manifest does not tell."""
     try:
         origin: Origin = checked(manifest.meta, Origin)

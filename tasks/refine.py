@@ -15,6 +15,7 @@ from infra.settings import RefineSettings, Settings
 from infra.store import Marker, read_marker, read_shard, write_shard
 from models.masks import IGNORE, AffinityNet, attention_contrast, refine_labels, walk_labels
 from tasks.affinity import read_affinity
+from tasks.planned import Plan
 from tasks.progress import Report
 from tasks.shards import over_shards
 
@@ -66,8 +67,7 @@ def refine_shard(settings: Settings, shard: int) -> Marker:
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
-    plan = store.read_table(f"{run}/plan.parquet")
-    rows = plan[plan["shard"] == shard]
+    rows = Plan(store, settings).of_shard(shard)
     made, _ = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention", "cross"])
     with Report("refine", f"{shard:05d}", len(rows)) as report:
         ids = settings.load_vocabulary().ids

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -21,14 +21,13 @@ from infra.blocks import open_store
 from infra.settings import SelectSettings, Settings
 from infra.store import Marker, Store, read_marker, read_shard, write_shard
 from models.scenes import IGNORE, components
+from tasks.planned import Plan
 from tasks.progress import Report
 from tasks.records import Losses
 from tasks.shards import over_shards
 
 __all__ = [
-    "ALL",
     "LOSS_UNIT",
-    "NEGATIVE",
     "REASONS",
     "Reason",
     "judge_rows",
@@ -36,7 +35,6 @@ __all__ = [
     "prune_outliers",
     "screen",
     "select",
-    "summarise",
     "sure_labels",
 ]
 
@@ -58,7 +56,6 @@ REASONS: dict[Reason, str] = {  # the first that holds is given
     "disagreement": "a second label of the same image is too different",
     "rank": "a network that did not see it trusts the labels of others of its class more",
 }
-ALL, NEGATIVE = "(all)", "(negative)"  # rows of a summary beside the classes
 
 SPECK = 0.001  # of the image; smaller pieces are not counted
 BLACK = 8  # brightest 8-bit level of an image that counts as black
@@ -207,22 +204,6 @@ def _without(table: pd.DataFrame, beaten: pd.Series[bool]) -> pd.DataFrame:
     return table.assign(keep=table["keep"] & ~beaten, reason=table["reason"].mask(beaten, "rank"))
 
 
-def summarise(tables: Iterable[pd.DataFrame], plan: pd.DataFrame) -> pd.DataFrame:
-    """Counts of verdicts by class (a row of several counts for each), and of `NEGATIVE` and `ALL` rows.
-
-    Index: class names, sorted; columns: `rows`, `kept`, `keep_rate`, and one for each reason.
-    """
-    verdicts = pd.concat(list(tables), ignore_index=True).merge(plan[["row", "classes"]], on="row")
-    single = verdicts.assign(classes=[list(names) or [NEGATIVE] for names in verdicts["classes"]]).explode("classes")
-    every = pd.concat([single, verdicts.assign(classes=ALL)])
-    counts = pd.crosstab(every["classes"], every["reason"]).reindex(columns=["", *REASONS], fill_value=0)
-    rows = counts.sum(axis=1)
-    counts = counts.rename(columns={"": "kept"}).rename_axis(index="class", columns=None)
-    counts.insert(0, "rows", rows)
-    counts.insert(2, "keep_rate", counts["kept"] / rows)
-    return counts
-
-
 def sure_labels(
     labels: Labels, losses: NDArray[np.floating[Any]], means: Mapping[int, float], multiple: float
 ) -> Labels:
@@ -271,9 +252,9 @@ def _place(settings: Settings, stage: str, shard: int) -> tuple[Store, str]:
 def _judge(store: Store, settings: Settings, shard: int, stage: str) -> tuple[Labels, pd.DataFrame]:
     """Labels of a shard and the verdict on each of its samples by itself."""
     run = f"runs/{settings.name}"
-    plan = store.read_table(f"{run}/plan.parquet")
-    with Report(stage, f"{shard:05d}", int((plan["shard"] == shard).sum())) as report:
-        images, labels, table = _read(store, run, shard, plan)
+    rows = Plan(store, settings).of_shard(shard)
+    with Report(stage, f"{shard:05d}", len(rows)) as report:
+        images, labels, table = _read(store, run, shard, rows)
         verdicts = judge_rows(images, labels, table, settings.select, settings.load_vocabulary().ids)
         report(len(verdicts))
     return labels, verdicts
@@ -301,15 +282,15 @@ def _filtered(store: Store, run: str, shard: int, labels: Labels, verdicts: pd.D
     return sure_labels(labels, losses, means, multiple)
 
 
-def _read(store: Store, run: str, shard: int, plan: pd.DataFrame) -> tuple[Images, Labels, pd.DataFrame]:
+def _read(store: Store, run: str, shard: int, rows: pd.DataFrame) -> tuple[Images, Labels, pd.DataFrame]:
     """Images, labels and columns of a shard, from the stages that made them."""
-    composed = bool((plan.loc[plan["shard"] == shard, "kind"] == "composed").all())
+    composed = bool((rows["kind"] == "composed").all())
     stages = ("compose", "compose") if composed else ("synthesize", "refine")
     paths = [f"{run}/{stage}/{shard:05d}" for stage in stages]
     pictures, _ = read_shard(store, paths[0], ["image"] if composed else ["image", "finite"])
     labels, columns = read_shard(store, paths[1], ["label"])
     measured = columns.reindex(columns=["row", "id", "confidence", "consistency", "contrast"])
-    table = measured.merge(plan[["row", "kind", "classes"]], on="row")
+    table = measured.merge(rows[["row", "kind", "classes"]], on="row")
     return pictures["image"], labels["label"], table.assign(finite=pictures.get("finite", True))
 
 

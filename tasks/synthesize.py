@@ -22,6 +22,7 @@ from infra.store import Marker, read_marker, write_shard
 from infra.vocabulary import Vocabulary, has_word
 from models.generators import generate, load_pipeline
 from models.masks import merge_resolutions, propagate
+from tasks.planned import Plan
 from tasks.progress import Report
 from tasks.shards import over_shards
 
@@ -115,8 +116,8 @@ def synthesize_shard(settings: Settings, shard: int) -> Marker:
     store, path = open_store(settings.store), f"runs/{settings.name}/synthesize/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker
-    plan = store.read_table(f"runs/{settings.name}/plan.parquet")
-    rows, phrases = plan[plan["shard"] == shard], 1 + int(plan["phrases"].map(len).max())
+    plan = Plan(store, settings)
+    rows, phrases = plan.of_shard(shard), 1 + plan.notes.phrases
     start = time.monotonic()
     with gpu_slot(settings.compute), Report("synthesize", f"{shard:05d}", len(rows)) as report:
         arrays = synthesize_rows(rows, settings, phrases, report)

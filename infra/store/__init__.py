@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from infra.store.errors import CorruptShardError, MissingError, PublishedError, StoreError
+from infra.store.manifest import Manifest, read_version
 from infra.store.place import Usage
+from infra.store.publications import Published, list_versions
 from infra.store.reader import ShardReader, read_shard
 from infra.store.shards import Marker, read_marker, write_shard
 from infra.store.store import Store, check_name
 from infra.store.verify import Problem, verify_run, verify_version
-from infra.store.versions import Manifest, list_versions, publish_version, read_version
+from infra.store.versions import publish_version
 
 if TYPE_CHECKING:
     from infra.store.dataset import SegmentationDataset
@@ -24,6 +26,7 @@ __all__ = [
     "Marker",
     "MissingError",
     "Problem",
+    "Published",
     "PublishedError",
     "SegmentationDataset",
     "ShardReader",

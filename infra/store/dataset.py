@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from infra.store.manifest import read_version
 from infra.store.reader import ShardReader, read_samples
 from infra.store.store import Store
-from infra.store.versions import read_version
 
 __all__ = ["SegmentationDataset"]
 
@@ -49,26 +50,35 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return a batch, fetched at once; torch's loader asks for it so."""
-        chosen = [self._place(index) for index in indices]
+        where = [self._where(index) for index in indices]
+        self._open([path for path, _ in where])
+        chosen = [(self._readers[path], row) for path, row in where]
         samples = read_samples(chosen, _FIELDS)
         return [_item(sample, reader.ids[row]) for sample, (reader, row) in zip(samples, chosen, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}, "_room": self._memory}
 
-    def _place(self, index: int) -> tuple[ShardReader, int]:
+    def _where(self, index: int) -> tuple[str, int]:
+        """Path of the shard that holds a sample, and the sample's place in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in version {self.manifest.version}")
         shard = bisect_right(self._ends, index)
-        return self._reader(self._paths[shard]), index - (self._ends[shard - 1] if shard else 0)
+        return self._paths[shard], index - (self._ends[shard - 1] if shard else 0)
 
-    def _reader(self, path: str) -> ShardReader:
-        if path not in self._readers:
-            reader = self._readers[path] = ShardReader(self.store, path)
+    def _open(self, paths: Sequence[str]) -> None:
+        """Open these shards, at once as far as they are new: a batch of a large version meets as many as it has."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._readers]
+        if len(new) > 1:
+            with ThreadPoolExecutor(self.store.place.readers) as pool:
+                opened = list(pool.map(lambda path: ShardReader(self.store, path), new))
+        else:
+            opened = [ShardReader(self.store, path) for path in new]
+        for path, reader in zip(new, opened, strict=True):
+            self._readers[path] = reader
             if reader.stored_bytes(_FIELDS) <= self._room:
                 reader.keep(_FIELDS)
                 self._room -= reader.stored_bytes(_FIELDS)
-        return self._readers[path]
 
 
 def _item(sample: Mapping[str, NDArray[Any]], name: str) -> dict[str, Any]:

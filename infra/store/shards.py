@@ -23,7 +23,8 @@ from infra.parsing import checked
 from infra.store.errors import MissingError, PublishedError, StoreError
 from infra.store.layout import CHECK_BYTES, DTYPES, GROUP, Encoded, Layout, encode
 from infra.store.seal import FileSum, seal, unseal
-from infra.store.store import Store, parquet
+from infra.store.store import Store
+from infra.store.tables import parquet
 
 __all__ = ["Marker", "check_marker", "read_marker", "write_shard"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -13,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infra.parsing import checked, parse_json
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
 from infra.store.place import Place, Usage
-from infra.store.seal import BLANK, plain, stamp, stamped
+from infra.store.seal import plain
+from infra.store.tables import as_frame, parquet, parse_table
 from infra.text import UNSEEN
 
 __all__ = ["NAME", "Store", "check_name"]
@@ -30,14 +27,6 @@ __all__ = ["NAME", "Store", "check_name"]
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a run, version, checkpoint or shard: one part of a path, one word of a shell
 _LONGEST = 255  # bytes of a part of a path, on every file system that is likely
 _PROBE_BYTES = 1 << 16
-_SEAL = b"segmint.seal"  # key in a table's metadata
-_KINDS = {  # names of Arrow's types; null is what a column without any value has
-    "bool": "bool|null",
-    "int": r"u?int\d+|null",
-    "str": "(large_)?string|null",
-    "list[int]": r"null|(large_)?list<.*: (u?int\d+|null)>",
-    "list[str]": "null|(large_)?list<.*: ((large_)?string|null)>",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ class Store:
         """Return a whole file."""
         return self.place.get(_relative(path))
 
-    def write_bytes(self, path: str, data: bytes) -> None:
+    def write_bytes(self, path: str, data: bytes | memoryview) -> None:
         """Write a file, whole or not at all; in a published version only what is there already may be written."""
         path = _relative(path)
         if not self.is_published(path):
@@ -133,12 +122,9 @@ class Store:
         """
         data = self.read_bytes(path)
         try:
-            table = _table(data, columns or {})
+            return as_frame(parse_table(data, columns or {}))
         except Exception as error:  # damage leads pyarrow and pandas to errors of every kind
             raise StoreError(f"{self.url}/{path} is not Parquet ({error}); delete it and run again") from error
-        for name in [name for name in table.columns if pd.api.types.is_object_dtype(table[name])]:
-            table[name] = [value.tolist() if isinstance(value, np.ndarray) else value for value in table[name]]
-        return table
 
     def write_table(self, path: str, table: pd.DataFrame) -> None:
         """Write a table as Parquet, without its index."""
@@ -152,34 +138,6 @@ class Store:
         self.delete(path)
         if found != (data, True):
             raise StoreError(f"{self.url}: reads or lists other than what was written; set another store url")
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    """Return the table as a Parquet file with its seal; equal tables give equal bytes."""
-    buffer, columns = io.BytesIO(), pa.Table.from_pandas(table, preserve_index=False)
-    pq.write_table(columns.replace_schema_metadata({**columns.schema.metadata, _SEAL: BLANK}), buffer)
-    return stamp(buffer.getvalue())
-
-
-def _table(data: bytes, columns: Mapping[str, str]) -> pd.DataFrame:
-    """The table of a Parquet file. Raises whatever pyarrow raises, and ValueError for other bytes than were written."""
-    footer = pq.read_metadata(io.BytesIO(data))
-    seal = (footer.metadata or {}).get(_SEAL)
-    if seal is not None and not stamped(data, seal):
-        raise ValueError("the seal does not fit the content")
-    if footer.num_rows > len(data):  # every table names its rows, so each takes bytes
-        raise ValueError(f"it declares {footer.num_rows} rows in {len(data)} bytes")
-    schema = footer.schema.to_arrow_schema()
-    for name, kind in columns.items():
-        if name not in schema.names:
-            raise ValueError(f"it has no column {name!r}, only {', '.join(map(repr, schema.names))}")
-        if footer.num_rows and not re.fullmatch(_KINDS[kind], str(schema.field(name).type)):
-            raise ValueError(f"column {name!r} holds {schema.field(name).type}, not {kind}")
-    table = pd.read_parquet(io.BytesIO(data))
-    for name in columns:
-        if table[name].isna().any():
-            raise ValueError(f"column {name!r} has gaps")
-    return table
 
 
 def check_name(what: str, name: str) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
-import pandas as pd
-
 from infra.store.errors import MissingError, StoreError
+from infra.store.groups import GroupedTable
 from infra.store.layout import CHECK_BYTES, Encoded
+from infra.store.manifest import Manifest, ShardSum, read_version
+from infra.store.publications import published_sum
 from infra.store.seal import FileSum
 from infra.store.shards import Marker, check_marker, read_marker
 from infra.store.store import Store, check_name
-from infra.store.versions import Manifest, ShardSum, published_sum, read_version
 
 __all__ = ["Problem", "verify_run", "verify_version"]
 
@@ -65,23 +66,34 @@ def verify_run(store: Store, run: str) -> list[Problem]:
     if not store.exists(folder):
         raise MissingError(f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}")
     try:
-        plan = store.read_table(f"{folder}/plan.parquet", {"shard": "int"})
+        planned = _planned(store, f"{folder}/plan.parquet")
     except StoreError as error:
         return [Problem(f"{folder}/plan.parquet", str(error))]
-    names = {stage: _planned(plan, stage) | _shard_names(store, f"{folder}/{stage}") for stage in stages}
+    names = {stage: _of_stage(planned, stage) | _shard_names(store, f"{folder}/{stage}") for stage in stages}
     paths = [f"{folder}/{stage}/{name}" for stage in stages for name in sorted(names[stage])]
     return _each(store, lambda path: _check_shard(store, path), paths)
 
 
-def _planned(plan: pd.DataFrame, stage: str) -> set[str]:
-    if "kind" in plan and stage in _COMPOSED:
-        plan = plan[(plan["kind"] == "composed") == _COMPOSED[stage]]
-    return {f"{int(shard):05d}" for shard in plan["shard"].unique()}
+def _planned(store: Store, path: str) -> dict[str, set[int]]:
+    """Shards of the plan by the kind of rows that they have, every byte of it checked."""
+    table, found = GroupedTable(store, path, {"shard": "int"}), defaultdict[str, set[int]](set)
+    for group in range(len(table.rows)):
+        rows = table.read(group, table.names)
+        kinds = rows["kind"].to_pylist() if "kind" in table.names else itertools.repeat("")
+        for kind, shard in set(zip(kinds, rows["shard"].to_pylist(), strict=False)):
+            found[kind].add(shard)
+    return found
+
+
+def _of_stage(planned: dict[str, set[int]], stage: str) -> set[str]:
+    wanted = _COMPOSED.get(stage)
+    kinds = [kind for kind in planned if wanted is None or not kind or (kind == "composed") == wanted]
+    return {f"{shard:05d}" for kind in kinds for shard in planned[kind]}
 
 
 def _each(store: Store, check: Callable[[_T], Iterable[Problem]], items: Iterable[_T]) -> list[Problem]:
     with ThreadPoolExecutor(store.place.readers) as pool:
-        return list(chain.from_iterable(pool.map(lambda item: list(check(item)), items)))
+        return list(itertools.chain.from_iterable(pool.map(lambda item: list(check(item)), items)))
 
 
 def _shard_names(store: Store, folder: str) -> set[str]:

@@ -27,7 +27,7 @@ from infra.store import (
     verify_version,
     write_shard,
 )
-from infra.store.seal import seal, unseal
+from infra.store.seal import FileSum, seal, unseal
 from tests.infra.conftest import Samples
 
 CARD = "card-74bd8373.md"  # with the first digits of its SHA-256
@@ -44,7 +44,9 @@ def publish(store: Store, samples: Samples, version: str = "v1", seed: int = 0, 
 def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> None:
     manifest = publish(any_store, samples)
     assert read_version(any_store, "v1") == manifest
-    assert list_versions(any_store) == [manifest]
+    (listed,) = list_versions(any_store)
+    assert (listed.version, listed.number, listed.created) == ("v1", 1, manifest.created)
+    assert (listed.samples, listed.shards, listed.meta) == (7, 2, META)
     assert (manifest.samples, manifest.meta) == (7, META)
     assert manifest.paths == ["versions/v1/data/00000", "versions/v1/data/00001"]
     assert list(manifest.files) == [CARD]
@@ -81,8 +83,11 @@ def test_versions_from_before_there_were_numbers_are_read_and_come_first_by_age(
         old = unseal(path.read_bytes()) | {"created": created}
         del old["number"]
         path.write_bytes(seal(old))
+    for number in (2, 3):
+        store.delete(f"publications/{number:08d}.json")
+        store.delete(f"publications/{number:08d}")
     assert [manifest.version for manifest in list_versions(store)] == ["first", "second", "new"]
-    assert {manifest.version: manifest.digest for manifest in list_versions(store)} == digests
+    assert {name: read_version(store, name).digest for name in digests} == digests
     assert publish(store, samples, "first") == read_version(store, "first")
 
 
@@ -123,7 +128,7 @@ def test_a_version_published_while_the_others_are_listed_is_not_listed_before_on
     read = Store.read_bytes
 
     def reading(self: Store, path: str) -> bytes:
-        if path == "versions/v1/manifest.json" and not self.exists("versions/v2"):
+        if path == "publications/00000001.json" and not self.exists("versions/v2"):
             publish(self, samples, "v2")
             publish(self, samples, "v3")
         return read(self, path)
@@ -137,7 +142,7 @@ def test_what_else_lies_among_the_versions_hides_none(any_store: Store, samples:
     published = publish(any_store, samples)
     for path in ("versions/notes.txt", "versions/.hidden/manifest.json", "publications/notes.txt"):
         any_store.write_bytes(path, b"a note")
-    assert list_versions(any_store) == [published]
+    assert [version.version for version in list_versions(any_store)] == [published.version]
     assert publish(any_store, samples, "v2").number == 2
 
 
@@ -224,7 +229,8 @@ def test_of_publications_at_once_each_version_survives_whole_and_who_was_told_so
     assert [manifest.number for manifest in listed] == list(range(1, versions + 1))
     assert {manifest.version for manifest in listed} == set(names)
     assert [verify_version(any_store, manifest.version) for manifest in listed] == [[]] * versions
-    assert {digest for digest in told if digest != "lost"} == {manifest.digest for manifest in listed}
+    digests = {read_version(any_store, manifest.version).digest for manifest in listed}
+    assert {digest for digest in told if digest != "lost"} == digests
     assert len([digest for digest in told if digest != "lost"]) == winners
 
 
@@ -336,15 +342,44 @@ def test_verify_finds_any_flipped_byte(store: Store, samples: Samples) -> None:
     assert verify_version(store, "v1") == []
 
 
-def test_a_version_with_a_damaged_manifest_is_not_listed(
-    store: Store, samples: Samples, caplog: pytest.LogCaptureFixture
+def test_a_version_is_listed_by_its_entry_alone_and_its_manifest_is_not_read(
+    any_store: Store, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(store, samples, "v1")
-    publish(store, samples, "v2")
+    first = publish(any_store, samples, "v1")
+    read = list[str]()
+    monkeypatch.setattr(Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path))
+    (listed,) = list_versions(any_store)
+    assert listed.sha256 == FileSum.of(first.to_bytes()).sha256
+    assert read == ["publications/00000001.json"]
+
+
+def test_a_version_that_was_deleted_and_published_anew_is_listed_where_it_came_back(
+    store: Store, samples: Samples
+) -> None:
+    for version in ("v1", "v2"):
+        publish(store, samples, version)
+    store.delete("versions/v1")
+    again = publish(store, samples, "v1")
+    store.delete("publications/00000003.json")  # its publisher is between manifest and entry
+    assert [(one.number, one.created) for one in list_versions(store)][-1] == (3, again.created)
+    assert [one.version for one in list_versions(store)] == ["v2", "v1"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told of in the log", "of before versions were told of there"])
+def test_a_version_with_a_damaged_manifest_is_found_when_it_is_read(
+    store: Store, samples: Samples, caplog: pytest.LogCaptureFixture, told: bool
+) -> None:
+    for version in ("v1", "v2"):
+        publish(store, samples, version)
+    if not told:
+        entry = unseal(store.read_bytes("publications/00000001.json"))
+        store.write_bytes("publications/00000001.json", seal({name: entry[name] for name in ("version", "sha256")}))
     path = Path(store.url, "versions/v1/manifest.json")
     path.write_bytes(flip(path.read_bytes(), 30))
-    assert [manifest.version for manifest in list_versions(store)] == ["v2"]
-    assert "versions/v1/manifest.json: the seal does not fit the content" in caplog.text
+    assert [version.version for version in list_versions(store)] == (["v1", "v2"] if told else ["v2"])
+    assert ("versions/v1/manifest.json: the seal does not fit the content" in caplog.text) is not told
+    with pytest.raises(StoreError, match=r"v1/manifest\.json: the seal does not fit the content"):
+        read_version(store, "v1")
 
 
 def test_verify_names_the_shards_that_a_run_lacks(any_store: Store, samples: Samples) -> None:

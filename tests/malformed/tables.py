@@ -17,7 +17,8 @@ from infra.settings import Settings
 from infra.store import Store, StoreError
 from tasks.estimate import measured_rate
 from tasks.ledger import read_ledger
-from tasks.plan import PlanError, read_plan, start_run
+from tasks.plan import PlanError, start_run
+from tasks.planned import Plan
 from tasks.promote import read_champion
 from tasks.train import load_checkpoint, read_meta
 from tests.malformed import DEEP, Case, Cases
@@ -104,7 +105,7 @@ def plans() -> Cases:
     def attempt(folder: Path, table: dict[str, Any]) -> None:
         store = store_of(folder)
         store.write_table("runs/nightly/plan.parquet", pd.DataFrame(table))
-        read_plan(store, Settings())
+        Plan(store, Settings())
 
     for name, (change, words) in changes.items():
         yield (

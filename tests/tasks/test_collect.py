@@ -101,7 +101,9 @@ def test_what_was_never_published_goes_only_if_nothing_was_written_for_long(stor
     assert "runs/night" not in paths(store, after=0)
 
 
-def test_a_version_with_a_damaged_manifest_is_left_for_whoever_can_mend_it(store: Store) -> None:
+def test_a_version_with_a_damaged_manifest_that_nothing_else_tells_of_is_left_for_whoever_can_mend_it(
+    store: Store,
+) -> None:
     store.place.put("versions/a-0123abcd/manifest.json", [b"{}"])
     assert "versions/a-0123abcd" not in paths(store, after=100 * DAY)
 

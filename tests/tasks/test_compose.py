@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from infra.settings import Settings
 from infra.store import MissingError, Store, read_shard, write_shard
 from models.embedded import world
-from tasks.compose import Pool, Source, compose_row, compose_shard
+from tasks.compose import compose_row, compose_shard
 from tasks.plan import make_plan
+from tasks.pool import Pool, Rows, Source
 from tasks.select import select_shard
 
 IDS = {entry["name"]: entry["id"] for entry in world.vocabulary()["classes"]}
@@ -160,7 +162,8 @@ def test_labels_that_noise_learning_filtered_are_the_ones_pasted(night, tmp_path
 def test_a_row_that_never_splices_is_a_scene_and_one_that_always_does_a_mosaic():
     plan = make_plan(settings_at(Path("unused")), settings_at(Path("unused")).load_vocabulary())
     drawings = {row["row"]: draw_row(row) for row in plan[plan["kind"] != "composed"].to_dict("records")}
-    pool = Pool(plan, lambda row: Source(row, str(row), drawings[row].image, drawings[row].label, 1.0, 1.0))
+    rows = Rows([pa.Table.from_pandas(plan)], settings_at(Path("unused")).load_vocabulary().names)
+    pool = Pool(rows, lambda row: Source(row, str(row), drawings[row].image, drawings[row].label, 1.0, 1.0))
     row = plan[plan["kind"] == "composed"].iloc[0]
     scene, mosaic = (compose_row(row["sources"], 5, pool, IDS, (128, 128), spliced=s) for s in (0.0, 1.0))
     assert scene.layout == "scene"

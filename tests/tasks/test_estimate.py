@@ -9,19 +9,29 @@ from infra.store import Store, write_shard
 from tasks.estimate import estimate, measured_rate
 
 
-def plan(images: int, shard_size: int) -> pd.DataFrame:
-    return pd.DataFrame({"row": range(images), "shard": [row // shard_size for row in range(images)]})
-
-
 def test_the_estimate_is_rate_times_images() -> None:
-    cost = estimate(plan(100, 10), 0.5, 1000.0)
+    cost = estimate(100, 10, 10, 0.5, 1000.0)
     assert (cost.seconds, cost.bytes) == (50.0, 100_000)
 
 
 def test_workers_share_whole_shards() -> None:
-    assert estimate(plan(100, 10), 1.0, 1.0, workers=5).seconds == 20.0
-    assert estimate(plan(100, 50), 1.0, 1.0, workers=5).seconds == 50.0
-    assert estimate(plan(10, 64), 1.0, 1.0).seconds == 10.0
+    assert estimate(100, 10, 10, 1.0, 1.0, workers=5).seconds == 20.0
+    assert estimate(100, 2, 50, 1.0, 1.0, workers=5).seconds == 50.0
+    assert estimate(10, 1, 64, 1.0, 1.0).seconds == 10.0
+
+
+def test_of_many_shards_some_tell_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, settings = Store.open(str(tmp_path)), Settings(name="first")
+    store.write_json("runs/first/settings.json", settings.record())
+    for shard in range(12):
+        write_shard(store, f"runs/first/synthesize/{shard:05d}", {}, pd.DataFrame({"id": ["a", "b"]}), seconds=3.0)
+    monkeypatch.setattr("tasks.estimate.ASKED", 3)
+    read = list[str]()
+    monkeypatch.setattr(Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path))
+    rate = measured_rate(store, settings)
+    assert rate is not None
+    assert rate.seconds == pytest.approx(1.5)
+    assert len([path for path in read if "synthesize" in path]) == 3
 
 
 def test_the_rate_is_that_of_the_store_s_shards_with_the_same_generator(tmp_path: Path) -> None:

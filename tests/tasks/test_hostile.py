@@ -16,8 +16,9 @@ from infra.settings import Settings
 from infra.store import Store, write_shard
 from infra.text import as_markdown, visible
 from segmint import console
-from tasks.card import dataset_card
-from tasks.plan import COLUMNS, make_plan
+from tasks.card import Kept, dataset_card
+from tasks.plan import make_plan
+from tasks.planned import COLUMNS
 from tasks.report import write_report
 
 WORDS = (
@@ -103,7 +104,7 @@ def test_a_page_shows_hostile_words_and_does_nothing_of_what_they_say(
 
 
 def test_a_card_shows_hostile_words_and_does_nothing_of_what_they_say(settings: Settings, plan: pd.DataFrame) -> None:
-    card = dataset_card("nightly-01234567", settings, plan, len(plan))
+    card = dataset_card("nightly-01234567", settings, Kept.of(plan), len(plan))
     tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(card)
     inside = [child for token in tokens for child in token.children or ()]
     assert {token.type for token in inside} <= {"text", "text_special", "softbreak", "code_inline"}

@@ -7,15 +7,10 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import MissingError, Store, StoreError
+from tasks.budget import LEAST, LEAST_KEPT, LEAST_NEED, MOST, keep_rates, next_budget
 from tasks.evaluate import evaluation_path
 from tasks.promote import (
-    LEAST,
-    LEAST_KEPT,
-    LEAST_NEED,
-    MOST,
     decide,
-    keep_rates,
-    next_budget,
     promote,
     roll_back,
     watch_champion,

@@ -8,7 +8,8 @@ import pytest
 
 from infra.settings import SelectSettings, Settings
 from infra.store import Store, read_marker, read_shard, write_shard
-from tasks.select import ALL, NEGATIVE, REASONS, judge_rows, prune, prune_outliers, select_shard, summarise
+from tasks.plan import start_run
+from tasks.select import REASONS, judge_rows, prune, prune_outliers, select_shard
 
 IDS = {"car": 1, "tree": 2}
 SETTINGS = SelectSettings()
@@ -200,21 +201,11 @@ def test_a_share_outside_its_range_is_refused():
         prune(run_of([0.5], [["car"]]), 0)
 
 
-def test_a_summary_counts_by_class_and_reason():
-    table = pd.DataFrame({"row": [0, 1, 2], "keep": [True, False, True], "reason": ["", "area", ""]})
-    plan = pd.DataFrame({"row": [0, 1, 2], "classes": [["car", "tree"], ["car"], []]})
-    summary = summarise([table[:2], table[2:]], plan)
-    assert summary.loc["car", ["rows", "kept", "area"]].tolist() == [2, 1, 1]
-    assert summary.loc["car", "keep_rate"] == 0.5
-    assert summary.loc[NEGATIVE, "kept"] == 1
-    assert summary.loc[ALL, ["rows", "kept", "area", "black"]].tolist() == [3, 2, 1, 0]
-
-
 def test_a_shard_in_the_store_is_judged_once(tmp_path: Path):
-    settings = Settings(store={"url": str(tmp_path)})
+    settings = Settings(store={"url": str(tmp_path)}, classes=("car",), plan={"images": 3, "multi": 0, "negatives": 0})
     store, samples = Store.open(str(tmp_path)), [good(), UNSOUND["nan"], UNSOUND["area"]]
-    plan = pd.DataFrame({"row": range(3), "id": list("abc"), "kind": "single", "classes": [["car"]] * 3, "shard": 0})
-    store.write_table("runs/nightly/plan.parquet", plan)
+    start_run(store, settings)
+    plan = store.read_table("runs/nightly/plan.parquet")
     arrays = {field: np.stack([s[field] for s in samples]) for field in ("image", "label", "finite")}
     scores = plan[["row", "id"]].assign(confidence=0.9, consistency=0.8)
     write_shard(

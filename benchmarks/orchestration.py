@@ -1,0 +1,152 @@
+"""What Prefect and Dask add to a night: shards of half a minute on two workers, against a bare loop over two processes.
+
+Every shard goes through the stages of a night. The first does the work, 30 s of it, the others write their row; both
+contenders do that by the same code into a folder, and both are timed from before their processes start until the last
+shard is in the store. The night's flow starts a Dask cluster of two workers and tells a Prefect server on PostgreSQL of
+every task, as nights do.
+
+Work is of two kinds. A shard of a GPU leaves the processors to others: it waits. One of a CPU takes a fixed number of
+sums, as many as one of two busy processes does in that time. On a machine of two cores the server, its database and the
+scheduler then take their time from the work itself, which on a fleet run elsewhere: so that figure holds all that they
+cost, and the waiting one what cannot be moved elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from prefect import flow
+
+from benchmarks.claims import Claim, Size, run
+from benchmarks.fleet import in_process, servers
+from infra.clusters import task_runner
+from infra.settings import Settings
+from infra.store import Marker, Store, write_shard
+from tasks.publish import folders
+from tasks.shards import Failures, Stages, over_shards
+
+SHARDS = {"quick": 4, "default": 40, "full": 40}
+SECONDS = {"quick": 0.5, "default": 30.0, "full": 30.0}  # of work, a shard
+WORKERS = 2
+STAGES = ("synthesize", "refine", "select", "publish-shards")
+KIND, AMOUNT = "BENCHMARK_KIND", "BENCHMARK_AMOUNT"  # workers inherit them
+BLOCK = bytes(1 << 20)  # that a sum is taken of
+TRIAL = 200  # sums of each process, to find out how long they take
+
+
+def main(size: Size) -> list[Claim]:
+    with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as server:
+        amounts = {"wait": SECONDS[size], "compute": sums_in(SECONDS[size])}
+        ratios = {}
+        for kind, amount in amounts.items():
+            environment = {**server.environment, KIND: kind, AMOUNT: str(amount)}
+            bare, night = (
+                in_process("orchestration", way, f"{folder}/{kind}-{way}", SHARDS[size], environment=environment)
+                for way in ("bare", "night")
+            )
+            ratios[kind] = night["seconds"] / bare["seconds"]
+            print(
+                f"{kind}: bare {bare['seconds']:.1f} s, night {night['seconds']:.1f} s: {ratios[kind]:.3f}", flush=True
+            )
+    return [
+        Claim("night / bare loop, shards that leave the processors alone", ratios["wait"], "<= 1.05"),
+        Claim(
+            "night / bare loop, shards that compute, the servers on the same two cores", ratios["compute"], "<= 1.05"
+        ),
+    ]
+
+
+def sums_in(seconds: float) -> int:
+    """How many sums each of two processes takes in that time."""
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        taken = max(pool.map(timed_sums, [TRIAL] * WORKERS, chunksize=1))
+    return max(1, round(TRIAL * seconds / taken))
+
+
+def timed_sums(count: int) -> float:
+    begun = time.monotonic()
+    take_sums(count)
+    return time.monotonic() - begun
+
+
+def take_sums(count: int) -> None:
+    for _ in range(count):
+        hashlib.sha256(BLOCK)
+
+
+def work() -> None:
+    """The work of one shard."""
+    amount = float(os.environ[AMOUNT])
+    if os.environ[KIND] == "wait":
+        time.sleep(amount)
+    else:
+        take_sums(round(amount))
+
+
+def stage_of(stage: str) -> Callable[[Settings, int], Marker]:
+    """What a stage does of a shard."""
+
+    def make(settings: Settings, shard: int) -> Marker:
+        if stage == STAGES[0]:
+            work()
+        store, table = Store.open(settings.store.url), pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]})
+        return write_shard(store, f"{folders(settings)[stage]}/{shard:05d}", {}, table)
+
+    return make
+
+
+TASKS = {stage: over_shards(stage, stage_of(stage)) for stage in STAGES}
+
+
+@flow(name="orchestration")
+def make_shards(settings: Settings, shards: list[int]) -> Failures:
+    """All stages of all shards, as a night hands them to its workers."""
+    stages, after = Stages(settings, folders(settings), shards, alone=False), None
+    for stage in STAGES:
+        after = stages.each(TASKS[stage], shards, after)
+    return stages.failures()
+
+
+def night(settings: Settings, shards: list[int]) -> None:
+    failed = make_shards.with_options(task_runner=task_runner(settings.compute))(settings, shards)
+    if failed:
+        raise RuntimeError(f"shards failed: {failed}")
+
+
+def bare(settings: Settings, shards: list[int]) -> None:
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        pool.starmap(make_all, [(settings, shard) for shard in shards], chunksize=1)
+
+
+def make_all(settings: Settings, shard: int) -> None:
+    """All stages of one shard."""
+    for stage in STAGES:
+        stage_of(stage)(settings, shard)
+
+
+WAYS = {"bare": bare, "night": night}
+
+
+def timed(way: str, url: str, count: int) -> dict[str, float]:
+    settings = Settings(name="orchestration", store={"url": url}, compute={"runner": "dask-local", "workers": WORKERS})
+    begun = time.monotonic()
+    WAYS[way](settings, list(range(count)))
+    return {"seconds": time.monotonic() - begun}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in WAYS:
+        from benchmarks import orchestration  # by its name, which workers know, unlike __main__
+
+        print(json.dumps(orchestration.timed(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    else:
+        run("orchestration", main)
