@@ -10,6 +10,7 @@ from infra.settings import Settings
 from tasks.compare import tell_comparison
 from tasks.evaluate import evaluate
 from tasks.promote import champion_of
+from tasks.watch import watching
 
 __all__ = ["compare"]
 
@@ -18,4 +19,6 @@ __all__ = ["compare"]
 def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
     """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs."""
     names = first or champion_of(settings), second
-    return tell_comparison(settings, names, (evaluate(settings, names[0]), evaluate(settings, names[1])))
+    with watching(settings):
+        found = evaluate(settings, names[0]), evaluate(settings, names[1])
+    return tell_comparison(settings, names, found)

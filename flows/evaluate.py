@@ -9,6 +9,7 @@ from prefect import flow
 from infra.settings import Settings
 from tasks.evaluate import evaluate as measure
 from tasks.promote import champion_of, watch_champion
+from tasks.watch import watching
 
 __all__ = ["evaluate"]
 
@@ -17,6 +18,7 @@ __all__ = ["evaluate"]
 def evaluate(settings: Settings, checkpoint: str | None = None) -> dict[str, Any]:
     """Measure a checkpoint, or the champion, and return the evaluation; tell of it if the champion regressed."""
     name = checkpoint or champion_of(settings)
-    found = measure(settings, name)
+    with watching(settings):
+        found = measure(settings, name)
     watch_champion(settings, name, found)
     return found

@@ -15,12 +15,14 @@ from tasks.affinity import learn_affinity
 from tasks.compose import compose
 from tasks.folds import hold_out, learn_fold, rank
 from tasks.prepare import Shards, prepare
+from tasks.progress import from_workers
 from tasks.publish import folders, is_published, publish, publish_shards
 from tasks.refine import refine
 from tasks.report import report
 from tasks.select import screen, select
 from tasks.shards import Failures, Futures, NightFailedError, Stages, workers_died
 from tasks.synthesize import synthesize
+from tasks.watch import watching
 
 __all__ = ["nightly"]
 
@@ -36,6 +38,11 @@ def nightly(settings: Settings) -> str:
     settings, shards = prepare(settings)
     if is_published(settings):
         return publish(settings, shards.all)
+    with watching(settings):
+        return _night(settings, shards)
+
+
+def _night(settings: Settings, shards: Shards) -> str:
     failed = _make(settings, shards)
     missing = [shard for shard in shards.all if shard in failed]
     if failed and not (settings.publish.partial and missing):
@@ -54,6 +61,7 @@ def _make(settings: Settings, shards: Shards) -> Failures:
 @flow(name="make-shards")
 def make_shards(settings: Settings, shards: Shards, alone: bool = False) -> Failures:
     """Fan the shards that are not in the store out to the task runner, through their stages; return what failed."""
+    from_workers()
     stages = Stages(settings, folders(settings), shards.all, alone)
     made = stages.each(synthesize, shards.generated, gpu=True)
     affine = stages.once(learn_affinity, after=made) if settings.refine.method == "diffumask" else {}

@@ -13,6 +13,7 @@ from tasks.promote import promote
 from tasks.publish import run_of
 from tasks.report import report
 from tasks.train import train
+from tasks.watch import watching
 
 __all__ = ["retrain"]
 
@@ -24,8 +25,9 @@ def retrain(settings: Settings, version: str) -> dict[str, Any]:
     Returns what `promote` tells: the champion, whether and why it moved, and the challenger with its evaluation.
     """
     check_starts()
-    checkpoint = train(settings, version)
-    evaluation = evaluate(settings, checkpoint)
-    outcome = promote(settings, checkpoint, evaluation["fingerprint"])
-    report(settings, run=run_of(settings, version))
+    with watching(settings):
+        checkpoint = train(settings, version)
+        evaluation = evaluate(settings, checkpoint)
+        outcome = promote(settings, checkpoint, evaluation["fingerprint"])
+        report(settings, run=run_of(settings, version))
     return outcome

@@ -11,9 +11,7 @@ from pydantic import BaseModel
 from infra.blocks import open_store
 from infra.settings import Settings
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
-from tasks.affinity import affinity_work
 from tasks.plan import load_tokenizer, read_plan, start_run
-from tasks.progress import announce
 from tasks.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]
@@ -45,15 +43,6 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
     plan = read_plan(store, settings)
     rows = {"generated": plan["kind"] != "composed", "composed": plan["kind"] == "composed"}
-    images = {kind: int(of_kind.sum()) for kind, of_kind in rows.items()}
-    for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():
-        announce(stage, sum(images[kind] for kind in kinds))
-    if settings.refine.method == "diffumask":
-        announce("learn-affinity", affinity_work(plan, settings))
-    announce("select", len(plan))
-    if settings.select.folds:
-        announce("screen", images["generated"])
-        announce("learn-fold", settings.select.folds * settings.select.fold_steps)
     shards = {kind: sorted({int(shard) for shard in plan.loc[of_kind, "shard"]}) for kind, of_kind in rows.items()}
     return settings, Shards(**shards)
 
