@@ -17,7 +17,13 @@ __all__ = ["compare"]
 
 @flow(name="compare")
 def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
-    """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs."""
+    """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        second: A checkpoint.
+        first: Another one; none: the champion.
+    """
     names = first or champion_of(settings), second
     with watching(settings):
         found = evaluate(settings, names[0]), evaluate(settings, names[1])

@@ -33,6 +33,9 @@ def nightly(settings: Settings) -> str:
 
     Raises for bad settings before anything expensive starts, and `NightFailedError` if shards are missing at the end,
     unless the settings publish without them.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
     """
     check_starts()
     settings, shards = prepare(settings)

@@ -23,6 +23,10 @@ def retrain(settings: Settings, version: str) -> dict[str, Any]:
     """Train on a version, evaluate, promote, and plan the next night's budget; each step resumes if it was stopped.
 
     Returns what `promote` tells: the champion, whether and why it moved, and the challenger with its evaluation.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        version: A published version; `segmint versions` lists them.
     """
     check_starts()
     with watching(settings):

@@ -63,6 +63,11 @@ def test_publication_triggers_one_retraining_at_a_time() -> None:
     assert retrain.global_concurrency_limit is not None and retrain.global_concurrency_limit.limit == 1
 
 
+def explained(field: dict[str, Any], sections: dict[str, Any]) -> bool:
+    """A table's field is also explained by what is said of the table itself."""
+    return bool({**sections.get(field.get("$ref", "").rpartition("/")[2], {}), **field}.get("description"))
+
+
 def test_the_run_form_explains_and_bounds_every_setting() -> None:
     """What Prefect's page for a run makes its fields of."""
     with get_client(sync_client=True) as client:
@@ -73,9 +78,9 @@ def test_the_run_form_explains_and_bounds_every_setting() -> None:
         "Settings",
         *(type(value).__name__ for _, value in Settings() if isinstance(value, BaseModel)),
     }
-    silent = [f"{name}.{field}" for name, section in sections.items() for field, found in section["properties"].items()
-              if not found.get("description")]  # fmt: skip
-    assert silent == []
+    fields = {f"{name}.{field}": found for name, of in sections.items() for field, found in of["properties"].items()}
+    fields |= form["properties"]
+    assert [name for name, found in fields.items() if not explained(found, sections)] == []
     plan, generator = (sections[name]["properties"] for name in ("PlanSettings", "GeneratorSettings"))
     assert plan["multi"] | {"minimum": 0, "maximum": 1, "default": 0.3, "type": "number"} == plan["multi"]
     assert plan["images"]["minimum"] == 1
