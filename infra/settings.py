@@ -57,6 +57,14 @@ Count = Annotated[int, Field(ge=1)]
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
+def _leave_empty(schema: dict[str, Any]) -> None:
+    """Tell defaults in words: Prefect's form would fill them in, and so overrule what a worker's environment says."""
+    for field in schema.get("properties", {}).values():
+        value = field.pop("default", None)
+        if isinstance(value, str | int | float):
+            field["description"] += f" [{json.dumps(value) if isinstance(value, bool) else value}]"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True,
@@ -64,6 +72,8 @@ class _Section(BaseModel):
         hide_input_in_errors=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,  # they explain the fields of Prefect's form
+        model_title_generator=lambda section: section.__name__.removesuffix("Settings"),
+        json_schema_extra=_leave_empty,
     )
 
 
@@ -388,7 +398,11 @@ class Settings(BaseSettings):
     """Everything a run is told. Frozen; equal `identity` means equal samples."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        json_schema_extra=_leave_empty,
     )
 
     name: str = Field(default="nightly", pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]|\{date\})*$", max_length=100)

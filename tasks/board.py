@@ -6,7 +6,7 @@ Their keys are the same whatever the run, so that Prefect keeps their history.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -47,11 +47,11 @@ class Board:
 
 def _artifacts(totals: Totals) -> Iterator[tuple[str, _Shown]]:
     for name, stage in totals.stages.items():
-        yield f"progress-{name}", _Shown("progress", 100 * stage.share, f"{name}: {stage.told}")
+        yield f"progress-{name}", _Shown("progress", round(100 * stage.share, 1), stage.told)
     if rates := [_rate(stage, worker, work.units, work.seconds) for (stage, worker), work in totals.work.items()]:
         yield "rates", _Shown("table", json.dumps(rates), "Work by stage and worker, since this run was started")
-    if machines := [_machine(worker, found) for worker, found in totals.resources.items()]:
-        yield "machines", _Shown("table", json.dumps(machines), "Workers' disks and GPUs")
+    if totals.resources:
+        yield "machines", _Shown("table", json.dumps(_machines(totals.resources)), "Workers' disks and GPUs")
 
 
 def _rate(stage: str, worker: str, units: int, seconds: float) -> dict[str, Any]:
@@ -59,9 +59,15 @@ def _rate(stage: str, worker: str, units: int, seconds: float) -> dict[str, Any]
     return {"stage": stage, "worker": worker, "done": units, "seconds": round(seconds, 1), "a second": rate}
 
 
-def _machine(worker: str, found: Any) -> dict[str, Any]:
-    free = {"worker": worker, "disk free, GB": round(found["disk_free_bytes"] / 1e9, 1)}
-    if "gpu_memory_bytes" not in found:
-        return free
-    used, there = (round(found[name] / 1e9, 1) for name in ("gpu_memory_used_bytes", "gpu_memory_bytes"))
-    return {**free, "GPU memory used, GB": used, "GPU memory, GB": there}
+def _machines(resources: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """A row a worker. All have the same columns, for Prefect's pages take those of the first row."""
+    names = dict.fromkeys(name for found in resources.values() for name in found)
+    columns = {name: f"{name.removesuffix('_bytes').replace('_', ' ')}, GB" for name in names}
+    return [
+        {"worker": worker} | {column: _gigabytes(found.get(name)) for name, column in columns.items()}
+        for worker, found in sorted(resources.items())
+    ]
+
+
+def _gigabytes(count: float | None) -> float | None:
+    return None if count is None else round(count / 1e9, 1)

@@ -28,7 +28,7 @@ class Stage:
     """How far a stage is, as of its last event. Shards that were in the store before are no part of it.
 
     `share` of it is done, in [0, 1], at `rate` units a second of all workers together, with `left` seconds to go;
-    `told` is all that in words. None is what nobody can know yet.
+    `told` is all that in words, what matters most first, for Prefect's pages cut it off. None is what nobody knows yet.
     """
 
     share: float
@@ -71,16 +71,17 @@ class _Counts:
         rate = self.units / seconds if self.units and seconds else None
         left = seconds * (1 - share) / share if share and seconds else None
         over = len(self.ended) == len(self.tasks)
-        return Stage(share, rate, left, self.failures, self._told(rate, left), over, seconds)
-
-    def _told(self, rate: float | None, left: float | None) -> str:
-        """As `38 of 313 shards · 2432 done · 2.1/s · 96 min 12 s left`; one task alone as `600 of 2000 · …`."""
-        told = [f"{len(self.ended)} of {len(self.tasks)} shards", f"{self.units} done"]
-        if len(self.tasks) == 1:
-            (_, of), *_ = [*self.running.values(), (0, self.units)]
-            told = [f"{self.units} of {of}"]
+        told = [f"{100 * share:.0f} %"]
+        told += [f"{as_duration(left)} left"] if left else []
         told += [f"{rate:.1f}/s"] if rate else []
-        return " · ".join([*told, f"{as_duration(left)} left"] if left else told)
+        return Stage(share, rate, left, self.failures, " · ".join([*told, self._counted()]), over, seconds)
+
+    def _counted(self) -> str:
+        """As `38 of 313 shards, 2432 done`; of one task alone its units, as `600 of 2000`."""
+        if len(self.tasks) > 1:
+            return f"{len(self.ended)} of {len(self.tasks)} shards, {self.units} done"
+        (_, of), *_ = [*self.running.values(), (0, self.units)]
+        return f"{self.units} of {of}"
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def told(*events: Event, ticks: Iterator[float]) -> console._Lines:
 def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     begun, halfway = Event("refine", 0, "00000", 0, 4), Event("refine", 2, "00000", 2, 4)
     told(begun, halfway, Event("refine", 2, "00000", 4, 4, ended=True), ticks=count(0.0, 1.0))
-    assert capsys.readouterr().out == "refine      4 of 4 · 2.0/s\n"
+    assert capsys.readouterr().out == "refine      100 % · 2.0/s · 4 of 4\n"
 
 
 def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
@@ -239,7 +239,7 @@ def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
     announced = Event("refine", awaited=("00000", "00001"))
     events = announced, Event("refine", 0, "00000", 0, 20), Event("refine", 20, "00000", 20, 20, ended=True)
     told(*events, ticks=iter([0.0, 100.0, 110.0]))
-    assert capsys.readouterr().out == "refine      1 of 2 shards · 20 done · 2.0/s · 10.0 s left\n"
+    assert capsys.readouterr().out == "refine      50 % · 10.0 s left · 2.0/s · 1 of 2 shards, 20 done\n"
 
 
 def test_a_bar_moves_within_a_shard() -> None:

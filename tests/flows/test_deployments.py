@@ -82,7 +82,17 @@ def test_the_run_form_explains_and_bounds_every_setting() -> None:
     fields |= form["properties"]
     assert [name for name, found in fields.items() if not explained(found, sections)] == []
     plan, generator = (sections[name]["properties"] for name in ("PlanSettings", "GeneratorSettings"))
-    assert plan["multi"] | {"minimum": 0, "maximum": 1, "default": 0.3, "type": "number"} == plan["multi"]
+    assert plan["multi"] | {"minimum": 0, "maximum": 1, "type": "number"} == plan["multi"]
+    assert plan["multi"]["description"].endswith(" [0.3]")
     assert plan["images"]["minimum"] == 1
     assert generator["attention"]["enum"] == ["phrases", "names"]
     assert generator["device"]["pattern"].startswith("^(auto|cpu")
+
+
+def test_the_run_form_fills_in_nothing_that_the_worker_s_environment_may_say() -> None:
+    """Prefect's pages send every default that a form shows, such as another store than the worker's."""
+    with get_client(sync_client=True) as client:
+        form = client.read_deployment_by_name("nightly/nightly").parameter_openapi_schema
+    assert form is not None
+    fields = [field for section in form["definitions"].values() for field in section["properties"].values()]
+    assert not [field for field in fields if "default" in field]

@@ -62,8 +62,8 @@ def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(wa
     for stage, rows in ROWS.items():
         (artifact,) = watched.artifacts[f"progress-{stage}"]
         assert artifact.type == "progress" and artifact.data == 100
-        of = f"{rows} of {rows}" if stage == "compose" else f"shards · {rows} done"
-        assert artifact.description.startswith(f"{stage}: ") and of in artifact.description
+        of = f"{rows} of {rows}" if stage == "compose" else f"shards, {rows} done"
+        assert artifact.description.startswith("100 % · ") and artifact.description.endswith(of)
 
 
 def test_what_workers_do_is_counted_by_the_flow(watched: Watched) -> None:

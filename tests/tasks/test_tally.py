@@ -32,12 +32,12 @@ WAITED = Event("refine", awaited=("0", "1"))
 def test_progress_moves_within_a_shard_and_time_left_follows_it() -> None:
     stage = after([WAITED, shard("0", 0), shard("0", 2)])
     assert (stage.share, stage.rate, stage.left) == (0.25, 0.2, 30.0)
-    assert stage.told == "0 of 2 shards · 2 done · 0.2/s · 30.0 s left"
+    assert stage.told == "25 % · 30.0 s left · 0.2/s · 0 of 2 shards, 2 done"
 
 
 def test_a_stage_that_has_not_begun_knows_no_rate() -> None:
     stage = after([WAITED])
-    assert (stage.share, stage.rate, stage.left, stage.told) == (0, None, None, "0 of 2 shards · 0 done")
+    assert (stage.share, stage.rate, stage.left, stage.told) == (0, None, None, "0 % · 0 of 2 shards, 0 done")
 
 
 def test_a_shard_with_fewer_units_than_others_counts_as_a_whole_one() -> None:
@@ -59,7 +59,7 @@ def test_a_shard_whose_worker_died_begins_anew() -> None:
 
 def test_a_single_task_tells_its_units() -> None:
     stage = after([Event("refine", 50, "version", 50, 200), Event("refine", 50, "version", 100, 200)])
-    assert stage.told == "100 of 200 · 10.0/s · 10.0 s left"
+    assert stage.told == "50 % · 10.0 s left · 10.0/s · 100 of 200"
 
 
 def test_work_is_added_up_by_worker() -> None:
