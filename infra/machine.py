@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["free_space", "machine_name", "resources"]
@@ -20,12 +21,18 @@ def machine_name() -> str:
 
 
 def resources() -> dict[str, float]:
-    """Bytes: free on the disk of the working directory; used and there on the GPU, once this process uses one."""
-    found = {"disk_free_bytes": float(shutil.disk_usage(Path.cwd()).free)}
+    """Bytes: free on the disk of the working directory; used and there on the GPU, once this process uses one.
+
+    What cannot be found out is left out.
+    """
+    found: dict[str, float] = {}
+    with suppress(OSError):
+        found["disk_free_bytes"] = float(shutil.disk_usage(Path.cwd()).free)
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():  # to ask sooner would take some hundred megabytes of the GPU
-        free, total = torch.cuda.mem_get_info()
-        found |= {"gpu_memory_used_bytes": float(total - free), "gpu_memory_bytes": float(total)}
+        with suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info()
+            found |= {"gpu_memory_used_bytes": float(total - free), "gpu_memory_bytes": float(total)}
     return found
 
 

@@ -15,6 +15,7 @@ from contextvars import copy_context
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ParamSpec
 
 from prefect.context import FlowRunContext
 
@@ -30,6 +31,7 @@ __all__ = ["watching"]
 
 _logger = logging.getLogger(__name__)
 Show = Callable[[], None]
+P = ParamSpec("P")
 
 
 @contextmanager
@@ -65,28 +67,21 @@ def _lines(place: str, flow: str, run: str) -> Iterator[None]:
             file.write(json.dumps(line) + "\n")
             file.flush()
 
-        with listening(write):
+        with listening(_harmless(write)):
             yield
 
 
 @contextmanager
 def _again_and_again(shows: Sequence[Show], seconds: float) -> Iterator[None]:
     """Show every so many seconds, and once more at the end, from a thread of its own."""
-    over, complained = threading.Event(), set[Show]()
-
-    def show_all() -> None:
-        for show in shows:
-            try:
-                show()
-            except Exception as error:  # a server that is away must not stop the run
-                if show not in complained:
-                    _logger.warning("the run goes on, but cannot be followed: %s: %s", type(error).__name__, error)
-                complained.add(show)
+    over, harmless = threading.Event(), [_harmless(show) for show in shows]
 
     def go_on() -> None:
-        while not over.wait(seconds):
-            show_all()
-        show_all()
+        ended = False
+        while not ended:
+            ended = over.wait(seconds)
+            for show in harmless:
+                show()
 
     thread = threading.Thread(target=copy_context().run, args=(go_on,), name="watch", daemon=True)
     thread.start()
@@ -95,6 +90,22 @@ def _again_and_again(shows: Sequence[Show], seconds: float) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _harmless(action: Callable[P, None]) -> Callable[P, None]:
+    """`action`, of which an error is told once and stops nothing: a server that is away, a disk that is full."""
+    told = False
+
+    def tried(*arguments: P.args, **named: P.kwargs) -> None:
+        nonlocal told
+        try:
+            action(*arguments, **named)
+        except Exception as error:
+            if not told:
+                _logger.warning("the run goes on, but cannot be followed: %s: %s", type(error).__name__, error)
+            told = True
+
+    return tried
 
 
 def _measure_store(url: str) -> None:
