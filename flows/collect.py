@@ -12,5 +12,10 @@ __all__ = ["gc"]
 
 @flow(name="gc")
 def gc(settings: Settings, dry_run: bool = False) -> list[Garbage]:
-    """Delete old versions, working shards of published runs and abandoned runs; or, dry, tell of them only."""
+    """Delete old versions, working shards of published runs and abandoned runs; or, dry, tell of them only.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        dry_run: Tell what would be deleted, and delete nothing.
+    """
     return collect(settings, dry_run)

@@ -10,12 +10,21 @@ from infra.settings import Settings
 from tasks.compare import tell_comparison
 from tasks.evaluate import evaluate
 from tasks.promote import champion_of
+from tasks.watch import watching
 
 __all__ = ["compare"]
 
 
 @flow(name="compare")
 def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
-    """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs."""
+    """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        second: A checkpoint.
+        first: Another one; none: the champion.
+    """
     names = first or champion_of(settings), second
-    return tell_comparison(settings, names, (evaluate(settings, names[0]), evaluate(settings, names[1])))
+    with watching(settings):
+        found = evaluate(settings, names[0]), evaluate(settings, names[1])
+    return tell_comparison(settings, names, found)

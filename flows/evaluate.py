@@ -9,14 +9,21 @@ from prefect import flow
 from infra.settings import Settings
 from tasks.evaluate import evaluate as measure
 from tasks.promote import champion_of, watch_champion
+from tasks.watch import watching
 
 __all__ = ["evaluate"]
 
 
 @flow(name="evaluate")
 def evaluate(settings: Settings, checkpoint: str | None = None) -> dict[str, Any]:
-    """Measure a checkpoint, or the champion, and return the evaluation; tell of it if the champion regressed."""
+    """Measure a checkpoint, or the champion, and return the evaluation; tell of it if the champion regressed.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        checkpoint: A checkpoint; none: the champion.
+    """
     name = checkpoint or champion_of(settings)
-    found = measure(settings, name)
+    with watching(settings):
+        found = measure(settings, name)
     watch_champion(settings, name, found)
     return found

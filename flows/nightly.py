@@ -15,12 +15,14 @@ from tasks.affinity import learn_affinity
 from tasks.compose import compose
 from tasks.folds import hold_out, learn_fold, rank
 from tasks.prepare import Shards, prepare
+from tasks.progress import from_workers
 from tasks.publish import folders, is_published, publish, publish_shards
 from tasks.refine import refine
 from tasks.report import report
 from tasks.select import screen, select
 from tasks.shards import Failures, Futures, NightFailedError, Stages, workers_died
 from tasks.synthesize import synthesize
+from tasks.watch import watching
 
 __all__ = ["nightly"]
 
@@ -31,11 +33,19 @@ def nightly(settings: Settings) -> str:
 
     Raises for bad settings before anything expensive starts, and `NightFailedError` if shards are missing at the end,
     unless the settings publish without them.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
     """
     check_starts()
     settings, shards = prepare(settings)
     if is_published(settings):
         return publish(settings, shards.all)
+    with watching(settings):
+        return _night(settings, shards)
+
+
+def _night(settings: Settings, shards: Shards) -> str:
     failed = _make(settings, shards)
     missing = [shard for shard in shards.all if shard in failed]
     if failed and not (settings.publish.partial and missing):
@@ -54,6 +64,7 @@ def _make(settings: Settings, shards: Shards) -> Failures:
 @flow(name="make-shards")
 def make_shards(settings: Settings, shards: Shards, alone: bool = False) -> Failures:
     """Fan the shards that are not in the store out to the task runner, through their stages; return what failed."""
+    from_workers()
     stages = Stages(settings, folders(settings), shards.all, alone)
     made = stages.each(synthesize, shards.generated, gpu=True)
     affine = stages.once(learn_affinity, after=made) if settings.refine.method == "diffumask" else {}

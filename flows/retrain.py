@@ -13,6 +13,7 @@ from tasks.promote import promote
 from tasks.publish import run_of
 from tasks.report import report
 from tasks.train import train
+from tasks.watch import watching
 
 __all__ = ["retrain"]
 
@@ -22,10 +23,15 @@ def retrain(settings: Settings, version: str) -> dict[str, Any]:
     """Train on a version, evaluate, promote, and plan the next night's budget; each step resumes if it was stopped.
 
     Returns what `promote` tells: the champion, whether and why it moved, and the challenger with its evaluation.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        version: A published version; `segmint versions` lists them.
     """
     check_starts()
-    checkpoint = train(settings, version)
-    evaluation = evaluate(settings, checkpoint)
-    outcome = promote(settings, checkpoint, evaluation["fingerprint"])
-    report(settings, run=run_of(settings, version))
+    with watching(settings):
+        checkpoint = train(settings, version)
+        evaluation = evaluate(settings, checkpoint)
+        outcome = promote(settings, checkpoint, evaluation["fingerprint"])
+        report(settings, run=run_of(settings, version))
     return outcome

@@ -14,5 +14,10 @@ __all__ = ["rollback"]
 
 @flow(name="rollback")
 def rollback(settings: Settings, to: str | None = None) -> dict[str, Any]:
-    """Make the champion before this one, or the checkpoint named, the champion again; return champion.json."""
+    """Make the champion before this one, or the checkpoint named, the champion again; return champion.json.
+
+    Args:
+        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+        to: A checkpoint; none: the champion before this one.
+    """
     return roll_back(settings, to)

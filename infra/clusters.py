@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
 from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
 from infra.settings import ComputeSettings
 
-__all__ = ["KilledOftenError", "check_starts", "gpu_slot", "gpu_work", "task_runner"]
+__all__ = [
+    "KilledOftenError",
+    "check_starts",
+    "gpu_slot",
+    "gpu_work",
+    "hear_workers",
+    "send_from_worker",
+    "task_runner",
+]
 
 MOST_STARTS = 10  # of one flow run, which an automation starts again whenever its process was killed
 _LOOPBACK = "127.0.0.1"
+_TOPIC = "segmint"  # of Dask, by which workers tell the flow how far they are
 # A worker that dies takes the blame for every task it holds; with one each, only the task that killed it is blamed.
 _ONE_TASK_A_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
 # Dask's workers give every freed megabyte back to the system: images on a CPU took 1.65 times as long
@@ -70,7 +81,9 @@ def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
 
     workers = {f"gpu-{index}": worker(index) for index in range(compute.gpus)}
     workers |= {f"cpu-{index}": worker(None) for index in range(compute.workers)}
-    return {"workers": workers, "scheduler": {"cls": Scheduler, "options": {"host": _LOOPBACK, "dashboard": False}}}
+    # runs side by side would want the same port for Dask's own pages
+    options = {"host": _LOOPBACK, "dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"}
+    return {"workers": workers, "scheduler": {"cls": Scheduler, "options": options}}
 
 
 def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
@@ -87,3 +100,33 @@ def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
     """Hold one slot of the settings' concurrency limit, so that runs side by side do not share a GPU."""
     with concurrency(compute.limit, occupy=1, strict=True) if compute.limit else nullcontext():
         yield
+
+
+def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:
+    """Call `listener`, in another thread, with all that tasks of this flow send from Dask's workers, until it ends.
+
+    Without Dask there is nothing to hear. Runs that share a scheduler do not hear each other.
+    """
+    context = FlowRunContext.get()
+    client = getattr(context.task_runner, "client", None) if context else None
+    if context is None or context.flow_run is None or client is None:
+        return
+    run = str(context.flow_run.id)
+
+    def hear(event: tuple[float, Mapping[str, Any]]) -> None:
+        if event[1]["flow_run"] == run:
+            listener(event[1]["told"])
+
+    client.subscribe_topic(_TOPIC, hear)
+
+
+def send_from_worker(message: Callable[[], dict[str, Any]]) -> None:
+    """Send `message()`, which msgpack can hold, to the flow of this task, if this is a task of a Dask worker."""
+    distributed, context = sys.modules.get("distributed"), TaskRunContext.get()
+    if distributed is None or context is None:
+        return
+    try:
+        worker = distributed.get_worker()
+    except ValueError:  # a thread of the flow's own process
+        return
+    worker.log_event(_TOPIC, {"flow_run": str(context.task_run.flow_run_id), "told": message()})

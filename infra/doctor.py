@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import shutil
 import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from infra.credentials import public
 from infra.kubernetes import require_dask_kubernetes
+from infra.machine import free_space
 from infra.settings import Settings
 
 __all__ = ["Check", "diagnose"]
@@ -120,14 +119,12 @@ def _store(settings: Settings) -> str:
 
 
 def _space(url: str, needed: int) -> str:
-    if "://" in url and not url.startswith(("file://", "local://")):
+    if (found := free_space(url)) is None:
         return "in a bucket, unlimited as far as can be seen"
-    folder = Path(url.partition("://")[2] or url).expanduser().absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free, folder = found
     if free < needed:
-        raise RuntimeError(f"{free / 1e9:.1f} GB free at {existing}, {needed / 1e9:.1f} GB needed")
-    return f"{free / 1e9:.1f} GB free at {existing}, {needed / 1e9:.1f} GB needed"
+        raise RuntimeError(f"{free / 1e9:.1f} GB free at {folder}, {needed / 1e9:.1f} GB needed")
+    return f"{free / 1e9:.1f} GB free at {folder}, {needed / 1e9:.1f} GB needed"
 
 
 def _prefect() -> str:

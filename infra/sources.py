@@ -207,7 +207,7 @@ def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseMo
     value = "" if hidden else f" = {line['input']!r}"
     remedy = line["msg"].removeprefix("Value error, ")
     if line["type"] == "string_pattern_mismatch":
-        remedy = f"it should be {fields[field].description}"
+        remedy = f"it should be: {fields[field].description}"
     return f"setting {field}{value} ({origin}): {remedy}"
 
 

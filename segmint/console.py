@@ -6,14 +6,12 @@ Whatever is shown goes through `visible`: a prompt or a file name from a bucket 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +19,7 @@ from infra.text import visible
 
 if TYPE_CHECKING:
     from tasks.progress import Event
+    from tasks.tally import Tally
 
 __all__ = ["console", "duration", "facts", "fail", "mark", "progress", "say", "size", "table"]
 
@@ -79,69 +78,54 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.1f}/s")
-
-
 class _Bars:
     """A bar a stage, on a terminal."""
 
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:11}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeLeft())
+    def __init__(self, tally: Tally) -> None:
+        columns = (TextColumn("{task.description:11}"), BarColumn(), TextColumn("{task.fields[told]}"))
         self.progress = Progress(*columns, console=console)
-        self._stages: dict[str, TaskID] = {}
-        self._lock = threading.Lock()
+        self._tally, self._lock = tally, threading.Lock()
+        self._bars: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
+        stage = self._tally.stage(event.stage)
+        if stage is None:
+            return
         with self._lock:
-            if event.stage not in self._stages:
-                self._stages[event.stage] = self.progress.add_task(event.stage, total=None)
-        task = self._stages[event.stage]
-        if event.total is not None:
-            self.progress.update(task, total=self.progress.tasks[task].completed + event.total)
-        self.progress.advance(task, event.amount)
+            if event.stage not in self._bars:
+                self._bars[event.stage] = self.progress.add_task(event.stage, total=1.0, told="")
+        self.progress.update(self._bars[event.stage], completed=stage.share, told=stage.told)
 
 
 class _Lines:
     """Now and then a line a stage, where output goes to a file or a log."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._done: dict[str, int] = {}
-        self._total: dict[str, int] = {}
-        self._begun: dict[str, float] = {}
+    def __init__(self, tally: Tally) -> None:
+        self._tally, self._lock = tally, threading.Lock()
         self._shown: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
+        stage = self._tally.stage(event.stage)
+        if stage is None:
+            return
         with self._lock:
-            stage, now = event.stage, time.monotonic()
-            if event.total is not None:
-                self._total[stage] = self._done.get(stage, 0) + event.total
-                return
-            self._begun.setdefault(stage, now)
-            self._done[stage] = self._done.get(stage, 0) + event.amount
-            last = self._done[stage] == self._total.get(stage)
-            if last or now - self._shown.get(stage, self._begun[stage]) >= PLAIN_SECONDS:
-                self._shown[stage] = now
-                console.print(self._line(stage, now), soft_wrap=True)
-
-    def _line(self, stage: str, now: float) -> Text:
-        done, total = self._done[stage], self._total.get(stage)
-        rate = done / max(now - self._begun[stage], 1e-9)
-        left = f" of {total} · {rate:.1f}/s · {duration((total - done) / rate)} left" if total and rate else ""
-        return Text(f"{stage:11} {done}{left}")
+            if (event.ended and stage.over) or stage.seconds - self._shown.get(event.stage, 0) >= PLAIN_SECONDS:
+                self._shown[event.stage] = stage.seconds
+                console.print(Text(f"{event.stage:11} {stage.told}"), soft_wrap=True)
 
 
 @contextmanager
 def progress() -> Iterator[None]:
     """Show the progress of every stage while the block lasts."""
     from tasks.progress import listening
+    from tasks.tally import Tally
 
-    if not console.is_terminal:
-        with listening(_Lines()):
+    tally = Tally()
+    with listening(tally):
+        if not console.is_terminal:
+            with listening(_Lines(tally)):
+                yield
+            return
+        bars = _Bars(tally)
+        with bars.progress, listening(bars):
             yield
-        return
-    bars = _Bars()
-    with bars.progress, listening(bars):
-        yield

@@ -26,7 +26,7 @@ from infra.settings import Settings
 from infra.store import check_name
 from infra.voc import VocFolder
 from models import metrics
-from tasks.progress import Report, announce
+from tasks.progress import Report, measured
 from tasks.train import load_checkpoint, read_meta, tell_run
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where an evaluation starts
@@ -159,13 +159,14 @@ def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     meta = read_meta(store, checkpoint)
     name, samples = _set_of(settings, meta["classes"])
     segmenter = load_checkpoint(store, checkpoint)
-    announce("evaluate", len(samples))
     with Report("evaluate", checkpoint, len(samples)) as report:
         found = evaluate_segmenter(
             segmenter, samples, name, known=samples.known, unseen=meta.get("protocol", {}).get("unseen", ()),
             batch_size=settings.evaluate.batch_size, report=report,
         )  # fmt: skip
     result = asdict(found)
+    known = {name: iou for name, iou in found.iou.items() if iou is not None}
+    measured("evaluate", {"miou": {"": found.miou}, "iou": known})
     store.write_json(evaluation_path(checkpoint, found.fingerprint), result)
     tell_run(store, meta["version"], "evaluation", {**result, "checkpoint": checkpoint})
     return result

@@ -30,12 +30,13 @@ from tasks.pictures import (
     overlay,
 )
 
-__all__ = ["TILE", "choose", "draw_cells", "draw_steps", "sample_sheet"]
+__all__ = ["TILE", "choose", "draw_cells", "draw_steps", "label_sheet", "sample_sheet"]
 
 TILE = 256  # height of a picture on the page, pixels: sharp on a dense screen
 _STEP_TILE = 160  # of a picture of one step, of which there are many side by side
 _SHEET_TILE = 128  # and on an artifact's sheet
 _ON_SHEET = 9  # samples kept, and as many rejected, of an artifact's sheet
+_OVERLAYS = 6  # samples of a sheet of labels
 Read = Callable[[Any, str, str], NDArray[Any] | None]
 
 
@@ -199,3 +200,11 @@ def sample_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> b
     rejected = choose(made[made["keep"] == False], "reason", _ON_SHEET)  # noqa: E712 - None is neither
     chosen = pd.concat([choose(made[made["keep"] != False], "first", _ON_SHEET), rejected])  # noqa: E712
     return contact_sheet(list(draw_cells(store, ledger, chosen, _SHEET_TILE)), limit=limit) if len(chosen) else None
+
+
+def label_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> bytes | None:
+    """Sheet of kept samples, each image beside its label overlay, large; None if nothing is kept or made."""
+    made = ledger.samples[ledger.samples["image_at"].notna() & ledger.samples["keep"].eq(True)]
+    cells = draw_cells(store, ledger, choose(made, "first", _OVERLAYS))
+    pairs = [Cell(cell.tiles[:2], cell.caption) for cell in cells]
+    return contact_sheet(pairs, columns=2, limit=limit) if pairs else None

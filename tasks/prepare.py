@@ -12,10 +12,8 @@ from pydantic import BaseModel, PlainSerializer, PlainValidator, WithJsonSchema
 from infra.blocks import open_store
 from infra.settings import Settings
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
-from tasks.affinity import affinity_work
 from tasks.plan import load_tokenizer, start_run
 from tasks.planned import Plan
-from tasks.progress import announce
 from tasks.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]
@@ -58,15 +56,6 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     settings = with_weights(settings.dated((flow_run.scheduled_start_time or datetime.now(UTC)).date()))
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
     plan = Plan(store, settings)
-    images = {"generated": len(plan) - plan.scenes, "composed": plan.scenes}
-    for stage, kinds in {"synthesize": ["generated"], "refine": ["generated"], "compose": ["composed"]}.items():
-        announce(stage, sum(images[kind] for kind in kinds))
-    if settings.refine.method == "diffumask":
-        announce("learn-affinity", affinity_work(plan, settings))
-    announce("select", len(plan))
-    if settings.select.folds:
-        announce("screen", images["generated"])
-        announce("learn-fold", settings.select.folds * settings.select.fold_steps)
     return settings, Shards(generated=plan.generated, composed=plan.composed)
 
 

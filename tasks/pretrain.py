@@ -9,7 +9,7 @@ from prefect import task
 
 from models.embedded.loop import Progress
 from models.embedded.pretraining import Recipe, make_autoencoder, make_oracle, make_pipeline
-from tasks.progress import Report, announce
+from tasks.progress import Report
 
 __all__ = ["Recipe", "autoencoder", "diffusion", "oracle"]
 
@@ -17,7 +17,6 @@ __all__ = ["Recipe", "autoencoder", "diffusion", "oracle"]
 @task(name="autoencoder")
 def autoencoder(recipe: Recipe) -> Path:
     """Train the autoencoder, or take that of `start`; returns its directory."""
-    announce("autoencoder", recipe.autoencoder_steps)
     with Report("autoencoder", "pretrain", recipe.autoencoder_steps) as report:
         return make_autoencoder(recipe, _following(report))
 
@@ -25,7 +24,6 @@ def autoencoder(recipe: Recipe) -> Path:
 @task(name="diffusion")
 def diffusion(recipe: Recipe, autoencoder_folder: Path) -> Path:
     """Train U-Net and text encoder; returns the pipeline's directory."""
-    announce("diffusion", recipe.diffusion_steps)
     with Report("diffusion", "pretrain", recipe.diffusion_steps) as report:
         return make_pipeline(recipe, autoencoder_folder, _following(report))
 
@@ -33,7 +31,6 @@ def diffusion(recipe: Recipe, autoencoder_folder: Path) -> Path:
 @task(name="oracle")
 def oracle(recipe: Recipe) -> Path:
     """Train the oracle; returns its weights' file."""
-    announce("oracle", recipe.oracle_steps)
     with Report("oracle", "pretrain", recipe.oracle_steps) as report:
         return make_oracle(recipe, _following(report))
 

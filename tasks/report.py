@@ -1,4 +1,4 @@
-"""Report: one self-contained page a run, made from the store alone, and a contact sheet for Prefect's UI.
+"""Report: one self-contained page a run, made from the store alone.
 
 Every figure on the page names the files it was counted from. Equal stores give equal pages.
 """
@@ -14,13 +14,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 from prefect import task
-from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
 from tasks.charts import HEIGHT, WIDTH, curve
-from tasks.examples import choose, draw_cells, draw_steps, sample_sheet
+from tasks.examples import choose, draw_cells, draw_steps
 from tasks.figures import (
     advice,
     as_count,
@@ -36,6 +35,7 @@ from tasks.figures import (
 )
 from tasks.ledger import Ledger, read_ledger
 from tasks.pictures import Cell, data_uri, encode, strip
+from tasks.summary import measure, show
 
 __all__ = ["render", "report", "write_report"]
 
@@ -137,15 +137,10 @@ def _setting_rows(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 @task(name="report")
 def report(settings: Settings, run: str | None = None) -> str:
-    """Write the report of `run` (None: the settings' own); show its figures and a contact sheet in Prefect's UI.
-
-    The artifacts have one key whatever the run, so that Prefect keeps their history.
-    """
+    """Write the report of `run` (None: the settings' own), and show what it comes to in Prefect's UI."""
     store = open_store(settings.store)
     ledger = read_ledger(store, run or settings.name)
-    table = [figure._asdict() for figure in figures(ledger)]
-    create_table_artifact(table, key="report-figures", description=f"Run {ledger.run}")
-    if sheet := sample_sheet(store, ledger):
-        legend = "image, label, attention; green bar: kept, red bar: rejected"
-        create_image_artifact(data_uri(sheet), key="report-samples", description=f"Run {ledger.run}: {legend}")
-    return _write(store, ledger)
+    path = _write(store, ledger)
+    measure(ledger)
+    show(store, ledger, settings.watch.links)
+    return path

@@ -21,8 +21,10 @@ from prefect.runtime import task_run
 
 from infra.blocks import open_store
 from infra.clusters import gpu_work
+from infra.logs import located
 from infra.settings import Settings
 from infra.store import Marker, Store
+from tasks.progress import announce, give_up
 
 __all__ = [
     "MOST_TASK_RUNS",
@@ -81,11 +83,13 @@ def over_shards(name: str, make: OneShard) -> ShardTask:
     def stage(settings: Settings, shards: list[int]) -> None:
         failed: dict[int, str] = {}
         for shard in shards:
-            try:
-                make(settings, shard)
-            except Exception as error:
-                get_run_logger().exception("run %s, stage %s, shard %05d", settings.name, name, shard)
-                failed[shard] = f"{type(error).__name__}: {error}"
+            with located(run=settings.name, stage=name, shard=f"{shard:05d}"):
+                try:
+                    make(settings, shard)
+                except Exception as error:
+                    get_run_logger().exception("run %s, stage %s, shard %05d", settings.name, name, shard)
+                    give_up(name, f"{shard:05d}")
+                    failed[shard] = f"{type(error).__name__}: {error}"
         if failed:
             raise ShardsFailedError(failed)
 
@@ -130,6 +134,7 @@ class Stages:
         futures: Futures = {}
         every = [future for stages in whole for future in stages.values()]
         for first, group in self._groups(stage.name, shards).items():
+            announce(stage.name, [f"{shard:05d}" for shard in group])
             own = [allow_failure(after[first])] if after and first in after else []
             futures[first] = self._submit(stage, [group], [*own, *every], gpu, group)
         return futures

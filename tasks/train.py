@@ -32,7 +32,7 @@ from infra.store import (
     read_version,
 )
 from infra.store.seal import check_tensors, seal_tensors
-from tasks.progress import Report, announce
+from tasks.progress import Report
 from tasks.protocols import SYNTHETIC, Protocol, protocol_of, training_set
 from tasks.records import Meta, Trained, origin_of
 
@@ -221,7 +221,6 @@ def train(settings: Settings, version: str) -> str:
     store, recipe = open_store(settings.store), recipe_of(settings)
     protocol, workers = protocol_of(settings), settings.train.workers
     steps = recipe.steps + protocol.fine_tune_steps
-    announce("train", steps)
     with gpu_slot(settings.compute), Report("train", version, steps) as report:
         if protocol.kind == "fine-tune":
             train_on_version(store, version, recipe, workers=workers, progress=advance(report))

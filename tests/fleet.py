@@ -21,7 +21,7 @@ from tests.swift import free_ports
 __all__ = ["PROJECT", "Prefect", "fleet", "wait_until"]
 
 PROJECT = Path(__file__).parents[1]
-START_SECONDS = 180.0  # it takes fifteen on an idle machine
+START_SECONDS = 600.0  # it takes fifteen on an idle machine
 Found = TypeVar("Found")
 
 

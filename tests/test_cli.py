@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from segmint import console
 from segmint.cli import ENVIRONMENT, QUIET, app
 from tasks.plan import start_run
 from tasks.progress import Event
+from tasks.tally import Tally
 
 
 class Shell:
@@ -215,32 +218,38 @@ def test_the_doctor_exits_1_with_the_remedy(shell: Shell) -> None:
     assert "set generator.path to 'embedded'" in out
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = console._Lines()
-    for event in (Event("refine", 0, 4), Event("refine", 1), Event("refine", 3)):
+def told(*events: Event, ticks: Iterator[float]) -> console._Lines:
+    tally = Tally(lambda: next(ticks))
+    lines = console._Lines(tally)
+    for event in events:
+        tally(event)
         lines(event)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("refine      4 of 4 · ")
-    assert line.endswith("/s · 0 s left")
+    return lines
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    begun, halfway = Event("refine", 0, "00000", 0, 4), Event("refine", 2, "00000", 2, 4)
+    told(begun, halfway, Event("refine", 2, "00000", 4, 4, ended=True), ticks=count(0.0, 1.0))
+    assert capsys.readouterr().out == "refine      100 % · 2.0/s · 4 of 4\n"
 
 
 def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clock = iter([0.0, 100.0, 110.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    lines = console._Lines()
-    for event in (Event("refine", 0, 40), Event("refine", 0), Event("refine", 20)):
-        lines(event)
-    assert capsys.readouterr().out == "refine      20 of 40 · 2.0/s · 10 s left\n"
+    announced = Event("refine", awaited=("00000", "00001"))
+    events = announced, Event("refine", 0, "00000", 0, 20), Event("refine", 20, "00000", 20, 20, ended=True)
+    told(*events, ticks=iter([0.0, 100.0, 110.0]))
+    assert capsys.readouterr().out == "refine      50 % · 10.0 s left · 2.0/s · 1 of 2 shards, 20 done\n"
 
 
-def test_progress_adds_up_announcements_of_one_stage() -> None:
-    bars = console._Bars()
-    for event in (Event("select", 0, 4), Event("select", 4), Event("select", 0, 6), Event("select", 1)):
+def test_a_bar_moves_within_a_shard() -> None:
+    tally = Tally()
+    bars = console._Bars(tally)
+    for event in (Event("select", awaited=("00000", "00001")), Event("select", 1, "00000", 1, 4)):
+        tally(event)
         bars(event)
     (task,) = bars.progress.tasks
-    assert (task.completed, task.total) == (5, 10)
+    assert (task.completed, task.total) == (0.125, 1.0)
 
 
 def test_amounts_are_told_as_people_say_them() -> None:

@@ -12,6 +12,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
+from pydantic import BaseModel
+
+from infra.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 
@@ -58,3 +61,38 @@ def test_publication_triggers_one_retraining_at_a_time() -> None:
     triggers = [each["trigger"] for each in automations if each["name"].startswith("retrain")]
     assert [trigger["expect"] for trigger in triggers] == [["segmint.version.published"]]
     assert retrain.global_concurrency_limit is not None and retrain.global_concurrency_limit.limit == 1
+
+
+def explained(field: dict[str, Any], sections: dict[str, Any]) -> bool:
+    """A table's field is also explained by what is said of the table itself."""
+    return bool({**sections.get(field.get("$ref", "").rpartition("/")[2], {}), **field}.get("description"))
+
+
+def test_the_run_form_explains_and_bounds_every_setting() -> None:
+    """What Prefect's page for a run makes its fields of."""
+    with get_client(sync_client=True) as client:
+        form = client.read_deployment_by_name("nightly/nightly").parameter_openapi_schema
+    assert form is not None
+    sections = form["definitions"]
+    assert sections.keys() >= {
+        "Settings",
+        *(type(value).__name__ for _, value in Settings() if isinstance(value, BaseModel)),
+    }
+    fields = {f"{name}.{field}": found for name, of in sections.items() for field, found in of["properties"].items()}
+    fields |= form["properties"]
+    assert [name for name, found in fields.items() if not explained(found, sections)] == []
+    plan, generator = (sections[name]["properties"] for name in ("PlanSettings", "GeneratorSettings"))
+    assert plan["multi"] | {"minimum": 0, "maximum": 1, "type": "number"} == plan["multi"]
+    assert plan["multi"]["description"].endswith(" [0.3]")
+    assert plan["images"]["minimum"] == 1
+    assert generator["attention"]["enum"] == ["phrases", "names"]
+    assert generator["device"]["pattern"].startswith("^(auto|cpu")
+
+
+def test_the_run_form_fills_in_nothing_that_the_worker_s_environment_may_say() -> None:
+    """Prefect's pages send every default that a form shows, such as another store than the worker's."""
+    with get_client(sync_client=True) as client:
+        form = client.read_deployment_by_name("nightly/nightly").parameter_openapi_schema
+    assert form is not None
+    fields = [field for section in form["definitions"].values() for field in section["properties"].values()]
+    assert not [field for field in fields if "default" in field]

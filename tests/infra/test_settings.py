@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from infra.settings import Settings, SettingsError, check_same_run
+from infra.sources import _fields
 
 SECRET = "correct-horse-battery"
 
@@ -138,7 +139,8 @@ def test_settings_cannot_be_changed() -> None:
     "flag",
     [
         "name=x", "store.url=elsewhere", "store.options.anon=true", "compute.workers=4", "compute.runner=dask-local",
-        "plan.shard_size=7", "generator.batch_size=3", "generator.device=cuda", "train.steps=3", "evaluate.images=3",
+        "watch.metrics=out", "watch.lines=-", "plan.shard_size=7", "generator.batch_size=3", "generator.device=cuda",
+        "train.steps=3", "evaluate.images=3",
     ],
 )  # fmt: skip
 def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
@@ -232,3 +234,8 @@ def test_the_same_run_goes_on_and_another_of_its_name_is_told_what_differs() -> 
         check_same_run(record, Settings(plan={"images": 20}))
     with pytest.raises(SettingsError, match=r"other settings: vocabulary has other content"):
         check_same_run(record, Settings(seed=1, plan={"images": 10}, classes=("car", "bus")))
+
+
+def test_every_setting_is_explained_in_one_line() -> None:
+    explained = dict(_fields(Settings))
+    assert [name for name, field in explained.items() if not field.description or "\n" in field.description] == []

@@ -1,0 +1,115 @@
+"""A night on Dask's workers is followed by the flow's process: in Prefect's UI, as metrics, as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from typing import Any, NamedTuple
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prometheus_client.parser import text_string_to_metric_families
+
+from flows.nightly import nightly
+from infra.settings import Settings
+from tasks import shards
+from tests.flows import nights
+
+ROWS = {"synthesize": 8, "refine": 8, "select": 10, "compose": 2}
+WORKERS = {"cpu-0", "cpu-1"}
+
+
+class Watched(NamedTuple):
+    settings: Settings
+    artifacts: dict[str, list[Any]]
+    metrics: dict[str, dict[tuple[str, ...], float]]
+    lines: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """A night of groups of shards on two workers, and what there was to see of it."""
+    place = tmp_path_factory.mktemp("watched")
+    watch = {"metrics": str(place), "lines": str(place), "seconds": 0.5, "links": "https://data.example/team"}
+    chosen = nights.settings(place / "store", compute={"runner": "dask-local", "workers": 2}, watch=watch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "MOST_TASK_RUNS", 10)  # 5 shards in 6 folders: groups of three
+        state = nightly(chosen, return_state=True)
+    assert state.is_completed(), state
+    with get_client(sync_client=True) as client:
+        run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        found = client.read_artifacts(artifact_filter=run)
+    artifacts = defaultdict(list)
+    for artifact in found:
+        artifacts[artifact.key].append(artifact)
+    text = (place / "segmint-nightly.prom").read_text()
+    lines = [json.loads(line) for line in (place / "night.jsonl").read_text().splitlines()]
+    return Watched(chosen, artifacts, metrics_of(text), lines)
+
+
+def metrics_of(text: str) -> dict[str, dict[tuple[str, ...], float]]:
+    """Samples by name and by the values of their labels but `flow`."""
+    found: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            assert sample.labels.pop("flow") == "nightly"
+            found[sample.name][tuple(sample.labels.values())] = sample.value
+    return found
+
+
+def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(watched: Watched) -> None:
+    for stage, rows in ROWS.items():
+        (artifact,) = watched.artifacts[f"progress-{stage}"]
+        assert artifact.type == "progress" and artifact.data == 100
+        of = f"{rows} of {rows}" if stage == "compose" else f"shards, {rows} done"
+        assert artifact.description.startswith("100 % · ") and artifact.description.endswith(of)
+
+
+def test_what_workers_do_is_counted_by_the_flow(watched: Watched) -> None:
+    units = watched.metrics["segmint_units_total"]
+    assert {worker for _, worker in units} <= WORKERS  # a slow machine's second one may come too late
+    assert {stage: sum(n for (of, _), n in units.items() if of == stage) for stage in ROWS} == ROWS
+    (table,) = watched.artifacts["rates"]
+    rows = json.loads(table.data)
+    assert {(row["stage"], row["worker"]): row["done"] for row in rows} == units
+    assert all(row["a second"] == pytest.approx(row["done"] / row["seconds"], rel=0.5) for row in rows if row["done"])
+
+
+def test_a_shard_s_progress_is_heard_while_it_goes_on(watched: Watched) -> None:
+    told = [(line["done"], line["ended"]) for line in watched.lines if line["name"] == "00002"]
+    assert told[:3] == [(0, False), (2, False), (2, True)]
+    worked = Counter[str]()
+    for line in watched.lines:
+        worked[line["stage"]] += line["amount"]
+    assert +worked == ROWS
+    assert {(line["run"], line["flow"]) for line in watched.lines} == {("night", "nightly")}
+
+
+def test_disks_are_measured_where_the_work_is(watched: Watched) -> None:
+    free = watched.metrics["segmint_worker_disk_free_bytes"]
+    assert {worker for (worker,) in free} & WORKERS and min(free.values()) > 0
+    assert watched.metrics["segmint_store_free_bytes"][()] > 0
+    (table,) = watched.artifacts["machines"]
+    assert {row["worker"] for row in json.loads(table.data)} == {worker for (worker,) in free}
+
+
+def test_what_was_kept_is_told_by_class_and_reason(watched: Watched) -> None:
+    (classes,), (reasons,) = watched.artifacts["report-classes"], watched.artifacts["report-reasons"]
+    rows = {row["class"]: row for row in json.loads(classes.data)}
+    kept = {name: ratio for (name,), ratio in watched.metrics["segmint_keep_ratio"].items()}
+    assert {name: f"{100 * ratio:.1f} %" for name, ratio in kept.items()} == {
+        name: row["keep rate"] for name, row in rows.items() if row["kept"] + row["rejected"]
+    }
+    rejected = {reason: n for (reason,), n in watched.metrics["segmint_rejected_samples"].items()}
+    assert rejected == {row["reason"]: row["samples"] for row in json.loads(reasons.data)}
+
+
+def test_pictures_and_links_lead_to_what_was_made(watched: Watched) -> None:
+    for key in ("report-samples", "report-labels"):
+        (picture,) = watched.artifacts[key]
+        assert picture.type == "image" and picture.data.startswith("data:image/webp;base64,")
+    (links,) = watched.artifacts["report-links"]
+    assert "https://data.example/team/runs/night/report.html" in links.data
+    assert f"https://data.example/team/versions/{nights.version(watched.settings)}/manifest.json" in links.data
+    assert "Champion: none yet" in links.data

@@ -1,0 +1,242 @@
+"""The whole team's night, all parts real: PostgreSQL, Prefect's server and worker, Dask, S3, and somebody who looks.
+
+`segmint setup` and `prefect deploy --all`; the schedule fires, the run publishes, the publication's event starts the
+training, the champion moves, the next plan's budget follows, and Prefect's pages show all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import Page, expect
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from infra.store import Store, list_versions, verify_version
+from tasks.prepare import prepare
+from tests.browser import browser
+from tests.dasks import Dask
+from tests.fleet import Prefect, wait_until
+from tests.flows import nights
+from tests.postgres import Postgres
+from tests.swift import Bucket, Swift
+
+SECONDS = 1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes two minutes
+LINKS = "https://data.example/team"
+SMALL = {
+    "train": {"steps": 2, "batch_size": 2},
+    "evaluate": {"images": 2, "batch_size": 2},
+    "watch": {"seconds": 0.5, "links": LINKS},
+}
+LOUD = {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
+
+
+def variables(values: Mapping[str, Any], prefix: str = "SEGMINT_") -> Iterator[tuple[str, str]]:
+    """Settings as a worker's environment has them."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from variables(value, f"{prefix}{name.upper()}__")
+        else:
+            yield f"{prefix}{name.upper()}", str(value)
+
+
+class Team:
+    """All servers, the store that they share, and what their Prefect server knows."""
+
+    def __init__(self, root: Path, s3: Swift, bucket: Bucket) -> None:
+        self.database = Postgres(root)
+        self.settings = nights.settings(f"{bucket.url}/team", **SMALL)
+        self.store = Store.open(f"{bucket.url}/team", bucket.options)
+        changed = self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+        self.prefect = Prefect(root, self.database, {**s3.environment, **dict(variables(changed))})
+        self.dask = Dask(root, self.prefect.environment, workers=2)
+        self.prefect.environment["SEGMINT_COMPUTE__RUNNER"] = self.dask.address
+
+    def start(self) -> None:
+        self.database.start()
+        self.prefect.start()
+        self.dask.start()
+
+    def stop(self) -> None:
+        self.dask.stop()
+        self.prefect.stop()
+        self.database.kill()
+
+    @property
+    def pages(self) -> str:
+        """Where Prefect's pages are."""
+        return self.prefect.url.removesuffix("/api") + "/v2"
+
+    def runs(self, client: SyncPrefectClient, flow: str) -> list[FlowRun]:
+        """Runs of a flow that have begun. None of them may have gone wrong."""
+        begun = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.COMPLETED, *LOUD])
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=begun)),
+        )
+        for run in found:
+            assert run.state and run.state.type not in LOUD, f"{flow}: {run.state}\n{self.prefect.log('worker')}"
+        return found
+
+    def completed(self, client: SyncPrefectClient, flow: str) -> FlowRun | None:
+        """The first run of a flow that has ended."""
+        return next((run for run in self.runs(client, flow) if run.state and run.state.is_completed()), None)
+
+
+def artifacts(client: SyncPrefectClient, run: UUID) -> dict[str, Artifact]:
+    """What a run shows, by key."""
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    return {str(artifact.key): artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
+
+
+@pytest.fixture
+def team(tmp_path: Path, s3: Swift, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    team = Team(tmp_path, s3, bucket)
+    try:
+        team.start()
+        with temporary_settings({PREFECT_API_URL: team.prefect.url}):
+            yield team
+    finally:
+        team.stop()
+
+
+@pytest.fixture
+def client(team: Team) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
+    """Give a deployment another schedule, which fires at once and, if the server was too slow for that, later again."""
+    soon = datetime.now(UTC) + timedelta(seconds=20)
+    schedule = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=soon)
+    (made,) = client.create_deployment_schedules(deployment, [(schedule, True)])
+    return made.id
+
+
+def test_a_team_s_night_goes_from_its_schedule_to_the_next_plan_s_budget_and_is_seen(
+    team: Team, client: SyncPrefectClient
+) -> None:
+    team.prefect.command("segmint", "setup")
+    team.prefect.command("prefect", "--no-prompt", "deploy", "--all")
+    deployment = client.read_deployment_by_name("nightly/nightly")
+    schedule = fire_soon(client, deployment.id)
+    team.prefect.start_worker()
+    with browser() as page:
+        see_the_run_form(page, team, deployment)
+        (night, *_) = wait_until(lambda: team.runs(client, "nightly"), SECONDS)
+        client.delete_deployment_schedule(deployment.id, schedule)
+        wait_until(lambda: "progress-synthesize" in artifacts(client, night.id), SECONDS)
+        see_the_progress(page, team, night.id)
+        wait_until(lambda: team.completed(client, "nightly"), SECONDS)
+        see_the_pictures(page, team, artifacts(client, night.id))
+        see_the_tables(page, team, artifacts(client, night.id))
+        retraining = wait_until(lambda: team.completed(client, "retrain"), SECONDS)
+        see_the_links(page, team, artifacts(client, retraining.id)["report-links"])
+    check_the_champion(team)
+    check_the_next_plan(team)
+
+
+def see_the_run_form(page: Page, team: Team, deployment: DeploymentResponse) -> None:
+    """Every setting with its explanation, none filled in, for the worker's environment has them; wrong ones refused."""
+    page.goto(f"{team.pages}/deployments/deployment/{deployment.id}/run")
+    expect(page.get_by_text("Denoising steps of an image.")).to_be_visible()
+    sections = (deployment.parameter_openapi_schema or {})["definitions"].values()
+    told = {field["description"] for of in sections for field in of["properties"].values() if "description" in field}
+    shown = page.locator("form").inner_text()
+    assert len(told) > 90 and [text for text in told if text not in shown] == []
+    images = page.get_by_label("Images (Optional)").first
+    expect(images).to_have_value("")
+    images.fill("-3")
+    assert images.evaluate("field => field.validationMessage") == "Value must be greater than or equal to 1."
+    keep(page, team, "form")
+
+
+def see_the_progress(page: Page, team: Team, night: UUID) -> None:
+    """How much of a stage is done, on the page of the run that goes on."""
+    page.goto(f"{team.pages}/runs/flow-run/{night}?tab=Artifacts")
+    expect(page.get_by_text("progress-synthesize")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^\d+ % · .*\d of 4 shards, \d done$")).first).to_be_visible()
+    keep(page, team, "progress")
+
+
+def see_the_pictures(page: Page, team: Team, shown: Mapping[str, Artifact]) -> None:
+    """Contact sheet and labels, as pictures that the browser can read."""
+    for key in ("report-samples", "report-labels"):
+        page.goto(f"{team.pages}/artifacts/artifact/{shown[key].id}")
+        picture = page.get_by_alt_text("artifact-image")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("async picture => { await picture.decode(); return picture.naturalWidth }") > 250
+        keep(page, team, key)
+
+
+def see_the_tables(page: Page, team: Team, shown: Mapping[str, Artifact]) -> None:
+    """All that the tables hold, as far as one page of them goes."""
+    for key in ("report-figures", "report-classes", "rates", "machines"):
+        page.goto(f"{team.pages}/artifacts/artifact/{shown[key].id}")
+        expect(page.get_by_role("table")).to_be_visible()
+        cells = page.get_by_role("table").inner_text()
+        rows = json.loads(shown[key].data)[:10]
+        assert rows and [row for row in rows if any(as_shown(value) not in cells for value in row.values())] == []
+        keep(page, team, key)
+    page.goto(f"{team.pages}/artifacts/artifact/{shown['progress-select'].id}")
+    expect(page.get_by_text("Progress: 100%")).to_be_visible()
+
+
+def as_shown(value: Any) -> str:
+    """A cell as the browser's own language writes it."""
+    whole = isinstance(value, float) and value.is_integer()
+    return "" if value is None else str(int(value) if whole else value)
+
+
+def see_the_links(page: Page, team: Team, links: Artifact) -> None:
+    """Report, version and champion, each a link to where the store can be read."""
+    page.goto(f"{team.pages}/artifacts/artifact/{links.id}")
+    (version,), champion = list_versions(team.store), team.store.read_json("champion.json")
+    for path in (f"versions/{version.version}/manifest.json", f"checkpoints/{champion['checkpoint']}/meta.json"):
+        expect(page.locator(f'a[href="{LINKS}/{path}"]')).to_be_visible()
+    expect(page.locator('a[href$="/report.html"]')).to_be_visible()
+    keep(page, team, "links")
+
+
+def keep(page: Page, team: Team, name: str) -> None:
+    """Leave a picture of the page with the servers' logs, for who wonders."""
+    page.screenshot(path=team.prefect.root / f"{name}.png", full_page=True)
+
+
+def check_the_champion(team: Team) -> None:
+    """It was trained on the one version that there is, which is whole."""
+    (version,), champion = list_versions(team.store), team.store.read_json("champion.json")
+    assert verify_version(team.store, version.version) == []
+    assert champion["version"] == version.version and version.samples > 0
+
+
+def check_the_next_plan(team: Team) -> None:
+    """Its budget is the champion's, where the night before had none."""
+    (before,) = team.store.list("runs")
+    assert team.store.read_json(f"runs/{before}/settings.json")["settings"]["plan"]["budget"] is None
+    following, _ = prepare.fn(team.settings.model_copy(update={"name": "next"}))
+    budget = team.store.read_json("champion.json")["budget"]
+    mean = sum(budget.values()) / len(budget)
+    assert following.plan.budget == pytest.approx({name: share / mean for name, share in budget.items()}, abs=1e-5)
