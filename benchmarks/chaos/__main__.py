@@ -1,0 +1,91 @@
+"""`python -m benchmarks.chaos`: the nights, one after another, and what they claim."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.kinds import KINDS, Fault
+from benchmarks.chaos.night import Night, Outcome
+from benchmarks.claims import CACHE, Claim, Size, run
+
+SEED = 5
+FAULTS = {"quick": 5, "default": 100, "full": 400}
+MOST = 3  # faults of one night
+
+
+def main(size: Size) -> list[Claim]:
+    plan = list(night_plan(FAULTS[size], SEED))
+    place = CACHE / "chaos"
+    place.mkdir(parents=True, exist_ok=True)
+    record = place / f"{size}.jsonl"
+    if size == "quick":
+        record.unlink(missing_ok=True)
+    done = {outcome.night: outcome for outcome in recorded(record)}
+    left = [number for number in range(1, len(plan) + 1) if number not in done]
+    if left:
+        with tempfile.TemporaryDirectory(dir=place) as folder, Fleet(Path(folder).resolve(), SEED) as fleet:
+            undisturbed = Path(folder, "undisturbed")
+            first = Night(fleet, 0, []).run(None, undisturbed)
+            print(f"undisturbed: {first.seconds} s, {first.found or 'as it should be'}", flush=True)
+            for number in left:
+                outcome = Night(fleet, number, plan[number - 1]).run(undisturbed, Path(folder, "night"))
+                shutil.rmtree(Path(folder, "night"))
+                with record.open("a") as file:
+                    file.write(json.dumps(asdict(outcome)) + "\n")
+                print(
+                    f"night {number} of {len(plan)}: {outcome.seconds} s, {outcome.found or 'as it should be'}",
+                    flush=True,
+                )
+    return claims([*recorded(record)])
+
+
+def recorded(record: Path) -> Iterator[Outcome]:
+    """Nights of earlier runs."""
+    lines = record.read_text().splitlines() if record.exists() else []
+    yield from (Outcome(**json.loads(line)) for line in lines)
+
+
+def night_plan(count: int, seed: int) -> Iterator[list[Fault]]:
+    """Nights of up to `MOST` faults each, all kinds as often, in a random order at random moments."""
+    draw = random.Random(seed)
+    kinds = [list(KINDS)[number % len(KINDS)] for number in range(count)]
+    draw.shuffle(kinds)
+    while kinds:
+        chosen = [kinds.pop()]
+        for kind in list(kinds):
+            alone = any(KINDS[name].alone for name in (kind, *chosen))
+            if len(chosen) < MOST and kind not in chosen and not alone:
+                chosen.append(kind)
+                kinds.remove(kind)
+        yield sorted((fault(kind, draw) for kind in chosen), key=lambda each: each.moment)
+
+
+def fault(kind: str, draw: random.Random) -> Fault:
+    """One of a kind, at a random moment."""
+    return Fault(kind, round(draw.uniform(*KINDS[kind].moments), 3), draw.getrandbits(32))
+
+
+def claims(outcomes: list[Outcome]) -> list[Claim]:
+    faults = sum(len(outcome.faults) for outcome in outcomes)
+    found = Counter(name for outcome in outcomes for name, problems in outcome.found.items() for _ in problems)
+    killed = [outcome for outcome in outcomes if outcome.kills]
+    again = sum(outcome.again for outcome in killed) / max(sum(outcome.kills for outcome in killed), 1)
+    handed = sum(len(outcome.faults) for outcome in outcomes if outcome.hands)
+    return [
+        *(Claim(f"samples {name}", found[name], "== 0") for name in ("lost", "doubled", "corrupt")),
+        Claim("versions published in part", found["partial"], "== 0"),
+        Claim("shards computed again for each kill, mean", again, "<= 1"),
+        Claim("recovery without a hand, share", 1 - handed / max(faults, 1), ">= 0.95"),
+    ]
+
+
+if __name__ == "__main__":
+    run("chaos", main)
