@@ -17,6 +17,7 @@ from infra.settings import ComputeSettings
 __all__ = ["KilledOftenError", "check_starts", "gpu_slot", "gpu_work", "task_runner"]
 
 MOST_STARTS = 10  # of one flow run, which an automation starts again whenever its process was killed
+SCHEDULER_SECONDS = 300.0  # that a run waits for a scheduler which is started again somewhere
 _LOOPBACK = "127.0.0.1"
 # A worker that dies takes the blame for every task it holds; with one each, only the task that killed it is blamed.
 _ONE_TASK_A_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
@@ -55,7 +56,8 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
         resource = dask_cluster(compute, name=f"segmint-{uuid4().hex[:8]}")  # no two runs share workers
         cluster = {"custom_cluster_spec": resource, "namespace": compute.kubernetes.namespace, "quiet": True}
         return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=cluster)
-    return DaskTaskRunner(address=compute.runner.replace("dask://", "tcp://"))
+    address = compute.runner.replace("dask://", "tcp://")
+    return DaskTaskRunner(address=address, client_kwargs={"timeout": SCHEDULER_SECONDS})
 
 
 def local_cluster(compute: ComputeSettings) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
+import flows.nightly
 from benchmarks.chaos import witness
 from benchmarks.chaos.front import Front
 from tests.fleet import PROJECT, Prefect, wait_until
@@ -33,7 +34,7 @@ START_SECONDS = 300.0
 # as in infra/compose; and a worker that is not heard of for so long, of Dask's five minutes, is given up
 _SCHEDULER = {
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "20 s",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60 s",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",  # of three: a poisoned shard is found out sooner
 }
 
@@ -97,7 +98,16 @@ class Dask:
 
     def _start(self, name: str) -> None:
         local = ["--no-dashboard", "--local-directory", str(self.root)]
-        words = ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
+        words = [
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--no-dashboard",
+            "--preload",
+            flows.nightly.__name__,
+        ]
         if name in self.workers:
             words = ["worker", self.address, "--no-nanny", "--nthreads=1", "--preload", witness.__name__, *local]
         with (self.root / f"{name}.log").open("ab") as log:

@@ -30,7 +30,7 @@ __all__ = ["KINDS", "Fault", "Kind"]
 
 LONGEST_SKEW = 840  # seconds; S3 refuses what was signed 900 s ago or later
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # Debian's package faketime
-PATIENCE = 600.0  # seconds that a thing may take to get where a fault needs it
+PATIENCE = 1500.0  # seconds that a thing may take to get where a fault needs it
 GENERATED, SHARDS = 8, 10  # of a night; the last two are composed
 Act = Callable[["Night", random.Random], str]
 

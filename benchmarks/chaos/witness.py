@@ -1,4 +1,4 @@
-"""What a Dask worker of the benchmark loads as well: it tells of its shards, and dies of a poisoned one.
+"""What a Dask worker of the benchmark loads first: it tells of its shards, and dies of a poisoned one.
 
 A line `STAGE SHARD ROWS PID` (no rows: it begins) in the file that `LOG` names, written at once; `POISON` names a file
 with the `STAGE SHARD` that kills whoever begins it, if there is one.
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from prefect.context import TaskRunContext
 
+import flows.nightly  # a worker that imports it later is long silent, and given up, on a busy machine
 from tasks.progress import Event, listening
 
-__all__ = ["LOG", "POISON", "Sight", "dask_setup", "sights"]
+__all__ = ["LOG", "POISON", "Sight", "dask_setup", "flows", "sights"]
 
 LOG, POISON = "CHAOS_LOG", "CHAOS_POISON"
 _kept = []  # a listener is gone when nobody holds it
