@@ -15,13 +15,14 @@ from typing import TypeVar
 
 import pytest
 
+from infra.fleet import LEASES
 from tests.postgres import Postgres
 from tests.swift import free_ports
 
 __all__ = ["PROJECT", "Prefect", "fleet", "wait_until"]
 
 PROJECT = Path(__file__).parents[1]
-START_SECONDS = 180.0  # it takes fifteen on an idle machine
+START_SECONDS = 600.0  # it takes fifteen on an idle machine
 Found = TypeVar("Found")
 
 
@@ -36,6 +37,7 @@ class Prefect:
             "PREFECT_API_URL": self.url,
             "PREFECT_API_DATABASE_CONNECTION_URL": database.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "OMP_NUM_THREADS": "1",

@@ -24,7 +24,7 @@ from benchmarks.chaos import witness
 from benchmarks.chaos.front import Front
 from tests.fleet import PROJECT, Prefect, wait_until
 from tests.postgres import Postgres
-from tests.swift import Swift, answers, free_ports
+from tests.swift import Swift, free_ports
 
 __all__ = ["Dask", "Fleet"]
 
@@ -32,7 +32,8 @@ DISK = "512m"  # that Swift's devices lie on, where this user may mount
 REPLACED_SECONDS = 1.0  # until a dead scheduler or worker is replaced
 START_SECONDS = 300.0
 # as in infra/compose; and a worker that is not heard of for so long, of Dask's five minutes, is given up
-_SCHEDULER = {
+_DASK = {
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "300 s",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60 s",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",  # of three: a poisoned shard is found out sooner
@@ -47,7 +48,7 @@ class Dask:
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
         self.root, self.port = root, free_ports(1)[0]
         self.address = f"127.0.0.1:{self.port}"
-        self._environment = {**environment, **_SCHEDULER, witness.LOG: str(self.log), witness.POISON: str(self.poison)}
+        self._environment = {**environment, **_DASK, witness.LOG: str(self.log), witness.POISON: str(self.poison)}
         self._also: dict[str, Mapping[str, str]] = {}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped = threading.Event()
@@ -64,11 +65,9 @@ class Dask:
         return self.root / "poison"
 
     def start(self) -> None:
-        """Start all three and wait until they are together."""
-        self._start("scheduler")
-        wait_until(lambda: answers(self.port), START_SECONDS, lambda: f"Dask does not start:\n{self.said('scheduler')}")
-        for worker in self.workers:
-            self._start(worker)
+        """Start all three; they will find each other."""
+        for name in ("scheduler", *self.workers):
+            self._start(name)
         self._keeper.start()
 
     def stop(self) -> None:
@@ -146,7 +145,7 @@ class Fleet:
     def __enter__(self) -> Fleet:
         with ExitStack() as stack:
             self.disk = stack.enter_context(Disk(self.swift.root / "devices"))
-            for server in (self.database, self.swift, self.front, self.prefect, self.dask):
+            for server in (self.database, self.swift, self.front, self.dask, self.prefect):
                 stack.callback(server.stop)
                 server.start()
             self.prefect.command("segmint", "setup")
