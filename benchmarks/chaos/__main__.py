@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,29 +22,36 @@ MOST = 3  # faults of one night
 
 
 def main(size: Size) -> list[Claim]:
-    plan = list(night_plan(FAULTS[size], SEED))
+    plan = dict(enumerate(night_plan(FAULTS[size], SEED), start=1))
     place = CACHE / "chaos"
     place.mkdir(parents=True, exist_ok=True)
     record = place / f"{size}.jsonl"
     if size == "quick":
         record.unlink(missing_ok=True)
-    done = {outcome.night: outcome for outcome in recorded(record)}
-    left = [number for number in range(1, len(plan) + 1) if number not in done]
-    if left:
-        with tempfile.TemporaryDirectory(dir=place) as folder, Fleet(Path(folder).resolve(), SEED) as fleet:
-            undisturbed = Path(folder, "undisturbed")
-            first = Night(fleet, 0, []).run(None, undisturbed)
-            print(f"undisturbed: {first.seconds} s, {first.found or 'as it should be'}", flush=True)
-            for number in left:
-                outcome = Night(fleet, number, plan[number - 1]).run(undisturbed, Path(folder, "night"))
-                shutil.rmtree(Path(folder, "night"))
-                with record.open("a") as file:
-                    file.write(json.dumps(asdict(outcome)) + "\n")
-                print(
-                    f"night {number} of {len(plan)}: {outcome.seconds} s, {outcome.found or 'as it should be'}",
-                    flush=True,
-                )
-    return claims([*recorded(record)])
+    while left := sorted(plan.keys() - {outcome.night for outcome in recorded(record)}):
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            disturb({number: plan[number] for number in left}, Path(folder).resolve(), record)
+    return claims(list(recorded(record)))
+
+
+def disturb(plan: Mapping[int, list[Fault]], folder: Path, record: Path) -> None:
+    """Run nights on one fleet, and write down what became of each; one that is stuck is the last on this fleet."""
+    with Fleet(folder, SEED) as fleet:
+        undisturbed = folder / "undisturbed"
+        first = Night(fleet, 0, []).run(None, undisturbed)
+        print(f"undisturbed: {first.seconds} s, {first.found or 'as it should be'}", flush=True)
+        for number, faults in plan.items():
+            night = Night(fleet, number, faults)
+            try:
+                night.run(undisturbed, folder / f"night-{number}")
+            except (AssertionError, RuntimeError) as stuck:
+                night.outcome.hands.append(f"stuck: {stuck}")
+            with record.open("a") as file:
+                file.write(json.dumps(asdict(night.outcome)) + "\n")
+            print(f"night {number}: {night.outcome.seconds} s, {night.outcome.found or 'as it should be'}", flush=True)
+            if not night.outcome.seconds:
+                return
+            shutil.rmtree(folder / f"night-{number}")
 
 
 def recorded(record: Path) -> Iterator[Outcome]:
@@ -79,9 +86,11 @@ def claims(outcomes: list[Outcome]) -> list[Claim]:
     killed = [outcome for outcome in outcomes if outcome.kills]
     again = sum(outcome.again for outcome in killed) / max(sum(outcome.kills for outcome in killed), 1)
     handed = sum(len(outcome.faults) for outcome in outcomes if outcome.hands)
+    found["stuck"] = sum(not outcome.seconds for outcome in outcomes)
     return [
         *(Claim(f"samples {name}", found[name], "== 0") for name in ("lost", "doubled", "corrupt")),
         Claim("versions published in part", found["partial"], "== 0"),
+        Claim("nights that never ended", found["stuck"], "== 0"),
         Claim("shards computed again for each kill, mean", again, "<= 1"),
         Claim("recovery without a hand, share", 1 - handed / max(faults, 1), ">= 0.95"),
     ]

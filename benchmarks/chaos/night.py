@@ -81,9 +81,10 @@ class Night:
         self.flow_run = self.start()
         for fault in self.faults:
             self.wait_for(fault)
+            place = f"{self.done()} of {ROWS} rows, {len(self.trainings('RUNNING'))} trainings"
             told = KINDS[fault.kind].strike(self, random.Random(fault.seed))
             self.outcome.kills += KINDS[fault.kind].kills
-            self.outcome.fired.append(f"{fault.kind} at {self.done()} rows, {self.state(self.flow_run)}: {told}")
+            self.outcome.fired.append(f"{fault.kind} at {place}: {told}")
             print(f"  {self.outcome.fired[-1]}", flush=True)
         self.end(self.flow_run)
         for fault in self.faults:

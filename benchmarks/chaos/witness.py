@@ -36,13 +36,17 @@ def dask_setup(worker: object) -> None:
     log = os.open(os.environ[LOG], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     poison = Path(os.environ[POISON])
 
+    task = None
+
     def tell(event: Event) -> None:
-        context = TaskRunContext.get()
-        if context is None or event.total is not None:
+        nonlocal task
+        if (context := TaskRunContext.get()) is None:
             return
         (shard,) = context.parameters["shards"]  # a small night has one a task
-        os.write(log, f"{event.stage} {shard} {event.amount} {os.getpid()}\n".encode())
-        if not event.amount and poison.exists() and poison.read_text() == f"{event.stage} {shard}":
+        begins, task = task != context.task_run.id, context.task_run.id
+        if begins or event.amount:
+            os.write(log, f"{event.stage} {shard} {event.amount} {os.getpid()}\n".encode())
+        if begins and poison.exists() and poison.read_text() == f"{event.stage} {shard}":
             os.kill(os.getpid(), signal.SIGKILL)
 
     _kept.append(listening(tell))
