@@ -128,10 +128,11 @@ def freeze_worker(night: Night, draw: random.Random) -> str:
     frozen = wait_until(lambda: night.is_over() or _frozen_at_work(dask.log, pids), PATIENCE)
     if not isinstance(frozen, witness.Sight):
         return "nobody was at work any more"
-    given = f"nobody else took {frozen.stage} {frozen.shard}"
-    wait_until(lambda: night.is_over() or _taken(dask.log, frozen), PATIENCE, lambda: given)
-    seconds = _wait(draw, 0, 4)
-    os.kill(frozen.pid, signal.SIGCONT)
+    try:
+        wait_until(lambda: night.is_over() or _taken(dask.log, frozen), PATIENCE, lambda: f"nobody else took {frozen}")
+        seconds = _wait(draw, 0, 4)
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
     return f"froze {pids[frozen.pid]} at {frozen.stage} {frozen.shard}, woken {seconds} s after another had begun that"
 
 
@@ -163,11 +164,12 @@ def check_poison(night: Night, draw: random.Random) -> str:
     """It ends as a partial success that names the shard."""
     state = wait_until(lambda: night.ended(night.flow_run), 2 * PATIENCE)
     night.fleet.dask.poison.unlink()
-    told = night.published()["payload"]["version"] if night.partial else str(state["message"])
+    told, shard = str(state["message"]), night.poison[1]
     if night.partial:
-        night.without = {night.poison[1], *range(GENERATED, SHARDS)}  # scenes are made of all that was selected
-    if f"shard {night.poison[1]:05d}" not in told and "-without-" not in told:
-        raise RuntimeError(f"shard {night.poison[1]} is not named: {told}")
+        told = wait_until(night.published, PATIENCE)["payload"]["version"]
+        night.without = {shard, *range(GENERATED, SHARDS)}  # scenes are made of all that was selected
+    if f"shard {shard:05d}" not in told and "-without-" not in told:
+        raise RuntimeError(f"shard {shard} is not named: {told}")
     night.outcome.kills += sum(sight[:3] == night.poison for sight in witness.sights(night.fleet.dask.log))
     return f"{told[:100]}: {state['name']}"
 

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ class Night:
 
     def published(self) -> Any:
         """The event that tells of the version; None as long as there is none."""
-        given = {"filter": {"event": {"name": ["segmint.version.published"]}}, "limit": 50}
+        until = (datetime.now(UTC) + timedelta(days=1)).isoformat()  # a clock may be wrong
+        wanted = {"event": {"name": ["segmint.version.published"]}, "occurred": {"until": until}}
+        given = {"filter": wanted, "limit": 50}
         found = self.fleet.api("POST", "events/filter", **given) or {"events": []}
         return next((event for event in found["events"] if self.bucket.url in str(event["payload"])), None)
 
