@@ -20,11 +20,13 @@ from tasks.publish import folders, is_published, publish, publish_shards
 from tasks.refine import refine
 from tasks.report import report
 from tasks.select import screen, select
-from tasks.shards import Failures, Futures, NightFailedError, Stages, workers_died
+from tasks.shards import Failures, Futures, NightFailedError, Stages, lost
 from tasks.synthesize import synthesize
 from tasks.watch import watching
 
 __all__ = ["nightly"]
+
+MOST_LOSSES = 5  # of workers and schedulers, after which a person shall look
 
 
 @flow(name="nightly")
@@ -55,10 +57,20 @@ def _night(settings: Settings, shards: Shards) -> str:
 
 
 def _make(settings: Settings, shards: Shards) -> Failures:
-    """Make all shards; where a worker died, what that took along is tried once more, each shard by itself."""
+    """Make all shards.
+
+    Where a worker died, what that took along is tried once more, each shard by itself; where Dask's scheduler died,
+    what is missing is tried again with the next one.
+    """
     make = make_shards.with_options(task_runner=task_runner(settings.compute))
-    failed = make(settings, shards)
-    return make(settings, shards, alone=True) if workers_died(failed) else failed
+    failed, alone = make(settings, shards), False
+    for _ in range(MOST_LOSSES):
+        if lost("worker", failed) and not alone:
+            alone = True
+        elif not lost("scheduler", failed):
+            break
+        failed = make(settings, shards, alone=alone)
+    return failed
 
 
 @flow(name="make-shards")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 from uuid import uuid4
 
+import httpx
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
@@ -27,6 +30,8 @@ __all__ = [
 ]
 
 MOST_STARTS = 10  # of one flow run, which an automation starts again whenever its process was killed
+SCHEDULER_SECONDS = 300.0  # that a run waits for a scheduler which is started again somewhere
+SERVER_SECONDS = 300.0  # that a task waits for a Prefect server that is started again
 _LOOPBACK = "127.0.0.1"
 _TOPIC = "segmint"  # of Dask, by which workers tell the flow how far they are
 # A worker that dies takes the blame for every task it holds; with one each, only the task that killed it is blamed.
@@ -66,7 +71,8 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
         resource = dask_cluster(compute, name=f"segmint-{uuid4().hex[:8]}")  # no two runs share workers
         cluster = {"custom_cluster_spec": resource, "namespace": compute.kubernetes.namespace, "quiet": True}
         return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=cluster)
-    return DaskTaskRunner(address=compute.runner.replace("dask://", "tcp://"))
+    address = compute.runner.replace("dask://", "tcp://")
+    return DaskTaskRunner(address=address, client_kwargs={"timeout": SCHEDULER_SECONDS})
 
 
 def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
@@ -97,9 +103,30 @@ def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
 
 @contextmanager
 def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
-    """Hold one slot of the settings' concurrency limit, so that runs side by side do not share a GPU."""
-    with concurrency(compute.limit, occupy=1, strict=True) if compute.limit else nullcontext():
+    """Hold one slot of the settings' concurrency limit, so that runs side by side do not share a GPU.
+
+    A server that is away is waited for; one that has forgotten the slot, or cannot be told of its end, stops no shard.
+    """
+    slot = ExitStack()
+    if compute.limit:
+        _take(slot, compute.limit)
+    try:
         yield
+    finally:
+        with suppress(httpx.HTTPError):  # what nobody renews is free again after five minutes
+            slot.close()
+
+
+def _take(slot: ExitStack, limit: str) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    while True:
+        try:
+            slot.enter_context(concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False))
+            return
+        except ConcurrencySlotAcquisitionError as error:
+            if not isinstance(error.__cause__, httpx.TransportError) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:

@@ -24,11 +24,12 @@ from pydantic import SecretStr
 from infra.events import KEEP_RATE_LOW, PARTIAL, REGRESSED
 from infra.settings import Settings, SettingsError
 
-__all__ = ["DEPLOYMENTS", "POOL", "TAG", "Done", "automations", "missing", "set_up"]
+__all__ = ["DEPLOYMENTS", "LEASES", "POOL", "TAG", "Done", "automations", "missing", "set_up"]
 
 POOL = "segmint"  # that prefect.yaml deploys to
 TAG = "segmint"  # of every deployment of prefect.yaml
 DEPLOYMENTS = tuple(f"{name}/{name}" for name in ("nightly", "retrain", "evaluate", "compare", "rollback", "gc"))
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # the other is Redis
 SILENT = timedelta(minutes=6)  # without a heartbeat: two of Prefect's three-minute beats
 SETTLED = timedelta(minutes=1)  # a worker reports a crash up to 25 s after its runner did; both would undo a new start
 _ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -214,6 +215,11 @@ def missing(settings: Settings) -> Iterator[str]:
                 yield f"no worker serves work pool {POOL}: `prefect worker start --pool {POOL}`"
         except ObjectNotFound:
             yield f"no work pool {POOL}: `segmint setup`"
+        if _leases(client).endswith(".memory"):
+            yield (
+                "a server that is started again has forgotten who holds a concurrency limit, and ends those runs: set "
+                f"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={LEASES} for the server"
+            )
         if settings.compute.limit and not _there(client.read_global_concurrency_limit_by_name, settings.compute.limit):
             yield f"no concurrency limit {settings.compute.limit}: `segmint setup`"
         if settings.store.block and not _there(client.read_block_document_by_name, settings.store.block, "secret"):
@@ -225,6 +231,12 @@ def missing(settings: Settings) -> Iterator[str]:
         for name in DEPLOYMENTS:
             if not _there(client.read_deployment_by_name, name):
                 yield f"no deployment {name}: `prefect --no-prompt deploy --all`"
+
+
+def _leases(client: SyncPrefectClient) -> str:
+    """Where the server keeps the leases of concurrency limits."""
+    answer = client._client.get("/admin/settings")  # Prefect's client has no method for it
+    return str(answer.json()["server"]["concurrency"]["lease_storage"])
 
 
 def _there(read: Any, *names: str) -> bool:

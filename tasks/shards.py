@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from distributed import KilledWorker
+from distributed import CancelledError, KilledWorker
 from prefect import Task, allow_failure, task
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture, wait
@@ -28,13 +28,14 @@ from tasks.progress import announce, give_up
 
 __all__ = [
     "MOST_TASK_RUNS",
+    "Failure",
     "Failures",
     "Futures",
     "NightFailedError",
     "ShardsFailedError",
     "Stages",
+    "lost",
     "over_shards",
-    "workers_died",
 ]
 
 MOST_TASK_RUNS = 1000  # of all stages of a run; half of what a server was seen to bear
@@ -44,19 +45,32 @@ WAITS = "waits for what failed"
 
 Future = PrefectFuture[Any]
 Futures = dict[int, Future]
-Failures = dict[int | str, str]  # reasons by shard, or by stage of the whole run
 OneShard = Callable[[Settings, int], Marker]
 ShardTask = Task[[Settings, list[int]], None]
+
+
+class Failure(NamedTuple):
+    """Why something could not be made; and what was lost that it was made with, so that it may be made with another."""
+
+    reason: str
+    lost: Literal["worker", "scheduler"] | None = None
+
+
+Failures = dict[int | str, Failure]  # by shard, or by stage of the whole run
 
 
 class NightFailedError(RuntimeError):
     """Some shards could not be made. Finished ones are kept; running the flow again makes the rest."""
 
     def __init__(self, failures: Failures) -> None:
-        causes = [f"{_name(what)}: {reason}" for what, reason in failures.items() if not reason.endswith(WAITS)]
-        waiting = [f"{len(failures) - len(causes)} more wait for these"] if len(causes) < len(failures) else []
-        told = "; ".join([*causes, *waiting])
-        super().__init__(f"{told}. Everything finished is in the store: mend the cause and start the run again")
+        causes: dict[str, list[str]] = {}
+        for what, failure in failures.items():
+            causes.setdefault(failure.reason, []).append(_name(what))
+        told = [f"{', '.join(named)}: {why}" for why, named in causes.items() if not why.endswith(WAITS)]
+        if waiting := sum(len(named) for why, named in causes.items() if why.endswith(WAITS)):
+            told.append(f"{waiting} more wait for these")
+        remedy = "Everything finished is in the store: mend the cause and start the run again"
+        super().__init__(f"{'; '.join(told)}. {remedy}")
 
 
 class ShardsFailedError(RuntimeError):
@@ -156,11 +170,12 @@ class Stages:
             if future.state.is_completed():
                 continue
             error = _error(future)
-            reasons = error.reasons if isinstance(error, ShardsFailedError) else dict.fromkeys(shards, _told(error))
+            why = _failure(error)
+            reasons = error.reasons if isinstance(error, ShardsFailedError) else dict.fromkeys(shards, why.reason)
             for shard, reason in reasons.items():
-                failed.setdefault(shard, f"{stage} {reason}")
+                failed.setdefault(shard, Failure(f"{stage} {reason}", why.lost))
             if not shards:
-                failed.setdefault(stage, _told(error))
+                failed.setdefault(stage, why)
         return failed
 
     def _submit(
@@ -186,9 +201,9 @@ def _finished(store: Store, folder: str) -> set[int]:
     return {int(found[0]) for name in markers if (found := _NUMBER.match(name))}
 
 
-def workers_died(failed: Failures) -> bool:
-    """Whether a task was given up because every worker that took it died, which its other shards could not help."""
-    return any(f" {KilledWorker.__name__}: " in f" {reason}" for reason in failed.values())
+def lost(what: Literal["worker", "scheduler"], failed: Failures) -> bool:
+    """Whether something was given up because every worker that took it died, or because Dask's scheduler did."""
+    return any(failure.lost == what for failure in failed.values())
 
 
 def _error(future: Future) -> BaseException | None:
@@ -201,5 +216,12 @@ def _error(future: Future) -> BaseException | None:
     return found if isinstance(found, BaseException) else None
 
 
-def _told(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}" if error else WAITS
+def _failure(error: BaseException | None) -> Failure:
+    if isinstance(error, KilledWorker):
+        died = (
+            f"all {error.allowed_failures + 1} workers that took it died, the last of them {error.last_worker.address}"
+        )
+        return Failure(f"KilledWorker: {died}; see its log (memory?)", "worker")
+    if isinstance(error, CancelledError):
+        return Failure("the connection to Dask's scheduler was lost", "scheduler")
+    return Failure(f"{type(error).__name__}: {error}" if error else WAITS)

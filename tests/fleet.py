@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import pytest
 
+from infra.fleet import LEASES
 from tests.postgres import Postgres
 from tests.swift import free_ports
 
@@ -36,6 +37,7 @@ class Prefect:
             "PREFECT_API_URL": self.url,
             "PREFECT_API_DATABASE_CONNECTION_URL": database.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "OMP_NUM_THREADS": "1",

@@ -51,7 +51,7 @@ def test_a_shard_that_fails_takes_no_other_of_its_group_along(
     obstacle = place / "runs/night/synthesize/00001.parquet"
     obstacle.mkdir(parents=True)
     failed = make_shards(chosen, all_shards)
-    assert failed[1].startswith("synthesize StoreError: ")
+    assert failed[1].reason.startswith("synthesize StoreError: ")
     assert {f"runs/night/refine/{shard:05d}" for shard in (0, 2, 3)} <= nights.finished(chosen)
     obstacle.rmdir()
     assert make_shards(chosen, all_shards, alone=True) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.blocks import open_store
+from infra.clusters import gpu_slot
 from infra.fleet import POOL, missing, set_up
 from infra.settings import Settings, SettingsError, StoreSettings
 from tests.fleet import Prefect
@@ -79,3 +81,19 @@ def test_a_block_that_is_not_there_or_holds_no_options_is_an_error(monkeypatch: 
     other = SETTINGS.model_copy(update={"store": StoreSettings(block="other")})
     with pytest.raises(SettingsError, match=r"store\.block: there is no Secret block 'other', and no credentials"):
         set_up(other)
+
+
+def test_a_slot_is_waited_for_while_the_server_is_away(fleet: Prefect) -> None:
+    made()
+    fleet.kill()
+    back = threading.Timer(1.0, fleet.start)
+    back.start()
+    with gpu_slot(SETTINGS.compute):
+        back.join()
+
+
+def test_a_server_that_goes_away_ends_no_work_that_holds_a_slot(fleet: Prefect) -> None:
+    made()
+    with gpu_slot(SETTINGS.compute):
+        fleet.kill()
+    fleet.start()

@@ -1,0 +1,100 @@
+"""`python -m benchmarks.chaos`: the nights, one after another, and what they claim."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.kinds import KINDS, Fault
+from benchmarks.chaos.night import Night, Outcome
+from benchmarks.claims import CACHE, Claim, Size, run
+
+SEED = 5
+FAULTS = {"quick": 5, "default": 100, "full": 400}
+MOST = 3  # faults of one night
+
+
+def main(size: Size) -> list[Claim]:
+    plan = dict(enumerate(night_plan(FAULTS[size], SEED), start=1))
+    place = CACHE / "chaos"
+    place.mkdir(parents=True, exist_ok=True)
+    record = place / f"{size}.jsonl"
+    if size == "quick":
+        record.unlink(missing_ok=True)
+    while left := sorted(plan.keys() - {outcome.night for outcome in recorded(record)}):
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            disturb({number: plan[number] for number in left}, Path(folder).resolve(), record)
+    return claims(list(recorded(record)))
+
+
+def disturb(plan: Mapping[int, list[Fault]], folder: Path, record: Path) -> None:
+    """Run nights on one fleet, and write down what became of each; one that is stuck is the last on this fleet."""
+    with Fleet(folder, SEED) as fleet:
+        undisturbed = folder / "undisturbed"
+        first = Night(fleet, 0, []).run(None, undisturbed)
+        print(f"undisturbed: {first.seconds} s, {first.found or 'as it should be'}", flush=True)
+        for number, faults in plan.items():
+            night = Night(fleet, number, faults)
+            try:
+                night.run(undisturbed, folder / f"night-{number}")
+            except (AssertionError, RuntimeError) as stuck:
+                night.outcome.hands.append(f"stuck: {stuck}")
+            with record.open("a") as file:
+                file.write(json.dumps(asdict(night.outcome)) + "\n")
+            print(f"night {number}: {night.outcome.seconds} s, {night.outcome.found or 'as it should be'}", flush=True)
+            if not night.outcome.seconds:
+                return
+            shutil.rmtree(folder / f"night-{number}")
+
+
+def recorded(record: Path) -> Iterator[Outcome]:
+    """Nights of earlier runs."""
+    lines = record.read_text().splitlines() if record.exists() else []
+    yield from (Outcome(**json.loads(line)) for line in lines)
+
+
+def night_plan(count: int, seed: int) -> Iterator[list[Fault]]:
+    """Nights of up to `MOST` faults each, all kinds as often, in a random order at random moments."""
+    draw = random.Random(seed)
+    kinds = [list(KINDS)[number % len(KINDS)] for number in range(count)]
+    draw.shuffle(kinds)
+    while kinds:
+        chosen = [kinds.pop()]
+        for kind in list(kinds):
+            alone = any(KINDS[name].alone for name in (kind, *chosen))
+            if len(chosen) < MOST and kind not in chosen and not alone:
+                chosen.append(kind)
+                kinds.remove(kind)
+        yield sorted((fault(kind, draw) for kind in chosen), key=lambda each: each.moment)
+
+
+def fault(kind: str, draw: random.Random) -> Fault:
+    """One of a kind, at a random moment."""
+    return Fault(kind, round(draw.uniform(*KINDS[kind].moments), 3), draw.getrandbits(32))
+
+
+def claims(outcomes: list[Outcome]) -> list[Claim]:
+    faults = sum(len(outcome.faults) for outcome in outcomes)
+    found = Counter(name for outcome in outcomes for name, problems in outcome.found.items() for _ in problems)
+    killed = [outcome for outcome in outcomes if outcome.kills]
+    again = sum(outcome.again for outcome in killed) / max(sum(outcome.kills for outcome in killed), 1)
+    handed = sum(len(outcome.faults) for outcome in outcomes if outcome.hands)
+    found["stuck"] = sum(not outcome.seconds for outcome in outcomes)
+    return [
+        *(Claim(f"samples {name}", found[name], "== 0") for name in ("lost", "doubled", "corrupt")),
+        Claim("versions published in part", found["partial"], "== 0"),
+        Claim("nights that never ended", found["stuck"], "== 0"),
+        Claim("shards computed again for each kill, mean", again, "<= 1"),
+        Claim("recovery without a hand, share", 1 - handed / max(faults, 1), ">= 0.95"),
+    ]
+
+
+if __name__ == "__main__":
+    run("chaos", main)
