@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody computes a loss twice
         """Update all weights by their gradients."""
         for part in self._parts:
             part.step()
@@ -78,7 +78,7 @@ class _Orthogonal(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": rate, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move each matrix by the nearest orthogonal one to its momentum; those of one shape together."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
@@ -117,4 +117,5 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(_ROUNDS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    found: Tensor = x.mT if tall else x
+    return found.to(matrices.dtype)
