@@ -25,7 +25,7 @@ from tasks.evaluate import drawn_truth, evaluate_segmenter
 from tasks.train import class_names
 
 SAMPLES = {"quick": 20, "default": 2000, "full": 8000}  # at least
-STEPS = {"quick": 20, "default": 3000, "full": 20000}
+STEPS = {"quick": 20, "default": 1000, "full": 20000}
 PASTE = 1.0  # share of the pictures that get an object of another
 HELD_OUT = {"quick": 20, "default": 500, "full": 2000}
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from infra.settings import Settings, SettingsError
-from infra.store import list_versions, verify_run, verify_version
+from infra.store import list_versions, read_version, verify_run, verify_version
 from models.generators import pipeline_folder
 from tasks.publish import NothingKeptError
 from tasks.shards import NightFailedError
@@ -40,8 +40,9 @@ def test_a_night_may_publish_without_the_shards_that_failed(undisturbed: Setting
     store, whole = nights.store_of(chosen), nights.version(undisturbed)
     nights.run(chosen)
     (partial,) = list_versions(store)
-    assert partial.version.startswith(f"{whole}-without-") and partial.meta["without"] == [4]
-    assert {name.partition("-")[0] for name in partial.shards} == {f"{shard:05d}" for shard in range(4)}
+    manifest = read_version(store, partial.version)
+    assert partial.version.startswith(f"{whole}-without-") and manifest.meta["without"] == [4]
+    assert {name.partition("-")[0] for name in manifest.shards} == {f"{shard:05d}" for shard in range(4)}
     assert verify_version(store, partial.version) == []
     obstacle.rmdir()
     nights.run(chosen)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pytest
 
+from tasks import progress
 from tasks.progress import Event, Report, announce, give_up, listening
 from tasks.tally import Stage, Tally
 
@@ -73,7 +75,8 @@ def test_work_is_added_up_by_worker() -> None:
     }
 
 
-def test_a_report_tells_of_its_task_from_begin_to_end() -> None:
+def test_a_report_tells_of_its_task_from_begin_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_looked", -math.inf)  # whatever reported before did not look at the machine just now
     tally = Tally()
     with listening(tally):
         announce("refine", ["00000", "00001"])
