@@ -1,32 +1,9 @@
-"""A short run of `benchmarks.chaos`: a night on real servers is disturbed, and its bucket is as if nothing had been."""
+"""Which faults `benchmarks.chaos` has in store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from benchmarks.chaos.__main__ import night_plan
-from benchmarks.chaos.fleet import Fleet
-from benchmarks.chaos.kinds import KINDS, Fault
-from benchmarks.chaos.night import Night, undisturbed_night
-
-
-@pytest.fixture(scope="module")
-def disturbed_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Fleet(tmp_path_factory.mktemp("chaos"), seed=1) as fleet:
-        yield fleet
-
-
-def test_a_night_loses_worker_scheduler_and_bucket_and_nothing_else(disturbed_fleet: Fleet, tmp_path: Path) -> None:
-    faults = [Fault("worker killed", 0.2, 1), Fault("S3 killed", 0.5, 4), Fault("scheduler killed", 0.7, 1)]
-    reference = undisturbed_night(disturbed_fleet, tmp_path / "undisturbed")
-    outcome = Night(disturbed_fleet, 1, faults).run(reference, tmp_path / "night")
-    assert outcome.found == {}
-    assert outcome.hands == []
-    assert outcome.kills == 2
-    assert len(outcome.fired) == 3
+from benchmarks.chaos.kinds import KINDS
 
 
 def test_a_plan_has_all_kinds_as_often_and_is_the_same_for_a_seed() -> None:
