@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -17,6 +16,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
+from infra.machine import dask_worker
 from infra.settings import ComputeSettings
 
 __all__ = [
@@ -149,11 +149,7 @@ def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:
 
 def send_from_worker(message: Callable[[], dict[str, Any]]) -> None:
     """Send `message()`, which msgpack can hold, to the flow of this task, if this is a task of a Dask worker."""
-    distributed, context = sys.modules.get("distributed"), TaskRunContext.get()
-    if distributed is None or context is None:
-        return
-    try:
-        worker = distributed.get_worker()
-    except ValueError:  # a thread of the flow's own process
+    worker, context = dask_worker(), TaskRunContext.get()
+    if worker is None or context is None:
         return
     worker.log_event(_TOPIC, {"flow_run": str(context.task_run.flow_run_id), "told": message()})

@@ -7,17 +7,24 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["free_space", "machine_name", "resources"]
+__all__ = ["dask_worker", "free_space", "machine_name", "resources"]
+
+
+def dask_worker() -> Any | None:
+    """The Dask worker that this thread works for; None outside one."""
+    distributed = sys.modules.get("distributed")  # never imported for the sake of asking
+    try:
+        return distributed.get_worker() if distributed else None
+    except ValueError:  # Dask is here, but this is no worker's thread
+        return None
 
 
 def machine_name() -> str:
     """The Dask worker's name, or the host's outside one."""
-    distributed = sys.modules.get("distributed")  # never imported for the sake of a name
-    try:
-        return str(distributed.get_worker().name) if distributed else socket.gethostname()
-    except ValueError:  # this is no Dask worker
-        return socket.gethostname()
+    worker = dask_worker()
+    return socket.gethostname() if worker is None else str(worker.name)
 
 
 def resources() -> dict[str, float]:
