@@ -23,7 +23,9 @@ from infra.store.place import Usage
 
 __all__ = ["RETRY_SECONDS", "Bucket"]
 
-RETRY_SECONDS = 60.0  # how long an endpoint may stay away before a run gives up, unless the options say otherwise
+# How long an endpoint may stay away before a run gives up, unless the options say otherwise. A minute is too short: a
+# disk of Swift's that was full for 15 s was set aside for a minute more (its proxy's error_suppression_interval).
+RETRY_SECONDS = 300.0
 LONGEST_PAUSE = 5.0  # seconds between two attempts
 _KEYS = (
     "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and delete in this bucket"
@@ -39,7 +41,7 @@ _logger = logging.getLogger(__name__)
 class Bucket:
     """Objects below `url`, such as `s3://bucket/prefix`; `options` go to the fsspec file system.
 
-    `options["retry_seconds"]` (default 60) is ours. Credentials may stand in `options` or in the environment and never
+    `options["retry_seconds"]` (default 300) is ours. Credentials may stand in `options` or in the environment and never
     appear in a message.
     """
 
