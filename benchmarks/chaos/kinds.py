@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Fault", "Kind"]
 
 LONGEST_SKEW = 840  # seconds; S3 refuses what was signed 900 s ago or later
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # Debian's package faketime
 PATIENCE = 1500.0  # seconds that a thing may take to get where a fault needs it
 GENERATED, SHARDS = 8, 10  # of a night; the last two are composed
 Act = Callable[["Night", random.Random], str]
@@ -177,7 +176,7 @@ def check_poison(night: Night, draw: random.Random) -> str:
 def skew(night: Night, draw: random.Random) -> str:
     """A worker's clock, or that of the flow's process, is wrong by less than what S3 refuses."""
     seconds = draw.choice([-1, 1]) * draw.randint(60, LONGEST_SKEW)
-    wrong = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    wrong = {"LD_PRELOAD": str(night.fleet.clock), "CLOCK_SKEW": str(seconds)}
     if draw.random() < 0.5:
         night.job_environment = wrong
     else:

@@ -59,7 +59,7 @@ class Night:
         self.poison = ("", 0, 0)  # stage, shard: what a sight of its beginning starts with
         self.without: set[int] = set()  # shards that are not published
         self.twin: subprocess.Popen[bytes] | None = None
-        self._over, self._asked = False, 0.0
+        self._over, self._asked, self._crashed = False, 0.0, 0.0
         self.retrainings = 1  # how many are to be waited for
 
     @property
@@ -85,7 +85,7 @@ class Night:
             told = KINDS[fault.kind].strike(self, random.Random(fault.seed))
             self.outcome.kills += KINDS[fault.kind].kills
             self.outcome.fired.append(f"{fault.kind} at {place}: {told}")
-            print(f"  {self.outcome.fired[-1]}", flush=True)
+            print(f"  night {self.outcome.night}: {self.outcome.fired[-1]}", flush=True)
         self.end(self.flow_run)
         for fault in self.faults:
             KINDS[fault.kind].after(self, random.Random(fault.seed))
@@ -146,10 +146,12 @@ class Night:
         time.sleep(random.Random(fault.seed).uniform(0, 1 if fault.moment <= 1 else 10))
 
     def is_over(self) -> bool:
-        """Whether it has failed, or a training on it is done; the server is asked every other second."""
-        if time.monotonic() - self._asked > 2:
-            self._over = self.state(self.flow_run) == "FAILED" or bool(self.trainings("COMPLETED"))
-            self._asked = time.monotonic()
+        """Whether it failed, crashed for good, or a training on it is done; the server is asked every other second."""
+        if (now := time.monotonic()) - self._asked > 2:
+            state = self.state(self.flow_run)
+            self._crashed = (self._crashed or now) if state == "CRASHED" else 0.0
+            given_up = state == "FAILED" or (self._crashed and now - self._crashed > ALONE)
+            self._over, self._asked = bool(given_up or self.trainings("COMPLETED")), now
         return self._over
 
     def trainings(self, *states: str) -> list[dict[str, Any]]:
@@ -184,7 +186,7 @@ class Night:
     def hand(self, why: str) -> None:
         """Somebody had to do something."""
         self.outcome.hands.append(why)
-        print(f"  a hand: {why}", flush=True)
+        print(f"  night {self.outcome.night}, a hand: {why}", flush=True)
 
     def end_retraining(self) -> None:
         """Wait until as many retrainings as there were events are completed."""
