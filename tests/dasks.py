@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,35 +14,47 @@ from tests.swift import answers, free_ports
 __all__ = ["Dask"]
 
 START_SECONDS = 600.0  # it takes five on an idle machine
-WORKER = ("--no-nanny", "--nthreads=1", "--dashboard-address=127.0.0.1:0")
 
 
 class Dask:
-    """A scheduler and `workers`, called worker-0 and so on, which have `environment`."""
+    """A scheduler and `workers`, which we call worker-0 and so on; they have `environment`."""
 
     def __init__(self, root: Path, environment: Mapping[str, str], workers: int) -> None:
         self.root, self.port = root, free_ports(1)[0]
         self.address = f"dask://127.0.0.1:{self.port}"
+        self.workers = tuple(f"worker-{number}" for number in range(workers))
         self._environment = {**environment, "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0"}
-        self._names = [f"worker-{number}" for number in range(workers)]
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Start all of it; workers come when they are ready."""
-        here = ("--host", "127.0.0.1")
-        self._run("scheduler", *here, "--port", str(self.port), "--dashboard-address=127.0.0.1:0")
+        self._start("scheduler")
         wait_until(lambda: answers(self.port), START_SECONDS)
-        for name in self._names:
-            self._run("worker", f"127.0.0.1:{self.port}", *here, "--name", name, *WORKER)
+        for name in self.workers:
+            self._start(name)
 
     def stop(self) -> None:
         """Stop everything as a power cut would."""
-        for process in self._processes:
+        for process in self._running.values():
             process.kill()
             process.wait()
 
-    def _run(self, *words: str) -> None:
-        with (self.root / "dask.log").open("ab") as log:
-            command = [sys.executable, "-m", "dask", *words]
-            started = subprocess.Popen(command, cwd=PROJECT, env=self._environment, stdout=log, stderr=log)
-        self._processes.append(started)
+    def pid(self, name: str) -> int:
+        """Process id of `scheduler`, `worker-0` and so on."""
+        return self._running[name].pid
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send one of them a signal."""
+        self._running[name].send_signal(number)
+
+    def _start(self, name: str, *also: str, environment: Mapping[str, str] | None = None) -> None:
+        words = ["scheduler", "--port", str(self.port)]
+        if name in self.workers:
+            words = ["worker", f"127.0.0.1:{self.port}", "--no-nanny", "--nthreads=1"]
+            words += ["--local-directory", str(self.root)]
+        with (self.root / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", "dask", *words, "--host", "127.0.0.1", "--no-dashboard", *also],
+                cwd=PROJECT, env={**self._environment, **(environment or {})},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip

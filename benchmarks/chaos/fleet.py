@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -22,11 +21,12 @@ import psutil
 import flows.nightly
 from benchmarks.chaos import witness
 from benchmarks.chaos.front import Front
-from tests.fleet import PROJECT, Prefect, wait_until
+from tests.dasks import Dask
+from tests.fleet import Prefect, wait_until
 from tests.postgres import Postgres
-from tests.swift import Swift, free_ports
+from tests.swift import Swift
 
-__all__ = ["Dask", "Fleet"]
+__all__ = ["Fleet", "KeptDask"]
 
 DISK = "512m"  # that Swift's devices lie on, where this user may mount
 REPLACED_SECONDS = 1.0  # until a dead scheduler or worker is replaced
@@ -34,23 +34,18 @@ START_SECONDS = 300.0
 # as in infra/compose; and a worker that is not heard of for so long, of Dask's five minutes, is given up
 _DASK = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "300 s",
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60 s",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",  # of three: a poisoned shard is found out sooner
 }
 
 
-class Dask:
-    """A scheduler and two workers. What ends is started again, as Docker, Kubernetes or systemd would."""
-
-    workers = ("worker-0", "worker-1")
+class KeptDask(Dask):
+    """Two workers that tell what they do. What ends is started again, as Docker, Kubernetes or systemd would."""
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
-        self.root, self.port = root, free_ports(1)[0]
-        self.address = f"127.0.0.1:{self.port}"
-        self._environment = {**environment, **_DASK, witness.LOG: str(self.log), witness.POISON: str(self.poison)}
+        super().__init__(root, environment, workers=2)
+        self._environment |= {**_DASK, witness.LOG: str(self.log), witness.POISON: str(self.poison)}
         self._also: dict[str, Mapping[str, str]] = {}
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
 
@@ -65,56 +60,24 @@ class Dask:
         return self.root / "poison"
 
     def start(self) -> None:
-        """Start all three; they will find each other."""
-        for name in ("scheduler", *self.workers):
-            self._start(name)
+        """Start all three, and whatever ends from now on."""
+        super().start()
         self._keeper.start()
 
     def stop(self) -> None:
         """Stop them for good."""
         self._stopped.set()
         self._keeper.join()
-        for process in self._running.values():
-            process.kill()
-            process.wait()
-
-    def pid(self, name: str) -> int:
-        """Process id of `scheduler`, `worker-0` or `worker-1`."""
-        return self._running[name].pid
-
-    def signal(self, name: str, number: signal.Signals) -> None:
-        """Send one of them a signal."""
-        self._running[name].send_signal(number)
+        super().stop()
 
     def replace(self, worker: str, environment: Mapping[str, str]) -> None:
         """Start a worker anew, with this in its environment from now on."""
         self._also[worker] = dict(environment)
         self.signal(worker, signal.SIGTERM)
 
-    def said(self, name: str) -> str:
-        """The end of what one of them said."""
-        return (self.root / f"{name}.log").read_text(errors="replace")[-3000:]
-
-    def _start(self, name: str) -> None:
-        local = ["--no-dashboard", "--local-directory", str(self.root)]
-        words = [
-            "scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--no-dashboard",
-            "--preload",
-            flows.nightly.__name__,
-        ]
-        if name in self.workers:
-            words = ["worker", self.address, "--no-nanny", "--nthreads=1", "--preload", witness.__name__, *local]
-        with (self.root / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", "dask", *words],
-                cwd=PROJECT, env={**self._environment, **self._also.get(name, {})},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+    def _start(self, name: str, *also: str, environment: Mapping[str, str] | None = None) -> None:
+        module = witness if name in self.workers else flows.nightly
+        super()._start(name, "--preload", module.__name__, *also, environment=self._also.get(name, environment))
 
     def _keep(self) -> None:
         while not self._stopped.wait(0.1):
@@ -134,7 +97,7 @@ class Fleet:
         self.front = Front(self.swift.ports["proxy"], seed)
         bucket = {**self.swift.environment, "AWS_ENDPOINT_URL": self.front.endpoint}
         self.prefect = Prefect(self.folder("prefect"), self.database, bucket)
-        self.dask = Dask(self.folder("dask"), self.prefect.environment)
+        self.dask = KeptDask(self.folder("dask"), self.prefect.environment)
         self.clock = root / "clock.so"
         source = Path(__file__).with_name("clock.c")
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", self.clock, source], check=True)

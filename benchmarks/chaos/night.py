@@ -65,7 +65,7 @@ class Night:
     @property
     def settings(self) -> dict[str, Any]:
         """What the deployment is given."""
-        compute = {"runner": f"dask://{self.fleet.dask.address}", "workers": 2}
+        compute = {"runner": self.fleet.dask.address, "workers": 2}
         publish = {"partial": self.partial}
         own = nights.settings(
             f"{self.bucket.url}/team", plan=PLAN, compose=SCENES, compute=compute, publish=publish, **TINY
