@@ -1,9 +1,24 @@
-"""Which faults `benchmarks.chaos` has in store."""
+"""A short run of `benchmarks.chaos`: a night on real servers is disturbed, and its bucket is as if nothing had been."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.chaos.__main__ import night_plan
-from benchmarks.chaos.kinds import KINDS
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.kinds import KINDS, Fault
+from benchmarks.chaos.night import Night, undisturbed_night
+
+
+def test_a_night_loses_worker_bucket_and_scheduler_and_nothing_else(tmp_path: Path) -> None:
+    faults = [Fault("worker killed", 0.2, 1), Fault("S3 killed", 0.5, 4), Fault("scheduler killed", 0.7, 1)]
+    with Fleet(tmp_path / "fleet", seed=1) as fleet:
+        reference = undisturbed_night(fleet, tmp_path / "undisturbed")
+        outcome = Night(fleet, 1, faults).run(reference, tmp_path / "night")
+    assert outcome.found == {}
+    assert outcome.hands == []
+    assert outcome.kills == 2
+    assert len(outcome.fired) == 3
 
 
 def test_a_plan_has_all_kinds_as_often_and_is_the_same_for_a_seed() -> None:
