@@ -6,6 +6,8 @@ but all that the night published beside them, and in them as well (`CopyPaste`).
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from benchmarks.transfer import HELD_OUT, SAMPLES, STEPS, Kept, drawn_scenes, me
 from infra.store import SegmentationDataset
 from models import metrics
 from models.segmenters import TrainingRecipe
+from tasks import protocols
 from tasks.protocols import Protocol, training_set
 from tasks.train import class_names
 
@@ -29,7 +32,8 @@ def main(size: Size) -> list[Claim]:
     recipe, unseen = TrainingRecipe(steps=STEPS[size]), classes[-UNSEEN:]
     protocol = Protocol("zero-shot", "drawn", count, unseen)
     mixed = Kept(training_set(protocol, published, classes))
-    of = f"{made.version} without {','.join(unseen)}"
+    code = hashlib.sha256(Path(protocols.__file__).read_bytes()).hexdigest()[:8]
+    of = f"{made.version} without {','.join(unseen)} by {code}"
     zero_shot = told("zero-shot", measured("zero-shot", mixed, of, recipe, HELD_OUT[size], classes), unseen)
     drawn = drawn_scenes(count, classes)
     full = told("full supervision", measured("drawn", drawn, "", recipe, HELD_OUT[size], classes), unseen)

@@ -4,7 +4,7 @@ synthetic   the version alone
 joint       the version and real labelled pictures, shuffled together
 fine-tune   the version first, then real pictures alone, from the weights that this gave
 zero-shot   real pictures whose pixels of unseen classes are 255; these classes come from the version alone: from its
-            samples that show them, and their objects, pasted into the real pictures
+            samples that show them, of which all other classes are 255, and their objects, pasted into the real pictures
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 
 __all__ = ["COPIES", "SYNTHETIC", "CopyPaste", "Protocol", "Withheld", "check_sets", "protocol_of", "training_set"]
 
-COPIES = 2  # one to three came out alike, ARCHITECTURE.md
+COPIES = 3  # one to three came out alike, ARCHITECTURE.md
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def training_set(protocol: Protocol, synthetic: Dataset[Any], classes: Sequence[
     if protocol.kind == "zero-shot":
         withheld = Withheld(real, protocol.unseen, classes)
         unseen = [classes.index(name) for name in protocol.unseen]
-        synthetic = _showing(synthetic, unseen, classes)
+        synthetic = Withheld(_showing(synthetic, unseen, classes), set(classes[1:]) - set(protocol.unseen), classes)
         real = CopyPaste(withheld, synthetic, unseen)
     return ConcatDataset([synthetic, real])
 
@@ -114,8 +114,7 @@ class Withheld(Dataset[Any]):
     """A labelled set of which some classes' pixels are 255."""
 
     def __init__(self, samples: Dataset[Any], unseen: Collection[str], classes: Sequence[str]) -> None:
-        strange = sorted(set(unseen) - set(classes[1:]))
-        if strange:
+        if strange := sorted(set(unseen) - set(classes[1:])):
             raise ValueError(f"train.unseen names {', '.join(strange)}, but there are {', '.join(classes[1:])}")
         self._samples = samples
         self._hidden = torch.tensor([classes.index(name) for name in unseen], dtype=torch.uint8)
