@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,23 @@ def test_zero_shot_shows_unseen_classes_in_real_pictures_as_the_version_has_them
         image, bus = chosen[index]["image"], chosen[index]["label"] == 2
         assert bus.any() and image[2, bus].float().mean() > image[0, bus].float().mean()  # a blue square of the version
         assert not (bus.numpy() & (drawing.image == image.permute(1, 2, 0).numpy()).all(-1)).any()
+
+
+class Pairs(Squares):
+    """Squares with a corner of the other class."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = super().__getitem__(index)
+        item["label"][-8:, -8:] = 2 - index % 2
+        return item
+
+
+def test_zero_shot_takes_no_seen_class_from_the_version() -> None:
+    chosen = training_set(Protocol("zero-shot", "drawn", 1, ("bus",)), Pairs(4), CLASSES)
+    for index in range(4):
+        before, after = Pairs(4)[index]["label"], chosen[index]["label"]
+        assert (before == 1).any()
+        assert torch.equal(after, before.masked_fill(before == 1, 255))
 
 
 def test_a_version_without_an_unseen_class_is_refused_before_training() -> None:
