@@ -205,9 +205,9 @@ class Night:
 
 
 def undisturbed_night(fleet: Fleet, target: Path) -> Path:
-    """A folder like the bucket of a night that nothing disturbs, made in this process; without retraining."""
+    """A folder like the bucket of a night that nothing disturbs, made here; its retraining is not awaited."""
     with temporary_settings({PREFECT_API_URL: fleet.prefect.url}):
-        nights.run(nights.settings(target, plan=PLAN, compose=SCENES))
+        nights.run(nights.settings(target, plan=PLAN, compose=SCENES, **TINY))
     return target
 
 
