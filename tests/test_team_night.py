@@ -128,8 +128,8 @@ def client(team: Team) -> Iterator[SyncPrefectClient]:
 
 
 def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
-    """Give a deployment another schedule, which fires at once and, if the server was too slow for that, later again."""
-    soon = datetime.now(UTC) + timedelta(seconds=20)
+    """Give a deployment another schedule, which fires soon and, if the server was too slow for that, later again."""
+    soon = datetime.now(UTC) + timedelta(seconds=75)  # Prefect looks for new schedules once a minute
     schedule = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=soon)
     (made,) = client.create_deployment_schedules(deployment, [(schedule, True)])
     return made.id
