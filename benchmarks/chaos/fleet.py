@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,14 @@ class Fleet:
         bucket = {**self.swift.environment, "AWS_ENDPOINT_URL": self.front.endpoint}
         self.prefect = Prefect(self.folder("prefect"), self.database, bucket)
         self.dask = KeptDask(self.folder("dask"), self.prefect.environment)
-        self.clock = root / "clock.so"
-        source = Path(__file__).with_name("clock.c")
-        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", self.clock, source], check=True)
         self._stack = ExitStack()
+
+    @cached_property
+    def clock(self) -> Path:
+        """A library that sets the clock of whoever loads it wrong, built by this machine's C compiler."""
+        library, source = self.root / "clock.so", Path(__file__).with_name("clock.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+        return library
 
     def folder(self, name: str) -> Path:
         """A folder of that name below the root."""
