@@ -111,13 +111,13 @@ def _showing(samples: Dataset[Any], class_ids: Sequence[int], classes: Sequence[
 
 
 class Withheld(Dataset[Any]):
-    """A labelled set of which some classes' pixels are 255."""
+    """A labelled set of which the pixels of some classes, the `hidden` ones, are 255."""
 
-    def __init__(self, samples: Dataset[Any], unseen: Collection[str], classes: Sequence[str]) -> None:
-        if strange := sorted(set(unseen) - set(classes[1:])):
+    def __init__(self, samples: Dataset[Any], hidden: Collection[str], classes: Sequence[str]) -> None:
+        if strange := sorted(set(hidden) - set(classes[1:])):
             raise ValueError(f"train.unseen names {', '.join(strange)}, but there are {', '.join(classes[1:])}")
         self._samples = samples
-        self._hidden = torch.tensor([classes.index(name) for name in unseen], dtype=torch.uint8)
+        self._hidden = torch.tensor([classes.index(name) for name in hidden], dtype=torch.uint8)
 
     def __len__(self) -> int:
         return len(cast(Sized, self._samples))

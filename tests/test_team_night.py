@@ -40,7 +40,7 @@ from tests.flows import nights
 from tests.postgres import Postgres
 from tests.swift import Bucket, Swift
 
-SECONDS = 1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes two minutes
+SECONDS = 1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes three minutes
 LINKS = "https://data.example/team"
 SMALL = {
     "train": {"steps": 2, "batch_size": 2},

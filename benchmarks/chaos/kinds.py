@@ -84,23 +84,23 @@ def _flow_process(night: Night) -> psutil.Process | None:
 
 
 def kill_server(night: Night, draw: random.Random) -> str:
-    seconds = _away(night.fleet.prefect.kill, night.fleet.prefect.start, draw, 15)
+    seconds = _away(night.fleet.prefect.kill, night.fleet.prefect.start, draw, 1, 15)
     return f"killed Prefect's server for {seconds} s"
 
 
 def restart_database(night: Night, draw: random.Random) -> str:
     stop = draw.choice([night.fleet.database.stop, night.fleet.database.kill])
-    seconds = _away(stop, night.fleet.database.start, draw, 10)
+    seconds = _away(stop, night.fleet.database.start, draw, 1, 10)
     return f"{stop.__name__} of PostgreSQL for {seconds} s"
 
 
 def kill_bucket(night: Night, draw: random.Random) -> str:
-    seconds = _away(night.fleet.swift.kill, night.fleet.swift.start, draw, 30)
+    seconds = _away(night.fleet.swift.kill, night.fleet.swift.start, draw, 1, 30)
     return f"killed Swift for {seconds} s"
 
 
 def fill_disk(night: Night, draw: random.Random) -> str:
-    seconds = _away(night.fleet.disk.fill, night.fleet.disk.free, draw, 20)
+    seconds = _away(night.fleet.disk.fill, night.fleet.disk.free, draw, 2, 20)
     return f"filled the disk of Swift for {seconds} s"
 
 
@@ -212,10 +212,12 @@ def repeat_event(night: Night, draw: random.Random) -> str:
     return f"told of {event['resource']['prefect.resource.name']} again, {seconds} s after the first time"
 
 
-def _away(begin: Callable[[], object], end: Callable[[], object], draw: random.Random, most: float) -> float:
+def _away(
+    begin: Callable[[], object], end: Callable[[], object], draw: random.Random, least: float, most: float
+) -> float:
     """Seconds that lay between its beginning and its end."""
     begin()
-    seconds = _wait(draw, 1, most)
+    seconds = _wait(draw, least, most)
     end()
     return seconds
 
