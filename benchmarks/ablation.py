@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -22,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from benchmarks.claims import CACHE, Claim, Size, run
+from benchmarks.claims import CACHE, Claim, Size, digest, run
 from benchmarks.masks import batches, denoise, drawn_rows, iou_of
 from benchmarks.night import Night, night, run_night
-from benchmarks.transfer import digest, published_evenly
+from benchmarks.transfer import published_evenly, trained_by
 from infra.settings import RefineSettings, SelectSettings, Settings
 from infra.store import Store
 from models import masks
@@ -129,9 +128,8 @@ def _named(scores: Tensor, ids: list[int], band: float = 0.0) -> Tensor:
 
 def labelled(name: str, way: Labeller, of: str, pictures: Pictures) -> Labels:
     """`label_all`, or what it gave before by the same code; DiffuMask's way takes a second of four pictures."""
-    code = [path.read_bytes() for path in sorted(Path(masks.__file__).parent.glob("*.py"))]
-    digest = hashlib.sha256(b"".join([inspect.getsource(labellers).encode(), *code])).hexdigest()[:8]
-    path = _place(f"labels-{of}", f"{name} {len(pictures.images)} {digest}", ".npy")
+    by = digest(code=(labellers, masks))
+    path = _place(f"labels-{of}", f"{name} {len(pictures.images)} {by}", ".npy")
     if not path.exists():
         np.save(path, label_all(pictures, way))
     return np.asarray(np.load(path))
@@ -317,7 +315,7 @@ def train_one(path: Path, classes: list[str], recipe: TrainingRecipe, held_out: 
     torch.set_num_threads(1)
     with np.load(path) as stored:
         content = hashlib.sha256(stored["labels"].tobytes()).hexdigest()
-    known = path.with_name(f"{path.stem}-{digest(recipe, held_out, content)}.json")
+    known = path.with_name(f"{path.stem}-{trained_by(recipe, held_out, content)}.json")
     if not known.exists():
         segmenter = train_segmenter(Arrays(path), classes, recipe).segmenter
         known.write_text(json.dumps(evaluate_segmenter(segmenter, drawn_truth(held_out, classes), "held-out").miou))

@@ -6,13 +6,16 @@ A benchmark is a module with `main(size: Size) -> list[Claim]` and ends with `ru
 from __future__ import annotations
 
 import argparse
+import hashlib
+import inspect
 import json
 import operator
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 Size = Literal["quick", "default", "full"]
 CACHE = Path("out/benchmarks")  # ignored by git; a benchmark that was stopped takes up again from here
@@ -32,6 +35,16 @@ class Claim:
         """Whether the value meets the mark."""
         relation, bound = self.mark.split()
         return bool(_COMPARE[relation](self.value, float(bound)))
+
+
+def digest(*known: Any, code: tuple[ModuleType | Callable[..., Any], ...]) -> str:
+    """Eight hex digits of what a cached figure depends on: values that JSON can hold, and sources, packages whole."""
+    found = hashlib.sha256(json.dumps(known).encode())
+    for part in code:
+        files = [file for place in getattr(part, "__path__", []) for file in sorted(Path(place).glob("*.py"))]
+        sources = [file.read_text("utf-8") for file in files] or [inspect.getsource(part)]
+        found.update("".join(sources).encode())
+    return found.hexdigest()[:8]
 
 
 def run(name: str, main: Callable[[Size], list[Claim]]) -> None:

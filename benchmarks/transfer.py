@@ -6,17 +6,15 @@ and against drawn scenes left as they are, should pasting not help there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence, Sized
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
-from benchmarks.claims import CACHE, Claim, Size, run
+from benchmarks.claims import CACHE, Claim, Size, digest, run
 from benchmarks.night import night
 from infra.store import SegmentationDataset, Store, read_version
 from models import segmenters
@@ -84,7 +82,7 @@ def measured(
     classes: Sequence[str],
 ) -> dict[str, Any]:
     """The evaluation on held-out scenes of a training, as JSON; one that was made of the same before is read."""
-    known = CACHE / f"transfer-{name}-{digest(recipe, len(cast(Sized, samples)), version)}.json"
+    known = CACHE / f"transfer-{name}-{trained_by(recipe, len(cast(Sized, samples)), version)}.json"
     if not known.exists():
         trained = train_segmenter(samples, classes, recipe, progress=print)
         truth = drawn_truth(held_out, classes)
@@ -95,12 +93,9 @@ def measured(
     return found
 
 
-def digest(recipe: TrainingRecipe, count: int, version: str) -> str:
-    """What a trained half depends on: recipe, number of samples, version, and the code that trains and measures it."""
-    digest = hashlib.sha256(json.dumps([asdict(recipe), count, version]).encode())
-    for file in sorted(Path(segmenters.__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:8]
+def trained_by(recipe: TrainingRecipe, count: int, version: str) -> str:
+    """Digest of what a trained half depends on, the code that trains and measures it included."""
+    return digest(asdict(recipe), count, version, code=(segmenters,))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ but all that the night published beside them, and in them as well (`CopyPaste`).
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.claims import Claim, Size, run
+from benchmarks.claims import Claim, Size, digest, run
 from benchmarks.night import night
 from benchmarks.transfer import HELD_OUT, SAMPLES, STEPS, Kept, drawn_scenes, measured
 from infra.store import SegmentationDataset
@@ -32,8 +30,7 @@ def main(size: Size) -> list[Claim]:
     recipe, unseen = TrainingRecipe(steps=STEPS[size]), classes[-UNSEEN:]
     protocol = Protocol("zero-shot", "drawn", count, unseen)
     mixed = Kept(training_set(protocol, published, classes))
-    code = hashlib.sha256(Path(protocols.__file__).read_bytes()).hexdigest()[:8]
-    of = f"{made.version} without {','.join(unseen)} by {code}"
+    of = f"{made.version} without {','.join(unseen)} by {digest(code=(protocols,))}"
     zero_shot = told("zero-shot", measured("zero-shot", mixed, of, recipe, HELD_OUT[size], classes), unseen)
     drawn = drawn_scenes(count, classes)
     full = told("full supervision", measured("drawn", drawn, "", recipe, HELD_OUT[size], classes), unseen)

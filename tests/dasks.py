@@ -47,14 +47,21 @@ class Dask:
         """Send one of them a signal."""
         self._running[name].send_signal(number)
 
-    def _start(self, name: str, *also: str, environment: Mapping[str, str] | None = None) -> None:
-        words = ["scheduler", "--port", str(self.port)]
-        if name in self.workers:
-            words = ["worker", f"127.0.0.1:{self.port}", "--no-nanny", "--nthreads=1"]
-            words += ["--local-directory", str(self.root)]
+    def _start(self, name: str) -> None:
         with (self.root / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", "dask", *words, "--host", "127.0.0.1", "--no-dashboard", *also],
-                cwd=PROJECT, env={**self._environment, **(environment or {})},
+                [sys.executable, "-m", "dask", *self._words(name), "--host", "127.0.0.1", "--no-dashboard"],
+                cwd=PROJECT, env=self._environment_of(name),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+    def _words(self, name: str) -> list[str]:
+        """Of the command that starts it, after `dask`."""
+        if name not in self.workers:
+            return [name, "--port", str(self.port)]
+        folder = ["--local-directory", str(self.root)]
+        return ["worker", f"127.0.0.1:{self.port}", "--no-nanny", "--nthreads=1", *folder]
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        """What it finds in its environment."""
+        return self._environment

@@ -76,9 +76,12 @@ class KeptDask(Dask):
         self._also[worker] = dict(environment)
         self.signal(worker, signal.SIGTERM)
 
-    def _start(self, name: str, *also: str, environment: Mapping[str, str] | None = None) -> None:
+    def _words(self, name: str) -> list[str]:
         module = witness if name in self.workers else flows.nightly
-        super()._start(name, "--preload", module.__name__, *also, environment=self._also.get(name, environment))
+        return [*super()._words(name), "--preload", module.__name__]
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        return {**super()._environment_of(name), **self._also.get(name, {})}
 
     def _keep(self) -> None:
         while not self._stopped.wait(0.1):

@@ -59,7 +59,8 @@ class Night:
         self.poison = ("", 0, 0)  # stage, shard: what a sight of its beginning starts with
         self.without: set[int] = set()  # shards that are not published
         self.twin: subprocess.Popen[bytes] | None = None
-        self._over, self._asked, self._crashed = False, 0.0, 0.0
+        self._over, self._asked = False, 0.0
+        self._crashed: dict[str, float] = {}  # since when, of runs that are
         self.retrainings = 1  # how many are to be waited for
 
     @property
@@ -148,11 +149,17 @@ class Night:
     def is_over(self) -> bool:
         """Whether it failed, crashed for good, or a training on it is done; the server is asked every other second."""
         if (now := time.monotonic()) - self._asked > 2:
-            state = self.state(self.flow_run)
-            self._crashed = (self._crashed or now) if state == "CRASHED" else 0.0
-            given_up = state == "FAILED" or (self._crashed and now - self._crashed > ALONE)
-            self._over, self._asked = bool(given_up or self.trainings("COMPLETED")), now
+            needs_hand = self.needs_hand(self.flow_run, self.state(self.flow_run))
+            self._over, self._asked = bool(needs_hand or self.trainings("COMPLETED")), now
         return self._over
+
+    def needs_hand(self, flow_run: str, state: str | None) -> bool:
+        """Whether a run in this state has failed, or has been crashed for longer than it takes to go on by itself."""
+        if state != "CRASHED":
+            self._crashed.pop(flow_run, None)
+            return state in {"FAILED", "CANCELLED"}
+        now = time.monotonic()
+        return now - self._crashed.setdefault(flow_run, now) > ALONE
 
     def trainings(self, *states: str) -> list[dict[str, Any]]:
         """Runs of `retrain` on this bucket, in one of these states or any."""
@@ -163,13 +170,10 @@ class Night:
 
     def end(self, flow_run: str) -> None:
         """Wait until a run is completed; where it cannot be by itself, give the command that its state asks for."""
-        crashed = 0.0
         begun = time.monotonic()
         while (state := self.state(flow_run)) != "COMPLETED":
-            crashed = (crashed or time.monotonic()) if state == "CRASHED" else 0.0
-            if state in {"FAILED", "CANCELLED"} or (crashed and time.monotonic() - crashed > ALONE):
+            if self.needs_hand(flow_run, state):
                 self.retry(flow_run)
-                crashed = 0.0
             if time.monotonic() - begun > PATIENCE:
                 raise RuntimeError(f"night {self.outcome.night} is stuck: run {flow_run} is {state}")
             time.sleep(1)

@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from models.embedded.architecture import build_pipeline, build_tokenizer
+from models.embedded.architecture import build_pipeline, build_text_encoder, build_tokenizer
 from models.embedded.corpus import Corpus, open_corpus
 from models.embedded.loop import Schedule
 from models.embedded.oracle import Oracle, save_oracle, train_oracle
@@ -62,7 +62,8 @@ def make_pipeline(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) 
     with side_by_side(recipe.processes, _train_diffusion, recipe, autoencoder):
         parts = _train_diffusion(recipe, autoencoder, report)
     pipeline = build_pipeline(vae=vae, tokenizer=build_tokenizer(), **dict(parts.items()))
-    pipeline.vae.register_to_config(_name_or_path="")  # the folder it was loaded from is nobody's business
+    for part in (pipeline.vae, pipeline.unet):
+        part.register_to_config(_name_or_path="")  # the folder it was loaded from is nobody's business
     pipeline.to("cpu", torch.float16).save_pretrained(recipe.folder / "pipeline")
     return recipe.folder / "pipeline"
 
@@ -71,7 +72,21 @@ def _started(folder: Path | None) -> nn.ModuleDict | None:
     if folder is None:
         return None
     parts = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
-    return nn.ModuleDict({n: kind.from_pretrained(folder / n, torch_dtype=torch.float32) for n, kind in parts.items()})
+    loaded = {n: kind.from_pretrained(folder / n, torch_dtype=torch.float32) for n, kind in parts.items()}
+    had = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    loaded["text_encoder"] = with_words(loaded["text_encoder"], had, build_tokenizer())
+    return nn.ModuleDict(loaded)
+
+
+def with_words(encoder: CLIPTextModel, had: dict[str, int], tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The encoder for another vocabulary: a token it `had` keeps its embedding, a new one begins at random."""
+    grown, words, new = build_text_encoder(tokenizer), encoder.get_input_embeddings(), tokenizer.get_vocab()
+    table = grown.get_input_embeddings().weight.detach().clone()
+    for token in new.keys() & had.keys():
+        table[new[token]] = words.weight[had[token]]
+    words.weight = nn.Parameter(table)
+    grown.load_state_dict(encoder.state_dict())
+    return grown
 
 
 def make_oracle(recipe: Recipe, report: Reporter = ignore) -> Path:
@@ -96,7 +111,7 @@ def _train_diffusion(recipe: Recipe, autoencoder: Path, report: Reporter = ignor
         corpus,
         encode_latents(vae, corpus, recipe.folder / "latents.npy"),
         recipe.folder / "diffusion",
-        Schedule(recipe.diffusion_steps, 1e-3, average=0.9995),
+        Schedule(recipe.diffusion_steps, 2e-3, decay=1.0, average=0.998),
         start=_started(recipe.start),
         batch=recipe.batch,
         device=recipe.device,

@@ -55,6 +55,7 @@ _SUBPIXEL = 4  # fractional bits of the polygon filler
 # Side of an object as a share of the picture, by number of objects in the scene; and the same for named sizes.
 _SCALES = {1: (0.42, 0.80), 2: (0.34, 0.52), 3: (0.30, 0.44), 4: (0.27, 0.38), 5: (0.25, 0.35)}
 _SMALL, _LARGE = 0.25, 0.75  # quantiles of that range below and above which "small" and "large" may be said
+_SAID = (0.5, 0.6, 0.8, 0.8)  # chance that a prompt names the size, colour, direction and look that its objects share
 _VISIBLE = 0.55  # share of every object that others leave uncovered
 
 
@@ -159,7 +160,7 @@ def _uncovered(a: Placed, b: Placed) -> float:
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """A prompt for the scene: counts, sizes and colours said or left out, synonyms at random."""
+    """A prompt for the scene: counts, sizes, colours, directions and looks said or left out, synonyms at random."""
     names: list[str] = []
     for thing in scene.objects:
         if thing.name not in names:
@@ -175,17 +176,25 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 def _phrase(objects: list[Placed], rng: np.random.Generator) -> str:
     entry = _class(objects[0].name)
-    size, colour = ({getattr(o, field) for o in objects} for field in ("size", "colour"))
+    said = [(o.size, o.colour, *_manner(o)) for o in objects]
     words = [
-        next(iter(values))
-        for values, chance in ((size, 0.5), (colour, 0.6))
-        if len(values) == 1 and rng.random() < chance
+        values[0]
+        for values, chance in zip(zip(*said, strict=True), _SAID, strict=True)
+        if len(set(values)) == 1 and rng.random() < chance
     ]
     which = int(rng.integers(len(entry["synonyms"])))
     words = [w for w in words if w] + [entry["synonyms" if len(objects) == 1 else "plurals"][which]]
     numbers = {2: "two", 3: "three", 4: "four", 5: "five"}
     article = "an" if words[0][0] in "aeiou" else "a"
     return " ".join([numbers.get(len(objects), article), *words])
+
+
+def _manner(thing: Placed) -> tuple[str, str]:
+    """Which way it faces, "" for what has no front, and its look, in the words of the vocabulary's sub-classes."""
+    names = list(_class(thing.name)["subclasses"])
+    directions = len(names) // len(LOOKS[thing.name])
+    *direction, look = names[thing.look * directions + thing.flip % directions].split()
+    return "".join(direction), look
 
 
 def draw(seed: int) -> Drawing:

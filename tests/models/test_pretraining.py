@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -5,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.embedded import loop
-from models.embedded.architecture import MAX_TOKENS, build_tokenizer
+from models.embedded import loop, world
+from models.embedded.architecture import MAX_TOKENS, build_text_encoder, build_tokenizer
 from models.embedded.corpus import CAPTIONS, open_corpus
 from models.embedded.loop import Progress, Schedule, fit
 from models.embedded.parallel import side_by_side
-from models.embedded.training import TWO_CLASSES, picture_weights
+from models.embedded.pretraining import with_words
+from models.embedded.training import HARD, HARD_CLASSES, TWO_CLASSES, picture_weights
 from models.generators import check_pipeline, generate, load_pipeline
 
 
@@ -92,8 +94,6 @@ def test_training_lowers_the_loss_and_reports_it(tmp_path):
 
 
 def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
-    from models.embedded import world
-
     corpus = open_corpus(tmp_path, 6, build_tokenizer(), first_seed=100)
     assert np.array_equal(corpus.images[3], world.draw(103).image)
     assert np.array_equal(corpus.labels[3], world.draw(103).label)
@@ -103,15 +103,28 @@ def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
 
 
-def test_pictures_of_two_classes_count_twice():
-    labels = np.zeros((4, 6, 6), np.uint8)
-    labels[1:, 0], labels[2:, 1], labels[3:, 2], labels[:, 5] = 3, 7, 9, 255
-    assert picture_weights(labels).tolist() == [1, 1, TWO_CLASSES, 1]
+def test_pictures_of_two_classes_and_of_hard_ones_count_more():
+    labels = np.zeros((5, 6, 6), np.uint8)
+    labels[1:, 0], labels[2:, 1], labels[3:, 2], labels[:, 5] = 3, 7, 5, 255
+    labels[4, :4] = HARD[0]
+    assert picture_weights(labels).tolist() == [1, 1, TWO_CLASSES, 1, HARD_CLASSES]
+    assert {c["name"] for c in world.vocabulary()["classes"] if c["id"] in HARD} == {"fish", "bird"}
+
+
+def test_a_training_goes_on_with_a_vocabulary_of_other_words():
+    tokenizer = build_tokenizer()
+    encoder, words = build_text_encoder(tokenizer).eval(), tokenizer.get_vocab()
+    turned = {token: len(words) - 1 - number for token, number in words.items()} | {"forgotten": len(words)}
+    rows = torch.tensor([turned[token] for token in sorted(words, key=words.__getitem__)])
+    had = copy.deepcopy(encoder)
+    table = torch.zeros(len(words) + 1, encoder.config.hidden_size)
+    table[rows] = encoder.get_input_embeddings().weight.detach()
+    had.get_input_embeddings().weight = torch.nn.Parameter(table)
+    tokens = torch.tensor([tokenizer("a photo of two red cars on the beach")["input_ids"]])
+    assert torch.equal(with_words(had, turned, tokenizer).eval()(tokens)[0], encoder(tokens)[0])
 
 
 def test_every_prompt_of_the_world_fits_the_tokenizer():
-    from models.embedded import world
-
     tokenizer = build_tokenizer()
     for seed in range(500):
         rng = np.random.default_rng(seed)

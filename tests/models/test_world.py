@@ -68,6 +68,28 @@ def test_a_prompt_names_every_object_and_the_ground():
         assert any(prompt.endswith(ground) for ground in grounds[scene.ground])
 
 
+def test_a_prompt_says_of_looks_and_directions_what_its_objects_share_or_nothing():
+    shares = {"perching": lambda o: o.look == 0, "flying": lambda o: o.look == 1}
+    shares |= {"leftward": lambda o: not o.flip, "rightward": lambda o: o.flip}
+    named = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        scene = world.sample_scene(rng, ["bird", "bird"])
+        said = [word for word in shares if word in world.describe(scene, rng).split()]
+        assert all(shares[word](thing) for word in said for thing in scene.objects)
+        named += len(said)
+    assert named > 100
+
+
+@pytest.mark.parametrize("name", sorted(LOOKS))
+def test_every_look_has_a_sub_class_a_direction(name):
+    words = next(list(c["subclasses"]) for c in world.vocabulary()["classes"] if c["name"] == name)
+    looks = [word.split()[-1] for word in words]
+    directions = [word.split()[:-1] for word in words]
+    assert len(set(looks)) == len(LOOKS[name])
+    assert directions in ([[]] * len(looks), [["leftward"], ["rightward"]] * len(LOOKS[name]))
+
+
 def test_a_scene_can_be_asked_for():
     drawing = world.draw_scene(world.sample_scene(np.random.default_rng(3), ["car", "tree"], "snow"))
     assert [o.name for o in drawing.scene.objects] == ["car", "tree"]
