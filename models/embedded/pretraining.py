@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -80,10 +81,11 @@ def _started(folder: Path | None) -> nn.ModuleDict | None:
 
 def with_words(encoder: CLIPTextModel, had: dict[str, int], tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The encoder for another vocabulary: a token it `had` keeps its embedding, a new one begins at random."""
-    grown, words, new = build_text_encoder(tokenizer), encoder.get_input_embeddings(), tokenizer.get_vocab()
-    table = grown.get_input_embeddings().weight.detach().clone()
+    grown, new = build_text_encoder(tokenizer), tokenizer.get_vocab()
+    words, fresh = (cast(nn.Embedding, each.get_input_embeddings()) for each in (encoder, grown))
+    table = fresh.weight.detach().clone()
     for token in new.keys() & had.keys():
-        table[new[token]] = words.weight[had[token]]
+        table[new[token]] = words.weight.detach()[had[token]]
     words.weight = nn.Parameter(table)
     grown.load_state_dict(encoder.state_dict())
     return grown
