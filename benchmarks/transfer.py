@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Subset
 from benchmarks.claims import CACHE, Claim, Size, digest, run
 from benchmarks.night import night
 from infra.store import SegmentationDataset, Store, read_version
-from models import segmenters
+from models import muon, segmenters
 from models.segmenters import ArraySet, Augmentation, DrawnScenes, TrainingRecipe, train_segmenter
 from tasks.evaluate import drawn_truth, evaluate_segmenter
 from tasks.train import class_names
@@ -95,7 +95,7 @@ def measured(
 
 def trained_by(recipe: TrainingRecipe, count: int, version: str) -> str:
     """Digest of what a trained half depends on, the code that trains and measures it included."""
-    return digest(asdict(recipe), count, version, code=(segmenters,))
+    return digest(asdict(recipe), count, version, code=(segmenters, muon))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,10 @@ def test_what_workers_do_is_counted_by_the_flow(watched: Watched) -> None:
     (table,) = watched.artifacts["rates"]
     rows = json.loads(table.data)
     assert {(row["stage"], row["worker"]): row["done"] for row in rows} == units
-    assert all(row["a second"] == pytest.approx(row["done"] / row["seconds"], rel=0.5) for row in rows if row["done"])
+    seconds = watched.metrics["segmint_busy_seconds_total"]  # the table's are rounded, and a shard here takes less
+    assert {(row["stage"], row["worker"]): row["a second"] for row in rows if row["a second"] is not None} == {
+        key: pytest.approx(done / seconds[key], rel=1e-3, abs=0.01) for key, done in units.items() if seconds[key]
+    }
 
 
 def test_a_shard_s_progress_is_heard_while_it_goes_on(watched: Watched) -> None:
