@@ -86,8 +86,8 @@ def with_words(encoder: CLIPTextModel, had: dict[str, int], tokenizer: CLIPToken
     table = fresh.weight.detach().clone()
     for token in new.keys() & had.keys():
         table[new[token]] = words.weight.detach()[had[token]]
-    words.weight = nn.Parameter(table)
-    grown.load_state_dict(encoder.state_dict())
+    name = next(name for name, value in encoder.named_parameters() if value is words.weight)
+    grown.load_state_dict(encoder.state_dict() | {name: table})
     return grown
 
 
