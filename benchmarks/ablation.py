@@ -1,4 +1,8 @@
-"""What does each step buy? Labels, selection and training with one more step at a time, three seeds."""
+"""What does each step buy? Labels, selection and training with one more step at a time, three seeds.
+
+Trainings of the rows are short, so that they tell the steps apart; the whole method's transfer is that of
+`benchmarks.transfer`, which trains longer and on all that was published.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from torch.utils.data import Dataset
 from benchmarks.claims import CACHE, Claim, Size, digest, run
 from benchmarks.masks import batches, denoise, drawn_rows, iou_of
 from benchmarks.night import Night, night, run_night
-from benchmarks.transfer import published_evenly, trained_by
+from benchmarks.transfer import published_evenly, trained_by, transferred
 from infra.settings import RefineSettings, SelectSettings, Settings
 from infra.store import Store
 from models import masks
@@ -197,14 +201,16 @@ def main(size: Size) -> list[Claim]:
     for name, found in transfer.items():
         table[name] = table.get(name, {}) | {"transfer": found.mean(), "spread": found.std()}
     print(pd.DataFrame(table).T.loc[list(transfer)].round(3).to_string(), flush=True)
-    whole = table[WHOLE] | table["+ noise learning"] | table["+ augmentation"]
+    whole = table[WHOLE]  # as it comes: noise learning, its filter and these augmentations are a user's choice
+    _, transfer_of_whole = transferred(made, size)
     return [
         Claim("whole method: label against the oracle on kept one-object images", whole["one object"], ">= 0.92"),
         Claim("the same against exact truth", whole["exact truth"], ">= 0.88"),
         Claim("share of one-object images kept", whole["kept, one object"], ">= 0.6"),
         Claim("prompts of several objects, label against the oracle", whole["several"], ">= 0.85"),
-        Claim("transfer of the whole method, mean of the seeds", whole["transfer"], ">= 0.92"),
-    ]
+        Claim("transfer of all it published, trained as long as transfer's, mean of the seeds",
+              transfer_of_whole.mean(), ">= 0.92"),
+    ]  # fmt: skip
 
 
 def shares_kept(made: Night) -> dict[str, float]:
