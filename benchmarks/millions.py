@@ -1,9 +1,10 @@
 """What ten million planned samples, and a store of a thousand versions, cost whoever needs a little of them.
 
-Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; to list versions; to
-open a version of ten thousand shards; and for the garbage collection to look through it all. Each is measured in a
-process of its own, on a folder. Memory is what was taken beyond that after imports. Versions are manifests whose shards
-are names alone: nobody may look at them.
+Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; for the report to go
+through a finished night of a tenth of them; to list versions; to open a version of ten thousand shards; and for the
+garbage collection to look through it all. Each is measured in a process of its own, on a folder. Memory is what was
+taken beyond that after imports. Versions are manifests whose shards are names alone: nobody may look at them; the
+finished night's shards have their tables, and no arrays.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from infra.store.folder import Folder
 from infra.store.manifest import ShardSum
 from infra.store.publications import append
 from tasks.collect import find_garbage
+from tasks.ledger import read_ledger
 from tasks.plan import load_tokenizer, start_run
 from tasks.planned import Plan
 from tasks.pool import rows_of
@@ -43,6 +45,8 @@ def main(size: Size) -> list[Claim]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         planned, read, scenes = (in_process("millions", job, folder, SAMPLES[size]) for job in ("plan", "read", "pool"))
+        finish(folder, SAMPLES[size] // 10)
+        counted_up = in_process("millions", "report", folder, SAMPLES[size] // 10)
         publish(Store.open(folder), VERSIONS[size], SHARDS[size])
         listed, opened, collected = (in_process("millions", job, folder, 0) for job in ("list", "open", "collect"))
     for name, found in locals().items():
@@ -55,6 +59,7 @@ def main(size: Size) -> list[Claim]:
         Claim("rows of one shard of it: MB read", read["read"], "<= 4"),
         Claim("rows of one shard of it: MB of memory", read["memory"], "<= 200"),
         Claim("rows that scenes are made of, once a process: seconds", scenes["seconds"], "<= 15"),
+        Claim("report on a finished million: MB of memory", counted_up["memory"], "<= 400"),
         Claim("list of a thousand versions: seconds", listed["seconds"], "<= 3"),
         Claim("list of a thousand versions: MB read", listed["read"], "<= 4"),
         Claim("version of ten thousand shards opened: seconds", opened["seconds"], "<= 1"),
@@ -120,6 +125,39 @@ def pool(url: str, count: int) -> dict[str, float]:
     return found
 
 
+def finished(url: str, count: int) -> Settings:
+    plan = {"images": count * 9 // 10, "shard_size": 1024}
+    return Settings(name="finished", store={"url": url}, plan=plan, compose={"images": count // 10})
+
+
+def finish(url: str, count: int) -> None:
+    """Write the tables of a night's shards as its stages leave them: a fifth rejected."""
+    settings, store = finished(url, count), Store.open(url)
+    count_tokens, max_tokens = load_tokenizer("embedded")
+    start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
+    plan = Plan(store, settings)
+
+    def stage(name: str, shard: int, rows: pd.DataFrame, **columns: Any) -> None:
+        write_shard(store, f"runs/finished/{name}/{shard:05d}", {}, rows.assign(**columns))
+
+    for shard in (*plan.generated, *plan.composed):
+        rows = plan.of_shard(shard)[["row", "id"]].reset_index(drop=True)
+        keep, label = rows["row"] % 5 > 0, {"confidence": 0.9, "consistency": 0.9}
+        if shard in plan.composed:
+            stage("compose", shard, rows, **label)
+        else:
+            stage("synthesize", shard, rows)
+            stage("refine", shard, rows, **label)
+        stage("select", shard, rows, keep=keep, reason=keep.map({True: "", False: "area"}), score=0.5)
+
+
+def reported(url: str, _: int) -> dict[str, float]:
+    """What the report counts and picks of a finished night."""
+    with counted() as found:
+        census = read_ledger(Store.open(url), "finished").census
+    return found | {"samples": census.whole.planned, "kept": census.whole.kept}
+
+
 def publish(store: Store, versions: int, shards: int) -> None:
     """So many versions of a tenth of the shards, a last one of all, and a run of them that is not finished."""
     for number in range(versions + 1):
@@ -159,7 +197,7 @@ def collected(url: str, _: int) -> dict[str, float]:
 
 
 JOBS: dict[str, Callable[[str, int], dict[str, float]]] = {
-    "plan": plan, "read": read, "pool": pool, "list": listed, "open": opened, "collect": collected,
+    "plan": plan, "read": read, "pool": pool, "report": reported, "list": listed, "open": opened, "collect": collected,
 }  # fmt: skip
 
 if __name__ == "__main__":

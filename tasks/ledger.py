@@ -1,21 +1,26 @@
-"""The ledger of a run: what lies in the store of it, gathered into one table of samples and one entry a stage.
+"""The ledger of a run: what lies in the store of it, as a census of its samples and one entry a stage.
 
 Read-only, and content with whatever is there: a stage that never ran, or files that are damaged, leave gaps that the
-reader sees. Only shards with their marker count.
+reader sees. Only shards with their marker count. It is read a group of the plan's rows at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel
 
-from infra.store import Manifest, Marker, MissingError, Store, StoreError, check_name, read_marker, read_version
+from infra.store import Manifest, MissingError, Store, StoreError, check_name, read_marker, read_version
+from infra.store.groups import GroupedTable
+from infra.store.tables import as_frame
 from models.masks import SeedRule
+from tasks.census import Census
 from tasks.pictures import Colour, default_colour
 from tasks.planned import COLUMNS
 from tasks.records import Evaluated, Shown, Training
@@ -31,31 +36,24 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Stage:
-    """Finished shards of a stage by path, their rows as one table (`at`: the path), and tables that are damaged."""
+    """What is finished of a stage: shards, their samples and working time; and the tables of it that are damaged.
 
-    name: str
-    shards: Mapping[str, Marker]
-    table: pd.DataFrame
+    Working time is in seconds, added up over shards; workers side by side count each.
+    """
+
+    shards: int
+    rows: int
+    seconds: float
     damaged: tuple[str, ...]
-
-    @property
-    def rows(self) -> int:
-        """Samples of the finished shards."""
-        return sum(len(marker.ids) for marker in self.shards.values())
-
-    @property
-    def seconds(self) -> float:
-        """Working time, added up over shards; workers side by side count each."""
-        return sum(marker.seconds for marker in self.shards.values())
 
 
 @dataclass(frozen=True)
 class Ledger:
     """Everything known of a run.
 
-    `samples` has one row a planned sample: the plan's columns, `first` (its first class, "" for none), `image_at` and
-    `label_at` (path of the shard that holds it; missing: not made), `confidence`, `consistency`, `keep` (True, False or
-    missing), `reason` and `score`. `colours`, `ids` and `rules` (of its seeds) are by class.
+    Samples of the census have the plan's columns, `first` (the first class, "" for none), `image_at` and `label_at`
+    (path of the shard that holds it; missing: not made), `confidence`, `consistency`, `keep` (True, False or missing),
+    `reason` and `score`. `colours`, `ids` and `rules` (of its seeds) are by class.
     `evaluation` and `training` are None before those ran, `manifest` before the version is published.
     """
 
@@ -66,7 +64,7 @@ class Ledger:
     ids: Mapping[str, int]
     rules: Mapping[str, SeedRule]
     stages: Mapping[str, Stage]
-    samples: pd.DataFrame
+    census: Census
     evaluation: Mapping[str, Any] | None
     training: Mapping[str, Any] | None
     manifest: Manifest | None
@@ -89,9 +87,10 @@ def read_ledger(store: Store, run: str) -> Ledger:
         there = ", ".join(store.list("runs")) or "none"
         raise MissingError(f"no run {run!r} in {store.url}; there are: {there}")
     record = _json(store, f"{folder}/settings.json", Shown) or {}
-    plan = _plan(store, f"{folder}/plan.parquet")
-    stages = {name: _stage(store, run, name) for name in STAGES}
-    ids, colours, rules = _classes(record, plan)
+    listed = {name: _Listed(store, f"{folder}/{name}") for name in STAGES}
+    parts = _plan(store, f"{folder}/plan.parquet")
+    census = reduce(add, (Census.of(_samples(part, listed)) for part in parts))
+    ids, colours, rules = _classes(record, census)
     identity = str(record.get("identity", ""))
     return Ledger(
         run=run,
@@ -100,8 +99,8 @@ def read_ledger(store: Store, run: str) -> Ledger:
         colours=colours,
         ids=ids,
         rules=rules,
-        stages=stages,
-        samples=_samples(plan, stages),
+        stages={name: stage.told() for name, stage in listed.items()},
+        census=census,
         evaluation=_json(store, f"{folder}/evaluation.json", Evaluated),
         training=_json(store, f"{folder}/training.json", Training),
         manifest=_manifest(store, f"{run}-{identity[:8]}"),
@@ -112,23 +111,48 @@ def _json(store: Store, path: str, shape: type[BaseModel]) -> dict[str, Any] | N
     return store.read_json(path, shape) if store.exists(path) else None
 
 
-def _plan(store: Store, path: str) -> pd.DataFrame:
-    plan = store.read_table(path, _PLANNED) if store.exists(path) else pd.DataFrame()
-    plan = plan.reindex(columns=list(_PLANNED))
-    return plan.assign(first=[names[0] if len(names) else "" for names in plan["classes"]])
+def _plan(store: Store, path: str) -> Iterator[pd.DataFrame]:
+    """The plan, a group of whole shards at a time and first of all no row; that alone if there is no plan."""
+    yield pd.DataFrame(columns=[*_PLANNED, "first"])
+    if store.exists(path):
+        table = GroupedTable(store, path, _PLANNED)
+        for group in range(len(table.rows)):
+            rows = as_frame(table.read(group))
+            yield rows.assign(first=[names[0] if len(names) else "" for names in rows["classes"]])
 
 
-def _stage(store: Store, run: str, name: str) -> Stage:
-    folder = f"runs/{run}/{name}"
-    paths = [f"{folder}/{file[:-5]}" for file in store.list(folder) if file.endswith(".json")]
-    found = zip(paths, _at_once(lambda path: read_marker(store, path), paths), strict=True)
-    shards = {path: marker for path, marker in found if marker is not None}
-    tables = dict(zip(shards, _at_once(lambda path: _table(store, path), shards), strict=True))
-    whole = [table.assign(at=path) for path, table in tables.items() if table is not None]
-    damaged = tuple(f"{path}.parquet" for path, table in tables.items() if table is None)
-    return Stage(
-        name, shards, pd.concat(whole, ignore_index=True) if whole else pd.DataFrame({"id": [], "at": []}), damaged
-    )
+class _Listed:
+    """The shards that are listed of a stage, and what was found in those that were read."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store, self._folder = store, folder
+        self._unread = {f"{folder}/{file[:-5]}" for file in store.list(folder) if file.endswith(".json")}
+        self._shards, self._rows, self._seconds = 0, 0, 0.0
+        self._damaged: list[str] = []
+
+    def table(self, shards: Iterable[int]) -> pd.DataFrame:
+        """Rows of the finished ones of these shards as one table (`at`: the shard's path)."""
+        paths = [path for shard in shards if (path := f"{self._folder}/{shard:05d}") in self._unread]
+        finished = self._count(paths)
+        tables = dict(zip(finished, _at_once(lambda path: _table(self._store, path), finished), strict=True))
+        self._damaged += [f"{path}.parquet" for path, table in tables.items() if table is None]
+        whole = [table.assign(at=path) for path, table in tables.items() if table is not None]
+        return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=["id", "at"], dtype=object)
+
+    def told(self) -> Stage:
+        """What was found, shards of which the plan knows nothing included."""
+        self._count(sorted(self._unread))
+        return Stage(self._shards, self._rows, self._seconds, tuple(self._damaged))
+
+    def _count(self, paths: list[str]) -> list[str]:
+        """Count those that are finished, and return them."""
+        self._unread.difference_update(paths)
+        markers = dict(zip(paths, _at_once(lambda path: read_marker(self._store, path), paths), strict=True))
+        found = {path: marker for path, marker in markers.items() if marker is not None}
+        self._shards += len(found)
+        self._rows += sum(len(marker.ids) for marker in found.values())
+        self._seconds += sum(marker.seconds for marker in found.values())
+        return list(found)
 
 
 def _at_once(read: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -150,31 +174,31 @@ def _manifest(store: Store, version: str) -> Manifest | None:
 
 
 def _classes(
-    record: Mapping[str, Any], plan: pd.DataFrame
+    record: Mapping[str, Any], census: Census
 ) -> tuple[dict[str, int], dict[str, Colour], dict[str, SeedRule]]:
     """Label value, colour and seeds' rule of each class: the recorded vocabulary's, else those of the plan by name."""
     vocabulary = record.get("sample_settings", {}).get("vocabulary")
     entries = vocabulary.get("classes", []) if isinstance(vocabulary, dict) else []
-    names = sorted(plan["classes"].explode().dropna().unique())
-    entries = entries or [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    entries = entries or [{"id": number, "name": name} for number, name in enumerate(sorted(census.classes), 1)]
     ids = {str(entry["name"]): int(entry["id"]) for entry in entries}
     colours = {entry["name"]: tuple(entry.get("palette") or default_colour(entry["id"])) for entry in entries}
     rules = {entry["name"]: SeedRule(**(entry.get("seeds") or {})) for entry in entries}
     return ids, colours, rules
 
 
-def _samples(plan: pd.DataFrame, stages: Mapping[str, Stage]) -> pd.DataFrame:
-    images = _columns([stages["synthesize"], stages["compose"]], at="image_at")
-    labels = _columns([stages["refine"], stages["compose"]], "confidence", "consistency", at="label_at")
-    verdicts = _columns([stages["select"]], "keep", "reason", "score", at="verdict_at")
+def _samples(plan: pd.DataFrame, listed: Mapping[str, _Listed]) -> pd.DataFrame:
+    """Rows of the plan with what the stages tell of them."""
+    tables = {name: stage.table(plan["shard"].unique()) for name, stage in listed.items()}
+    images = _columns([tables["synthesize"], tables["compose"]], at="image_at")
+    labels = _columns([tables["refine"], tables["compose"]], "confidence", "consistency", at="label_at")
+    verdicts = _columns([tables["select"]], "keep", "reason", "score", at="verdict_at")
     samples = plan
     for columns in (images, labels, verdicts):
         samples = samples.merge(columns, on="id", how="left")
     return samples.astype({"keep": object, "image_at": object, "label_at": object, "reason": object})
 
 
-def _columns(stages: Iterable[Stage], *names: str, at: str) -> pd.DataFrame:
-    """These columns of the stages' tables, one row an id, and the shard's path under the name `at`."""
-    wanted = ["id", "at", *names]
-    table = pd.concat([stage.table.reindex(columns=wanted) for stage in stages], ignore_index=True)
+def _columns(tables: Iterable[pd.DataFrame], *names: str, at: str) -> pd.DataFrame:
+    """These columns of the tables, one row an id, and the shard's path under the name `at`."""
+    table = pd.concat([table.reindex(columns=["id", "at", *names]) for table in tables], ignore_index=True)
     return table.drop_duplicates("id").rename(columns={"at": at})

@@ -18,6 +18,7 @@ from prefect import task
 from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
+from tasks.census import PICKED
 from tasks.charts import HEIGHT, WIDTH, curve
 from tasks.examples import choose, draw_cells, draw_steps
 from tasks.figures import (
@@ -27,7 +28,6 @@ from tasks.figures import (
     as_percent,
     as_rate,
     class_rows,
-    counts_of,
     figures,
     reason_rows,
     time_rows,
@@ -39,7 +39,7 @@ from tasks.summary import measure, show
 
 __all__ = ["render", "report", "write_report"]
 
-_KEPT, _REJECTED, _COMPOSED, _STEPS = 12, 12, 12, 8  # examples shown of each
+_STEPS = 8  # examples whose way from attention to label is shown
 _STRIP_BYTES = 40_000  # of one example's pictures at most, so that a page stays under 3 MB
 
 
@@ -65,14 +65,14 @@ def render(store: Store, ledger: Ledger) -> str:
     return _template().render(
         ledger=ledger,
         folder=f"runs/{ledger.run}",
-        counts=counts_of(ledger.samples),
-        generated=counts_of(ledger.samples[ledger.samples["kind"] != "composed"]),
+        counts=ledger.census.whole,
+        generated=ledger.census.generated,
         figures=list(figures(ledger)),
         advice=list(advice(ledger, damaged)),
         examples=examples,
         damaged=damaged,
         classes=list(class_rows(ledger)),
-        reasons=list(reason_rows(ledger.samples)),
+        reasons=list(reason_rows(ledger.census)),
         curve=_training_curve(ledger),
         training_rate=training_rate(ledger.training or {}),
         plot=(WIDTH, HEIGHT),
@@ -93,13 +93,14 @@ def _template() -> jinja2.Template:
 
 def _examples(store: Store, ledger: Ledger, unreadable: set[str]) -> dict[str, list[dict[str, Any]]]:
     """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its pictures."""
-    made = ledger.samples[ledger.samples["image_at"].notna()]
+    picked = ledger.census.picked
+    made = picked[picked["image_at"].notna()]
     composed, keep = made["kind"] == "composed", made["keep"]
     chosen = {
-        "kept": choose(made[~composed & keep.eq(True)], "first", _KEPT),
-        "rejected": choose(made[~composed & keep.eq(False)], "reason", _REJECTED),
-        "unjudged": choose(made[~composed & keep.isna()], "first", _KEPT),
-        "composed": choose(made[composed], "first", _COMPOSED),
+        "kept": choose(made[~composed & keep.eq(True)], "first", PICKED),
+        "rejected": choose(made[~composed & keep.eq(False)], "reason", PICKED),
+        "unjudged": choose(made[~composed & keep.isna()], "first", PICKED),
+        "composed": choose(made[composed], "first", PICKED),
     }
     drawn = {kind: list(_drawn(store, ledger, samples, unreadable)) for kind, samples in chosen.items()}
     steps = pd.concat([chosen["kept"][: _STEPS // 2], chosen["rejected"][: _STEPS // 2]])

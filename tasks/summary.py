@@ -43,18 +43,18 @@ def show(store: Store, ledger: Ledger, web: str | None) -> None:
 def measure(ledger: Ledger) -> None:
     """Tell whoever watches what was kept, and why the rest was not."""
     kept = {row["name"]: row["rate"] for row in class_rows(ledger) if row["rate"] is not None}
-    rejected = {reason: float(number) for reason, number, _ in reason_rows(ledger.samples)}
+    rejected = {reason: float(number) for reason, number, _ in reason_rows(ledger.census)}
     measured("report", {"keep_ratio": kept, "rejected_samples": rejected})
 
 
 def _classes(ledger: Ledger) -> Iterator[dict[str, Any]]:
     for row in class_rows(ledger):
-        counts = {name: row[name] for name in ("planned", "made", "kept", "rejected")}
+        counts = {name: getattr(row["counts"], name) for name in ("planned", "made", "kept", "rejected")}
         yield {"class": row["name"], **counts, "keep rate": as_percent(row["rate"]), "IoU": as_percent(row["iou"])}
 
 
 def _reasons(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    rows = list(reason_rows(ledger.samples))
+    rows = list(reason_rows(ledger.census))
     whole = sum(number for _, number, _ in rows)
     for reason, number, meaning in rows:
         yield {"reason": reason, "samples": number, "share": as_percent(number / whole), "meaning": meaning}

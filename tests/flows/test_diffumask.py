@@ -55,12 +55,12 @@ def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
     chosen = walking(place)
     nights.run(chosen)
     ledger = read_ledger(nights.store_of(chosen), "night")
-    steps = list(draw_steps(nights.store_of(chosen), ledger, ledger.samples))
+    steps = list(draw_steps(nights.store_of(chosen), ledger, ledger.census.picked))
     assert len(steps) == 6
     for _, cell in steps:
         _, _, spread, seeds, walk, curve, label = cell.tiles
         assert len({tile.shape for tile in cell.tiles}) == 1
         assert not np.array_equal(spread, walk) and not np.array_equal(seeds, label) and np.ptp(curve) > 100
     (place / AFFINITY).write_bytes(b"damaged")  # the page shows what it can
-    for _, cell in draw_steps(nights.store_of(chosen), ledger, ledger.samples):
+    for _, cell in draw_steps(nights.store_of(chosen), ledger, ledger.census.picked):
         assert len(cell.tiles) == 7 and np.array_equal(cell.tiles[3], cell.tiles[5])

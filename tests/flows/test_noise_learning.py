@@ -37,7 +37,8 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
     assert set(columns) & set(ranking["row"]) == set(ranking.loc[ranking["keep"], "row"])
     assert (np.concatenate(published) == 255).any()  # the pixel filter's: the small night has no band of its own
     ledger = read_ledger(store, "night")
-    judged = ledger.samples[ledger.samples["row"].isin(ranking["row"])]
+    picked = ledger.census.picked
+    judged = picked[picked["row"].isin(ranking["row"])]
     for _, cell in draw_steps(store, ledger, judged):
         assert len(cell.tiles) == 7 + 2  # the prediction of the network that did not see it, and where it disagrees
     assert verify_run(store, "night") == []

@@ -172,7 +172,7 @@ def test_the_steps_from_attention_to_label_are_shown(night: Night, page: str) ->
     assert "From attention to label" in page and "split by colour" in page
     night.plan()
     night.stage("synthesize", 0)
-    samples = read_ledger(night.store, RUN).samples.head(8)
+    samples = read_ledger(night.store, RUN).census.picked.head(8)
     (sample, cell), *_ = draw_steps(night.store, read_ledger(night.store, RUN), samples)
     assert len(cell.tiles) == 7 and len({tile.shape for tile in cell.tiles}) == 1
     found, grown = (tile[..., 0].astype(int) for tile in cell.tiles[3:5])
@@ -265,14 +265,14 @@ def test_class_rows_count_a_sample_for_each_of_its_classes(finished: Night) -> N
         named = [
             row for row, names in zip(finished.table["row"], finished.table["classes"], strict=True) if name in names
         ]
-        assert rows[name]["planned"] == rows[name]["made"] == len(named)
-        assert rows[name]["kept"] == sum(row % 5 not in (1, 3) for row in named)
+        assert rows[name]["counts"].planned == rows[name]["counts"].made == len(named)
+        assert rows[name]["counts"].kept == sum(row % 5 not in (1, 3) for row in named)
     assert rows["bird"]["iou"] is None and rows["car"]["iou"] == pytest.approx(0.88)
 
 
 def test_reasons_add_up_to_the_rejections(finished: Night) -> None:
     ledger = read_ledger(finished.store, RUN)
-    reasons = {reason: number for reason, number, _ in reason_rows(ledger.samples)}
+    reasons = {reason: number for reason, number, _ in reason_rows(ledger.census)}
     assert reasons == {"area": 6, "confidence": 5}
 
 
