@@ -16,7 +16,7 @@ from tasks.compose import compose
 from tasks.folds import hold_out, learn_fold, rank
 from tasks.prepare import Shards, prepare
 from tasks.progress import from_workers
-from tasks.publish import folders, is_published, publish, publish_shards
+from tasks.publish import folders, is_published, publish, publish_shards, remind
 from tasks.refine import refine
 from tasks.report import report
 from tasks.select import screen, select
@@ -43,6 +43,7 @@ def nightly(settings: Settings) -> str:
     settings, shards = prepare(settings)
     if is_published(settings):
         return publish(settings, shards.all)
+    remind(settings)
     with watching(settings):
         return _night(settings, shards)
 

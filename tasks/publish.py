@@ -23,6 +23,7 @@ from infra.store import (
     Marker,
     MissingError,
     Store,
+    list_versions,
     publish_version,
     read_marker,
     read_shard,
@@ -41,6 +42,7 @@ __all__ = [
     "publish",
     "publish_shards",
     "published_paths",
+    "remind",
     "run_of",
     "version_of",
 ]
@@ -123,14 +125,29 @@ def publish(settings: Settings, shards: list[int], without: Collection[int] = ()
         manifest = read_version(store, version)
     except MissingError:
         manifest = _publish(store, settings, version, shards, sorted(without))
-    told = {"version": version, "samples": manifest.samples, "settings": settings.resolved()}
-    tell(PUBLISHED, f"dataset.{settings.name}", version, told)
+    _tell(settings, settings.name, version, manifest.samples)
     if without:
         tell(PARTIAL, f"dataset.{settings.name}", version, {"shards": sorted(without)})
     planned = manifest.meta.get("planned", 0)
     if manifest.samples < settings.alarm.keep_rate * planned:
         tell(KEEP_RATE_LOW, f"dataset.{settings.name}", version, {"kept": manifest.samples, "planned": planned})
     return version
+
+
+def remind(settings: Settings) -> None:
+    """Tell of the newest version of these classes once more if nothing was trained on it.
+
+    What told of it may have died with Prefect's server. Hearing of a version twice changes nothing.
+    """
+    store, classes = open_store(settings.store), dict(settings.load_vocabulary().ids)
+    ours = [each for each in list_versions(store) if each.meta.get("classes") == classes]
+    if ours and not store.exists(f"runs/{(run := origin_of(ours[-1]).run)}/training.json"):
+        _tell(settings, run, ours[-1].version, ours[-1].samples)
+
+
+def _tell(settings: Settings, run: str, version: str, samples: int) -> None:
+    payload = {"version": version, "samples": samples, "settings": settings.resolved()}
+    tell(PUBLISHED, f"dataset.{run}", version, payload)
 
 
 def _publish(store: Store, settings: Settings, version: str, shards: list[int], without: list[int]) -> Manifest:

@@ -1,0 +1,53 @@
+"""What told of a publication may have died with the server: the next night tells again, until it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
+
+from infra.events import PUBLISHED
+from tests.flows import nights
+
+
+@pytest.fixture
+def published() -> Iterator[Callable[[], list[str]]]:
+    """Versions that were told of since it was last asked, in order."""
+
+    def told() -> list[str]:
+        EventsWorker.instance().wait_until_empty()
+        events = [event for client in AssertingEventsClient.all for event in client.pop_events()]
+        return [event.payload["version"] for event in events if event.event == PUBLISHED]
+
+    EventsWorker.set_client_override(AssertingEventsClient)
+    AssertingEventsClient.reset()
+    yield told
+    EventsWorker.drain_all()
+    EventsWorker.set_client_override(None)
+    AssertingEventsClient.reset()
+
+
+def test_a_night_tells_of_the_last_one_again_until_it_was_trained_on(
+    tmp_path: Path, published: Callable[[], list[str]]
+) -> None:
+    first, second, third = (nights.settings(tmp_path, name=name) for name in ("first", "second", "third"))
+    nights.run(first)
+    assert published() == [nights.version(first)]
+    nights.run(second)
+    assert published() == [nights.version(first), nights.version(second)]
+    nights.store_of(second).write_json("runs/second/training.json", {})
+    nights.run(third)
+    assert published() == [nights.version(third)]
+
+
+def test_a_version_of_other_classes_is_for_others_to_tell_of(
+    tmp_path: Path, published: Callable[[], list[str]]
+) -> None:
+    nights.run(nights.settings(tmp_path, name="first", classes=["car", "house"]))
+    published()
+    second = nights.settings(tmp_path, name="second", classes=["car", "house", "tree"])
+    nights.run(second)
+    assert published() == [nights.version(second)]
