@@ -10,10 +10,10 @@ import fcntl
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
-from tests.swift import S3Server, answers, free_ports
+from tests.processes import answers, end, free_ports, spawned, wait_until
+from tests.swift import S3Server
 
 __all__ = ["Ceph"]
 
@@ -109,30 +109,23 @@ class Ceph(S3Server):
             self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", OSD)
         self._spawn("ceph-osd", "-i", "0")
         self._spawn("radosgw", "-n", "client.rgw")
-        deadline = time.monotonic() + START_SECONDS
-        while not answers(self.port):
-            if time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"Ceph does not start:\n{self._log()}")
-            time.sleep(0.05)
+        try:
+            wait_until(lambda: answers(self.port), START_SECONDS, lambda: f"Ceph does not start:\n{self._log()}")
+        except AssertionError:
+            self.kill()
+            raise
         if fresh:
             keys = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
             self._run("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid=ci", "--display-name=ci", *keys)
 
     def stop(self) -> None:
         """Stop the daemons in good order: the gateway first, which would wait for ever for the others."""
-        for daemon in reversed(self._daemons):
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait()
-        self._daemons.clear()
+        while self._daemons:
+            end([self._daemons.pop()], signal.SIGTERM)
 
     def kill(self) -> None:
         """Stop them as a power cut would."""
-        for daemon in self._daemons:
-            daemon.send_signal(signal.SIGKILL)
-        for daemon in self._daemons:
-            daemon.wait()
-        self._daemons.clear()
+        end(self._daemons, signal.SIGKILL)
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -150,16 +143,8 @@ class Ceph(S3Server):
         return {**os.environ, **found}
 
     def _spawn(self, program: str, *arguments: str) -> None:
-        with (self.root / "daemons.out").open("ab") as log:
-            daemon = subprocess.Popen(
-                [self.tree / "usr/bin" / program, *arguments, "-f"],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._daemons.append(daemon)
+        command = [self.tree / "usr/bin" / program, *arguments, "-f"]
+        self._daemons.append(spawned(command, self.root / "daemons.out", env=self._environment))
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [self.tree / "usr/bin" / program, *arguments]

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.fleet import PROJECT, wait_until
-from tests.swift import answers, free_ports
+from tests.fleet import PROJECT
+from tests.processes import answers, end, free_ports, spawned, wait_until
 
 __all__ = ["Dask"]
 
@@ -35,9 +35,7 @@ class Dask:
 
     def stop(self) -> None:
         """Stop everything as a power cut would."""
-        for process in self._running.values():
-            process.kill()
-            process.wait()
+        end(list(self._running.values()), signal.SIGKILL)
 
     def pid(self, name: str) -> int:
         """Process id of `scheduler`, `worker-0` and so on."""
@@ -48,12 +46,8 @@ class Dask:
         self._running[name].send_signal(number)
 
     def _start(self, name: str) -> None:
-        with (self.root / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", "dask", *self._words(name), "--host", "127.0.0.1", "--no-dashboard"],
-                cwd=PROJECT, env=self._environment_of(name),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        command = [sys.executable, "-m", "dask", *self._words(name), "--host", "127.0.0.1", "--no-dashboard"]
+        self._running[name] = spawned(command, self.root / f"{name}.log", cwd=PROJECT, env=self._environment_of(name))
 
     def _words(self, name: str) -> list[str]:
         """Of the command that starts it, after `dask`."""

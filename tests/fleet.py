@@ -6,24 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from infra.fleet import LEASES
 from tests.postgres import Postgres
-from tests.swift import free_ports
+from tests.processes import end, free_ports, spawned, wait_until
 
-__all__ = ["PROJECT", "Prefect", "fleet", "wait_until"]
+__all__ = ["PROJECT", "Prefect", "fleet"]
 
 PROJECT = Path(__file__).parents[1]
 START_SECONDS = 600.0  # it takes fifteen on an idle machine
-Found = TypeVar("Found")
 
 
 class Prefect:
@@ -44,12 +41,12 @@ class Prefect:
             "PYTHONPATH": str(PROJECT),
         }
         self.environment = {**os.environ, **own, **(also or {})}
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: list[subprocess.Popen[bytes]] = []  # one, while it runs
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        self._server = self._run("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self._server.append(self._run("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)))
         wait_until(self._healthy, START_SECONDS, lambda: f"Prefect's server does not start:\n{self.log('server')}")
 
     def start_worker(self) -> None:
@@ -65,12 +62,11 @@ class Prefect:
 
     def kill(self) -> None:
         """Stop the server as a power cut would."""
-        self._end([self._server], signal.SIGKILL)
+        end(self._server, signal.SIGKILL)
 
     def kill_workers(self) -> None:
         """Stop all workers and the runs they started."""
-        self._end(self._workers, signal.SIGKILL)
-        self._workers.clear()
+        end(self._workers, signal.SIGKILL)
 
     def stop(self) -> None:
         """Stop everything."""
@@ -82,19 +78,8 @@ class Prefect:
         return (self.root / f"{name}.log").read_text(errors="replace")[-4000:]
 
     def _run(self, name: str, *words: str) -> subprocess.Popen[bytes]:
-        with (self.root / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "prefect", *words],
-                cwd=PROJECT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def _end(
-        self, processes: list[subprocess.Popen[bytes]] | list[subprocess.Popen[bytes] | None], number: int
-    ) -> None:
-        for process in filter(None, processes):
-            os.killpg(process.pid, number)
-            process.wait()
+        command = [sys.executable, "-m", "prefect", *words]
+        return spawned(command, self.root / f"{name}.log", cwd=PROJECT, env=self.environment)
 
     def _healthy(self) -> bool:
         try:
@@ -102,15 +87,6 @@ class Prefect:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
-
-
-def wait_until(condition: Callable[[], Found], seconds: float, otherwise: Callable[[], str] = lambda: "") -> Found:
-    """What `condition` returns once that is true; AssertionError with what `otherwise` says if it never is."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, otherwise() or f"still not so after {seconds:g} s"
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture(scope="session")

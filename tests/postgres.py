@@ -9,13 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.swift import answers, free_ports
+from tests.processes import answers, end, free_ports, spawned, wait_until
 
 __all__ = ["Postgres", "postgres"]
 
@@ -30,7 +29,7 @@ class Postgres:
     def __init__(self, root: Path) -> None:
         self.root, self.port = root / "postgres", free_ports(1)[0]
         self._binaries = _installed()
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: list[subprocess.Popen[bytes]] = []  # one, while it runs
         self._initialise()
 
     @property
@@ -42,33 +41,21 @@ class Postgres:
         """Start the server and wait until it answers."""
         settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
         command = [self._binaries / "postgres", "-D", self.root, "-p", str(self.port), *settings]
-        with (self.root.parent / "postgres.log").open("ab") as log:
-            self._server = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **_as_user()
-            )
-        deadline = time.monotonic() + START_SECONDS
-        ready = [self._binaries / "pg_isready", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)]
-        while not answers(self.port) or subprocess.run(ready).returncode:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL does not start:\n{(self.root.parent / 'postgres.log').read_text()}")
-            time.sleep(0.05)
+        log = self.root.parent / "postgres.log"
+        self._server.append(spawned(command, log, **_as_user()))
+        wait_until(self._ready, START_SECONDS, lambda: f"PostgreSQL does not start:\n{log.read_text()}")
 
     def stop(self) -> None:
         """Stop it in good order, without waiting for its clients."""
-        self._end(signal.SIGINT)
+        end(self._server, signal.SIGINT)
 
     def kill(self) -> None:
         """Stop it and its children as a power cut would."""
-        self._end(signal.SIGKILL)
+        end(self._server, signal.SIGKILL)
 
-    def _end(self, number: signal.Signals) -> None:
-        if self._server:
-            if number == signal.SIGKILL:
-                os.killpg(self._server.pid, number)
-            else:
-                self._server.send_signal(number)
-            self._server.wait()
-            self._server = None
+    def _ready(self) -> bool:
+        asked = [self._binaries / "pg_isready", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)]
+        return answers(self.port) and subprocess.run(asked).returncode == 0
 
     def _initialise(self) -> None:
         self.root.mkdir(parents=True)

@@ -10,10 +10,8 @@ from __future__ import annotations
 import fcntl
 import getpass
 import signal
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Bucket", "S3Server", "Swift", "answers", "bucket", "free_ports", "s3"]
+from tests.processes import answers, end, free_ports, spawned, wait_until
+
+__all__ = ["Bucket", "S3Server", "Swift", "bucket", "s3"]
 
 VERSION = "2.38.3"
 CACHE = Path(__file__).parent.parent / "out" / "cache" / f"swift-{VERSION}"
@@ -155,36 +155,27 @@ class Swift(S3Server):
         """Start the servers and wait until they answer."""
         for kind in self.ports:
             command = [self.python, self.python.parent / f"swift-{kind}-server", self.root / f"{kind}-server.conf"]
-            with (self.root / f"{kind}.log").open("ab") as log:
-                server = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-            self._servers.append(server)
-        deadline = time.monotonic() + START_SECONDS
-        for kind, port in self.ports.items():
-            while not answers(port):
-                if time.monotonic() > deadline:
-                    self.kill()
-                    raise RuntimeError(f"Swift's {kind} server does not start:\n{self._log(kind)}")
-                time.sleep(0.05)
+            self._servers.append(spawned(command, self.root / f"{kind}.log"))
+        try:
+            wait_until(lambda: not self._silent(), START_SECONDS, self._logs)
+        except AssertionError:
+            self.kill()
+            raise
 
     def stop(self) -> None:
         """Stop the servers in good order."""
-        self._end(signal.SIGTERM)
+        end(self._servers, signal.SIGTERM)
 
     def kill(self) -> None:
         """Stop them as a power cut would."""
-        self._end(signal.SIGKILL)
+        end(self._servers, signal.SIGKILL)
 
-    def _end(self, number: signal.Signals) -> None:
-        for server in self._servers:
-            server.send_signal(number)
-        for server in self._servers:
-            server.wait()
-        self._servers.clear()
+    def _silent(self) -> list[str]:
+        return [kind for kind, port in self.ports.items() if not answers(port)]
 
-    def _log(self, kind: str) -> str:
-        return (self.root / f"{kind}.log").read_text(errors="replace")[-2000:]
+    def _logs(self) -> str:
+        logs = {kind: (self.root / f"{kind}.log").read_text(errors="replace")[-2000:] for kind in self._silent()}
+        return "".join(f"Swift's {kind} server does not start:\n{log}" for kind, log in logs.items())
 
     def _configure(self) -> None:
         (self.root / "devices" / "d1").mkdir(parents=True)
@@ -224,20 +215,3 @@ def _installed() -> Path:
             subprocess.run(install, check=True)
             (CACHE / "complete").touch()
     return CACHE / "venv" / "bin" / "python"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def answers(port: int) -> bool:
-    """Whether somebody listens there."""
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0

@@ -35,9 +35,10 @@ from infra.store import Store, list_versions, verify_version
 from tasks.prepare import prepare
 from tests.browser import browser
 from tests.dasks import Dask
-from tests.fleet import Prefect, wait_until
+from tests.fleet import Prefect
 from tests.flows import nights
 from tests.postgres import Postgres
+from tests.processes import wait_until
 from tests.swift import Bucket, Swift
 
 SECONDS = 1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes three minutes

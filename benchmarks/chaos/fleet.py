@@ -23,8 +23,9 @@ import flows.nightly
 from benchmarks.chaos import witness
 from benchmarks.chaos.front import Front
 from tests.dasks import Dask
-from tests.fleet import Prefect, wait_until
+from tests.fleet import Prefect
 from tests.postgres import Postgres
+from tests.processes import wait_until
 from tests.swift import Swift
 
 __all__ = ["Fleet", "KeptDask"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from benchmarks.chaos import witness
-from tests.fleet import wait_until
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from benchmarks.chaos.night import Night

@@ -18,8 +18,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from benchmarks.chaos import checker, witness
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.kinds import KINDS, Fault
-from tests.fleet import wait_until
 from tests.flows import nights
+from tests.processes import wait_until
 from tests.swift import Bucket
 
 __all__ = ["ROWS", "Night", "Outcome", "undisturbed_night"]

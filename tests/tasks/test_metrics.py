@@ -15,8 +15,7 @@ from tasks.metrics import Figures, send
 from tasks.progress import Event, Report
 from tasks.tally import Tally
 from tasks.watch import watching
-from tests.fleet import wait_until
-from tests.swift import answers, free_ports
+from tests.processes import answers, free_ports, wait_until
 
 START_SECONDS = 60.0
 
