@@ -12,9 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,7 @@ from torch.utils.data import Dataset
 from benchmarks.claims import CACHE, Claim, Size, digest, run
 from benchmarks.masks import batches, denoise, drawn_rows, iou_of
 from benchmarks.night import Night, night, run_night
-from benchmarks.transfer import published_evenly, trained_by, transferred
+from benchmarks.transfer import one_a_core, published_evenly, trained_by, transferred
 from infra.settings import RefineSettings, SelectSettings, Settings
 from infra.store import Store
 from models import masks
@@ -308,7 +306,7 @@ def trained(
     """mIoU on held-out scenes of a training of each job and seed, one process a core; finished ones are read."""
     todo = [(n, path, replace(recipe, seed=seed)) for n, (path, recipe) in jobs.items() for seed in range(seeds)]
     found: dict[str, list[float]] = {name: [] for name in jobs}
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as workers:
+    with one_a_core() as workers:
         waiting = [workers.submit(train_one, path, list(classes), recipe, held_out) for _, path, recipe in todo]
         for (name, *_), future in zip(todo, waiting, strict=True):
             found[name].append(future.result())
@@ -318,7 +316,6 @@ def trained(
 
 def train_one(path: Path, classes: list[str], recipe: TrainingRecipe, held_out: int) -> float:
     """Train on a file's pictures, or find that it was done."""
-    torch.set_num_threads(1)
     with np.load(path) as stored:
         content = hashlib.sha256(stored["labels"].tobytes()).hexdigest()
     known = path.with_name(f"{path.stem}-{trained_by(recipe, held_out, content)}.json")

@@ -68,10 +68,9 @@ def main(size: Size) -> list[Claim]:
     ]
 
 
-def night(url: str, count: int) -> Settings:
-    return Settings(
-        name="millions", store={"url": url}, plan={"images": count * 9 // 10}, compose={"images": count // 10}
-    )
+def night(url: str, count: int, name: str = "millions", **plan: int) -> Settings:
+    plan["images"] = count * 9 // 10
+    return Settings(name=name, store={"url": url}, plan=plan, compose={"images": count // 10})
 
 
 @contextmanager
@@ -125,14 +124,9 @@ def pool(url: str, count: int) -> dict[str, float]:
     return found
 
 
-def finished(url: str, count: int) -> Settings:
-    plan = {"images": count * 9 // 10, "shard_size": 1024}
-    return Settings(name="finished", store={"url": url}, plan=plan, compose={"images": count // 10})
-
-
 def finish(url: str, count: int) -> None:
     """Write the tables of a night's shards as its stages leave them: a fifth rejected."""
-    settings, store = finished(url, count), Store.open(url)
+    settings, store = night(url, count, "finished", shard_size=1024), Store.open(url)
     count_tokens, max_tokens = load_tokenizer("embedded")
     start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
     plan = Plan(store, settings)

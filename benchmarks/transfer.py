@@ -54,7 +54,7 @@ def transferred(made: Night, size: Size) -> tuple[int, NDArray[np.float64]]:
         "exact truth, pasted": ("drawn", drawn, "", pasted),
         "exact truth, as it is": ("drawn", drawn, "", plain),
     }
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as workers:
+    with one_a_core() as workers:
         waiting = {
             name: [
                 workers.submit(measured, half, samples, of, replace(recipe, seed=seed), HELD_OUT[size], classes)
@@ -69,6 +69,11 @@ def transferred(made: Night, size: Size) -> tuple[int, NDArray[np.float64]]:
     found = synthetic / max(truths, key=lambda each: float(each.mean()))
     print(f"over the better of exact truth: {found.mean():.3f} ± {found.std():.3f}")
     return count, found
+
+
+def one_a_core() -> ProcessPoolExecutor:
+    """Processes to train in side by side, each on one thread."""
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,))
 
 
 class Kept(Dataset[Any]):

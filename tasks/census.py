@@ -53,7 +53,7 @@ class Census:
     """Counts of the `generated` and the `composed` samples and of their shards; and by class, a sample of several
     counting for each; of generated ones without a class; and how many were rejected for each reason.
 
-    `picked` has, of each outcome, reason and class, the few rows with the lowest seeds, as they were handed in.
+    `picked` has, of what is made, the few rows with the lowest seeds of each outcome, reason and class, as handed in.
     """
 
     generated: Counts
@@ -79,7 +79,7 @@ class Census:
             classes={str(name): Counts.of(rows) for name, rows in by_class},
             negative=Counts.of(samples[samples["kind"].eq("negative")]),
             reasons=Counter(samples.loc[samples["keep"].eq(False), "reason"]),
-            picked=_few(samples),
+            picked=_few(samples[samples["image_at"].notna()]),
         )
 
     def __add__(self, other: Census) -> Census:
@@ -102,6 +102,6 @@ class Census:
 
 
 def _few(samples: pd.DataFrame) -> pd.DataFrame:
-    outcome = [samples["kind"].eq("composed"), samples["image_at"].notna(), "keep", "reason", "first"]
+    outcome = [samples["kind"].eq("composed"), "keep", "reason", "first"]
     few = samples.sort_values("seed", kind="stable").groupby(outcome, dropna=False, sort=False).head(PICKED)
-    return few.sort_index()
+    return few.sort_index().reset_index(drop=True)

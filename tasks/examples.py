@@ -196,8 +196,7 @@ def _held_out(shown: Picture, sample: Mapping[str, Any], ledger: Ledger, read: R
 
 def sample_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> bytes | None:
     """Contact sheet of some kept and as many rejected samples, WebP of at most `limit` bytes; None without images."""
-    picked = ledger.census.picked
-    made = picked[picked["image_at"].notna()]
+    made = ledger.census.picked
     rejected = choose(made[made["keep"] == False], "reason", _ON_SHEET)  # noqa: E712 - None is neither
     chosen = pd.concat([choose(made[made["keep"] != False], "first", _ON_SHEET), rejected])  # noqa: E712
     return contact_sheet(list(draw_cells(store, ledger, chosen, _SHEET_TILE)), limit=limit) if len(chosen) else None
@@ -205,8 +204,7 @@ def sample_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> b
 
 def label_sheet(store: Store, ledger: Ledger, limit: int = ARTIFACT_BYTES) -> bytes | None:
     """Sheet of kept samples, each image beside its label overlay, large; None if nothing is kept or made."""
-    picked = ledger.census.picked
-    made = picked[picked["image_at"].notna() & picked["keep"].eq(True)]
-    cells = draw_cells(store, ledger, choose(made, "first", _OVERLAYS))
+    kept = ledger.census.picked[ledger.census.picked["keep"].eq(True)]
+    cells = draw_cells(store, ledger, choose(kept, "first", _OVERLAYS))
     pairs = [Cell(cell.tiles[:2], cell.caption) for cell in cells]
     return contact_sheet(pairs, columns=2, limit=limit) if pairs else None

@@ -52,7 +52,7 @@ class Ledger:
     """Everything known of a run.
 
     Samples of the census have the plan's columns, `first` (the first class, "" for none), `image_at` and `label_at`
-    (path of the shard that holds it; missing: not made), `confidence`, `consistency`, `keep` (True, False or missing),
+    (path of the shard that holds it; missing: no label), `confidence`, `consistency`, `keep` (True, False or missing),
     `reason` and `score`. `colours`, `ids` and `rules` (of its seeds) are by class.
     `evaluation` and `training` are None before those ran, `manifest` before the version is published.
     """
@@ -188,7 +188,8 @@ def _classes(
 
 def _samples(plan: pd.DataFrame, listed: Mapping[str, _Listed]) -> pd.DataFrame:
     """Rows of the plan with what the stages tell of them."""
-    tables = {name: stage.table(plan["shard"].unique()) for name, stage in listed.items()}
+    shards = plan["shard"].unique()
+    tables = {name: stage.table(shards) for name, stage in listed.items()}
     images = _columns([tables["synthesize"], tables["compose"]], at="image_at")
     labels = _columns([tables["refine"], tables["compose"]], "confidence", "consistency", at="label_at")
     verdicts = _columns([tables["select"]], "keep", "reason", "score", at="verdict_at")

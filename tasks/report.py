@@ -93,8 +93,7 @@ def _template() -> jinja2.Template:
 
 def _examples(store: Store, ledger: Ledger, unreadable: set[str]) -> dict[str, list[dict[str, Any]]]:
     """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its pictures."""
-    picked = ledger.census.picked
-    made = picked[picked["image_at"].notna()]
+    made = ledger.census.picked
     composed, keep = made["kind"] == "composed", made["keep"]
     chosen = {
         "kept": choose(made[~composed & keep.eq(True)], "first", PICKED),

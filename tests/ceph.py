@@ -12,7 +12,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.processes import answers, end, free_ports, spawned, wait_until
+from tests.processes import answers, end, free_ports, spawned, wait_for
 from tests.swift import S3Server
 
 __all__ = ["Ceph"]
@@ -109,11 +109,12 @@ class Ceph(S3Server):
             self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", OSD)
         self._spawn("ceph-osd", "-i", "0")
         self._spawn("radosgw", "-n", "client.rgw")
-        try:
-            wait_until(lambda: answers(self.port), START_SECONDS, lambda: f"Ceph does not start:\n{self._log()}")
-        except AssertionError:
-            self.kill()
-            raise
+        wait_for(
+            self._daemons,
+            lambda: answers(self.port),
+            START_SECONDS,
+            lambda: f"Ceph does not start:\n{self._log()}",
+        )
         if fresh:
             keys = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
             self._run("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid=ci", "--display-name=ci", *keys)

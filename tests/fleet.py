@@ -15,7 +15,7 @@ import pytest
 
 from infra.fleet import LEASES
 from tests.postgres import Postgres
-from tests.processes import end, free_ports, spawned, wait_until
+from tests.processes import end, free_ports, spawned, wait_for
 
 __all__ = ["PROJECT", "Prefect", "fleet"]
 
@@ -47,7 +47,12 @@ class Prefect:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self._server.append(self._run("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)))
-        wait_until(self._healthy, START_SECONDS, lambda: f"Prefect's server does not start:\n{self.log('server')}")
+        wait_for(
+            self._server,
+            self._healthy,
+            START_SECONDS,
+            lambda: f"Prefect's server does not start:\n{self.log('server')}",
+        )
 
     def start_worker(self) -> None:
         """Start a worker of our pool; it starts each run as a process of its own."""

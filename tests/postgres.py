@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import answers, end, free_ports, spawned, wait_until
+from tests.processes import answers, end, free_ports, spawned, wait_for
 
 __all__ = ["Postgres", "postgres"]
 
@@ -43,7 +43,7 @@ class Postgres:
         command = [self._binaries / "postgres", "-D", self.root, "-p", str(self.port), *settings]
         log = self.root.parent / "postgres.log"
         self._server.append(spawned(command, log, **_as_user()))
-        wait_until(self._ready, START_SECONDS, lambda: f"PostgreSQL does not start:\n{log.read_text()}")
+        wait_for(self._server, self._ready, START_SECONDS, lambda: f"PostgreSQL does not start:\n{log.read_text()}")
 
     def stop(self) -> None:
         """Stop it in good order, without waiting for its clients."""

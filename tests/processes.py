@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["answers", "end", "free_ports", "spawned", "wait_until"]
+__all__ = ["answers", "end", "free_ports", "spawned", "wait_for", "wait_until"]
 
 Found = TypeVar("Found")
 
@@ -36,6 +36,17 @@ def end(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> Non
     for process in processes:
         process.wait()
     processes.clear()
+
+
+def wait_for(
+    servers: list[subprocess.Popen[bytes]], ready: Callable[[], object], seconds: float, otherwise: Callable[[], str]
+) -> None:
+    """`wait_until` servers are ready; those that are not in time are killed."""
+    try:
+        wait_until(ready, seconds, otherwise)
+    except AssertionError:
+        end(servers, signal.SIGKILL)
+        raise
 
 
 def free_ports(count: int) -> list[int]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import answers, end, free_ports, spawned, wait_until
+from tests.processes import answers, end, free_ports, spawned, wait_for
 
 __all__ = ["Bucket", "S3Server", "Swift", "bucket", "s3"]
 
@@ -156,11 +156,7 @@ class Swift(S3Server):
         for kind in self.ports:
             command = [self.python, self.python.parent / f"swift-{kind}-server", self.root / f"{kind}-server.conf"]
             self._servers.append(spawned(command, self.root / f"{kind}.log"))
-        try:
-            wait_until(lambda: not self._silent(), START_SECONDS, self._logs)
-        except AssertionError:
-            self.kill()
-            raise
+        wait_for(self._servers, lambda: not self._silent(), START_SECONDS, self._logs)
 
     def stop(self) -> None:
         """Stop the servers in good order."""
