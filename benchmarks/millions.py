@@ -1,10 +1,10 @@
 """What ten million planned samples, and a store of a thousand versions, cost whoever needs a little of them.
 
-Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; for the report to go
-through a finished night of a tenth of them; to list versions; to open a version of ten thousand shards; and for the
-garbage collection to look through it all. Each is measured in a process of its own, on a folder. Memory is what was
-taken beyond that after imports. Versions are manifests whose shards are names alone: nobody may look at them; the
-finished night's shards have their tables, and no arrays.
+Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; for the report, and
+noise learning's ranking, to go through a finished night of a tenth of them; to list versions; to open a version of ten
+thousand shards; and for the garbage collection to look through it all. Each is measured in a process of its own, on a
+folder. Memory is what was taken beyond that after imports. Versions are manifests whose shards are names alone: nobody
+may look at them; the finished night's shards have their tables, and no arrays.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ import pandas as pd
 
 from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.fleet import in_process, peak
-from infra.settings import RetentionSettings, Settings
+from infra.settings import RetentionSettings, SelectSettings, Settings
 from infra.store import Manifest, SegmentationDataset, Store, list_versions, write_shard
 from infra.store.folder import Folder
 from infra.store.manifest import ShardSum
 from infra.store.publications import append
 from tasks.collect import find_garbage
+from tasks.folds import rank
 from tasks.ledger import read_ledger
 from tasks.plan import load_tokenizer, start_run
 from tasks.planned import Plan
 from tasks.pool import rows_of
+from tasks.ranking import read_ranking
 
 SAMPLES = {"quick": 20_000, "default": 10_000_000, "full": 10_000_000}  # a tenth of them composed
 VERSIONS = {"quick": 10, "default": 1_000, "full": 1_000}
 SHARDS = {"quick": 100, "default": 10_000, "full": 10_000}  # of the version that is opened, and of an unfinished run
 TASKS = 20  # whose shards are read
 DAY = 86_400.0
+STATS = {"loss": {"1": 1.0}, "pixels": {"1": 9}}  # of every shard, as noise learning's have them
 
 
 def main(size: Size) -> list[Claim]:
@@ -46,7 +49,7 @@ def main(size: Size) -> list[Claim]:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         planned, read, scenes = (in_process("millions", job, folder, SAMPLES[size]) for job in ("plan", "read", "pool"))
         finish(folder, SAMPLES[size] // 10)
-        counted_up = in_process("millions", "report", folder, SAMPLES[size] // 10)
+        counted_up, ranked = (in_process("millions", job, folder, SAMPLES[size] // 10) for job in ("report", "rank"))
         publish(Store.open(folder), VERSIONS[size], SHARDS[size])
         listed, opened, collected = (in_process("millions", job, folder, 0) for job in ("list", "open", "collect"))
     for name, found in locals().items():
@@ -60,6 +63,7 @@ def main(size: Size) -> list[Claim]:
         Claim("rows of one shard of it: MB of memory", read["memory"], "<= 200"),
         Claim("rows that scenes are made of, once a process: seconds", scenes["seconds"], "<= 15"),
         Claim("report on a finished million: MB of memory", counted_up["memory"], "<= 400"),
+        Claim("ranking of a finished million: MB of memory", ranked["memory"], "<= 400"),
         Claim("list of a thousand versions: seconds", listed["seconds"], "<= 3"),
         Claim("list of a thousand versions: MB read", listed["read"], "<= 4"),
         Claim("version of ten thousand shards opened: seconds", opened["seconds"], "<= 1"),
@@ -125,14 +129,14 @@ def pool(url: str, count: int) -> dict[str, float]:
 
 
 def finish(url: str, count: int) -> None:
-    """Write the tables of a night's shards as its stages leave them: a fifth rejected."""
+    """Write the tables of a night's shards as its stages leave them, those of noise learning too: a fifth rejected."""
     settings, store = night(url, count, "finished", shard_size=1024), Store.open(url)
     count_tokens, max_tokens = load_tokenizer("embedded")
     start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
     plan = Plan(store, settings)
 
     def stage(name: str, shard: int, rows: pd.DataFrame, **columns: Any) -> None:
-        write_shard(store, f"runs/finished/{name}/{shard:05d}", {}, rows.assign(**columns))
+        write_shard(store, f"runs/finished/{name}/{shard:05d}", {}, rows.assign(**columns), STATS)
 
     for shard in (*plan.generated, *plan.composed):
         rows = plan.of_shard(shard)[["row", "id"]].reset_index(drop=True)
@@ -142,6 +146,8 @@ def finish(url: str, count: int) -> None:
         else:
             stage("synthesize", shard, rows)
             stage("refine", shard, rows, **label)
+            stage("screen", shard, rows, keep=keep)
+            stage("held-out", shard, rows[keep], agreement=0.9, quality=random.random())
         stage("select", shard, rows, keep=keep, reason=keep.map({True: "", False: "area"}), score=0.5)
 
 
@@ -150,6 +156,15 @@ def reported(url: str, _: int) -> dict[str, float]:
     with counted() as found:
         census = read_ledger(Store.open(url), "finished").census
     return found | {"samples": census.whole.planned, "kept": census.whole.kept}
+
+
+def ranked(url: str, count: int) -> dict[str, float]:
+    """Find the bars of a finished night's classes."""
+    settings = night(url, count, "finished", shard_size=1024)
+    settings = settings.model_copy(update={"select": SelectSettings(folds=2, keep="auto")})
+    with counted() as found:
+        rank.fn(settings)
+    return found | {"bars": len(read_ranking(Store.open(url), "runs/finished").bars)}
 
 
 def publish(store: Store, versions: int, shards: int) -> None:
@@ -191,7 +206,8 @@ def collected(url: str, _: int) -> dict[str, float]:
 
 
 JOBS: dict[str, Callable[[str, int], dict[str, float]]] = {
-    "plan": plan, "read": read, "pool": pool, "report": reported, "list": listed, "open": opened, "collect": collected,
+    "plan": plan, "read": read, "pool": pool, "report": reported, "rank": ranked, "list": listed, "open": opened,
+    "collect": collected,
 }  # fmt: skip
 
 if __name__ == "__main__":

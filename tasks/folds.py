@@ -5,14 +5,14 @@ predicts the fold's samples. Where it would have given the label, too, the label
 
     checkpoints/<run>-<identity>-fold-<fold>/   the networks, meta.json last
     runs/<run>/held-out/<shard>                 `loss`, `predicted` label and the scores of a shard's samples
-    runs/<run>/losses.json                      mean loss of each label id
-    runs/<run>/ranking.parquet                  the verdict on every screened row, last
+    runs/<run>/ranking.json                     the bar of each class, and the mean loss of each label id
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,18 +26,21 @@ from torch.utils.data import Dataset
 from infra.blocks import open_store
 from infra.clusters import gpu_slot
 from infra.settings import Settings
-from infra.store import Marker, ShardReader, Store, read_marker, read_shard, write_shard
+from infra.store import Marker, ShardReader, Store, check_marker, read_marker, read_shard, write_shard
 from infra.store.tables import as_frame
 from models.metrics import IGNORE
 from tasks.planned import Plan
 from tasks.progress import Report
-from tasks.select import LOSS_UNIT, prune, prune_outliers
+from tasks.ranking import Scores
+from tasks.records import Ranking
+from tasks.select import LOSS_UNIT
 from tasks.shards import over_shards
 from tasks.train import advance, class_names, finish_training, load_folder
 
 __all__ = ["Screened", "hold_out", "hold_out_shard", "image_scores", "learn_fold", "pixel_losses", "rank"]
 
 _PLANNED = ["row", "id", "kind", "classes", "shard"]  # columns of the plan that are needed here
+_PLACED = ["shard", "place", "fold"]  # and of a screened sample for training
 _TEMPERATURE = 0.1  # of the soft minimum over pixels; cleanlab's for segmentation
 
 
@@ -75,12 +78,12 @@ def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 class Screened(Dataset[dict[str, Any]]):
     """Images and labels of a run's screened rows, read from their shards one by one; items as `LabelledItem`.
 
-    `rows` holds `row`, `shard` and `place` (position in the shard), in the order of the items.
+    `rows` holds `shard` and `place` (position in the shard), in the order of the items.
     """
 
     def __init__(self, store: Store, run: str, rows: pd.DataFrame) -> None:
         self._store, self._run = store, run
-        self._where = list(zip(rows["shard"].tolist(), rows["place"].tolist(), strict=True))
+        self._where = rows[["shard", "place"]].to_numpy(np.int64)
         self._readers: dict[str, ShardReader] = {}
 
     def __len__(self) -> int:
@@ -102,25 +105,24 @@ class Screened(Dataset[dict[str, Any]]):
         return self._readers[path]
 
 
-def _screened(store: Store, settings: Settings, shards: Iterable[int] | None = None) -> pd.DataFrame:
-    """Generated rows that passed the screen, by row: `row`, `id`, `classes`, `shard`, `place` in it, and `fold`.
-
-    With them the screen's `keep`, `reason` and `score`. Of all shards unless some are named.
-    """
-    plan = Plan(store, settings)
-    if shards is None:
-        shards, tables = plan.generated, (as_frame(table) for table in plan.columns(_PLANNED))
-    else:
-        tables = (plan.of_shard(shard) for shard in shards)
-    rows = pd.concat((table.loc[table["kind"] != "composed", _PLANNED] for table in tables), ignore_index=True)
-    rows = rows.assign(place=rows.groupby("shard").cumcount()).merge(_verdicts(store, settings, shards), on="row")
-    return rows[rows["keep"]].sort_values("row").assign(fold=lambda r: r["row"] % settings.select.folds)
+def _screened(store: Store, settings: Settings) -> Iterator[pd.DataFrame]:
+    """Generated rows that passed the screen, as `_passed` has them, a group of whole shards at a time."""
+    for table in Plan(store, settings).columns(_PLANNED):
+        rows = as_frame(table)
+        rows = rows[rows["kind"] != "composed"]
+        if len(rows) and len(passed := _passed(store, settings, rows)):
+            yield passed
 
 
-def _verdicts(store: Store, settings: Settings, shards: Iterable[int]) -> pd.DataFrame:
-    paths = [f"runs/{settings.name}/screen/{shard:05d}.parquet" for shard in shards]
+def _passed(store: Store, settings: Settings, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of whole shards' rows those that passed the screen: `row`, `id`, `classes`, `shard`, `place` in it, `fold`."""
+    paths = [f"runs/{settings.name}/screen/{shard:05d}.parquet" for shard in rows["shard"].unique()]
     with ThreadPoolExecutor(store.place.readers) as pool:
-        return pd.concat(pool.map(lambda path: store.read_table(path)[["row", "keep", "reason", "score"]], paths))
+        verdicts = pd.concat(pool.map(lambda path: store.read_table(path)[["row", "keep"]], paths))
+    rows = rows[["row", "id", "classes", "shard"]].assign(place=rows.groupby("shard").cumcount())
+    rows = rows.merge(verdicts, on="row")
+    rows = rows[rows["keep"]].drop(columns="keep").sort_values("row", ignore_index=True)
+    return rows.assign(fold=rows["row"] % settings.select.folds)
 
 
 def _folder(settings: Settings, fold: int) -> str:
@@ -135,8 +137,13 @@ def learn_fold(settings: Settings, fold: int) -> str:
     store, folder = open_store(settings.store), _folder(settings, fold)
     if store.exists(f"{folder}/meta.json"):
         return folder
-    rows = _screened(store, settings)
+    rows = pd.concat([pd.DataFrame(columns=_PLACED, dtype=np.int64), *(r[_PLACED] for r in _screened(store, settings))])
     samples = Screened(store, settings.name, rows[rows["fold"] != fold])
+    if not len(samples):
+        raise ValueError(
+            f"no sample of the other folds passed the screen, so fold {fold} has nothing to learn from; "
+            f"mend the generator or loosen the select settings, and take another name"
+        )
     # not the settings' recipe: that may change without making another dataset
     steps = settings.select.fold_steps
     recipe = TrainingRecipe(steps=steps, warmup=min(100, steps // 5), seed=settings.seed % 2**32)
@@ -156,13 +163,13 @@ def hold_out_shard(settings: Settings, shard: int) -> Marker:
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
-    rows = _screened(store, settings, [shard])
+    rows = _passed(store, settings, Plan(store, settings).of_shard(shard))
     images = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image"])[0]["image"][rows["place"]]
     labels = read_shard(store, f"{run}/refine/{shard:05d}", ["label"])[0]["label"][rows["place"]]
-    ids, tables = settings.load_vocabulary().ids, []
+    ids, tables = settings.load_vocabulary().ids, [rows[["row", "id"]].iloc[:0].assign(agreement=0.0, quality=0.0)]
     losses, predicted = np.zeros(labels.shape, np.uint8), np.zeros(labels.shape, np.uint8)
     with gpu_slot(settings.compute), Report("hold-out", f"{shard:05d}", len(rows)) as report:
-        for fold, of_fold in rows.reset_index(drop=True).groupby("fold"):
+        for fold, of_fold in rows.groupby("fold"):
             network = load_folder(store, _folder(settings, fold))
             for begin in range(0, len(of_fold), settings.evaluate.batch_size):
                 batch = of_fold.iloc[begin : begin + settings.evaluate.batch_size]
@@ -175,19 +182,19 @@ def hold_out_shard(settings: Settings, shard: int) -> Marker:
                 scores = image_scores(found, labels[batch.index], classes)
                 tables.append(batch[["row", "id"]].reset_index(drop=True).join(scores))
                 report(len(batch))
-    table = pd.concat(tables or [pd.DataFrame(columns=["agreement", "quality", "row", "id"])]).sort_values("row")
+    table = pd.concat(tables).sort_values("row", ignore_index=True)
     known = [0, *ids.values()]
     stats = {
         "pixels": {str(i): int((labels == i).sum()) for i in known},
         "loss": {str(i): float(losses[labels == i].sum(dtype=np.int64) * LOSS_UNIT) for i in known},
     }
     arrays = {"loss": losses, "predicted": predicted}
-    return write_shard(store, path, arrays, table.reset_index(drop=True), stats, time.monotonic() - start)
+    return write_shard(store, path, arrays, table, stats, time.monotonic() - start)
 
 
 @task(name="rank")
 def rank(settings: Settings) -> None:
-    """Write the verdict on every screened row of the run, and each label id's mean held-out loss.
+    """Write by what the run's screened rows are judged: a bar a class, and each label id's mean held-out loss.
 
     A row's score is its quality; of each class the share `select.keep` with the highest stays, or with "auto" all but
     those far below the others. Agreement, the paper's choice, tells less of networks that have learnt little: planted
@@ -195,16 +202,19 @@ def rank(settings: Settings) -> None:
     0.99 (`benchmarks.faults`).
     """
     store, run = open_store(settings.store), f"runs/{settings.name}"
-    rows = _screened(store, settings).drop(columns="score")
-    paths = [f"{run}/held-out/{shard:05d}" for shard in rows["shard"].unique()]
-    markers = [ShardReader(store, path).marker for path in paths]
-    rows = rows.merge(pd.concat([store.read_table(f"{path}.parquet") for path in paths]).drop(columns="id"), on="row")
-    judged, keep = rows.assign(score=rows["quality"]), settings.select.keep
-    ranked = prune_outliers(judged) if keep == "auto" else prune(judged, keep)
-    sums = {kind: pd.DataFrame([m.stats[kind] for m in markers]).sum() for kind in ("loss", "pixels")}
-    means: pd.Series[float] = sums["loss"] / sums["pixels"].clip(lower=1)
-    store.write_json(f"{run}/losses.json", {str(label): float(mean) for label, mean in means.items()})
-    store.write_table(f"{run}/ranking.parquet", ranked[["row", "keep", "reason", "score", "agreement", "quality"]])
+    scores, loss, pixels = Scores(), Counter[str](), Counter[str]()
+    for rows in _screened(store, settings):
+        paths = [f"{run}/held-out/{shard:05d}" for shard in rows["shard"].unique()]
+        with ThreadPoolExecutor(store.place.readers) as pool:
+            markers = list(pool.map(lambda path: check_marker(store, path), paths))
+            tables = list(pool.map(lambda path: store.read_table(f"{path}.parquet")[["row", "quality"]], paths))
+        scores.add(rows.merge(pd.concat(tables), on="row").rename(columns={"quality": "score"}))
+        for marker in markers:
+            loss.update(marker.stats["loss"])
+            pixels.update(marker.stats["pixels"])
+    means = {int(label): loss[label] / max(1, count) for label, count in pixels.items()}
+    ranking = Ranking(bars=scores.bars(settings.select.keep), losses=means)
+    store.write_json(f"{run}/ranking.json", ranking.model_dump(mode="json"))
 
 
 hold_out = over_shards("hold-out", hold_out_shard)

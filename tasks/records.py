@@ -12,13 +12,14 @@ from infra.store.store import NAME
 from infra.vocabulary import Seeds
 
 __all__ = [
+    "Bar",
     "Champion",
     "Compared",
     "Evaluated",
-    "Losses",
     "Meta",
     "Origin",
     "Planned",
+    "Ranking",
     "Record",
     "Shown",
     "Trained",
@@ -31,7 +32,6 @@ Amount = Annotated[float, Field(ge=0)]
 Weights = dict[str, Amount]
 Byte = Annotated[int, Field(ge=0, le=255)]
 ClassId = Annotated[int, Field(ge=1, le=254)]
-Losses = dict[Byte, Amount]  # mean held-out loss by label id
 
 
 class _Part(BaseModel):
@@ -159,6 +159,20 @@ class Origin(_Part):
     run: Annotated[str, Field(pattern=f"^{NAME}$")]
     identity: str = ""
     classes: dict[str, ClassId]
+
+
+class Bar(_Part):
+    """The last sample of a class that stays, by score and row."""
+
+    score: Share
+    row: Annotated[int, Field(ge=0)]
+
+
+class Ranking(_Part):
+    """ranking.json of a run: the bar of each class, and the mean held-out loss of each label id."""
+
+    bars: dict[str, Bar]
+    losses: dict[Byte, Amount]
 
 
 def origin_of(manifest: Manifest | Published) -> Origin:

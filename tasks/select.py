@@ -7,10 +7,8 @@ with `select.folds`, `tasks.folds` ranks those that pass by what cross-validated
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,7 +21,8 @@ from infra.store import Marker, Store, read_marker, read_shard, write_shard
 from models.scenes import IGNORE, components
 from tasks.planned import Plan
 from tasks.progress import Report
-from tasks.records import Losses
+from tasks.ranking import clear_bars, read_ranking
+from tasks.records import Ranking
 from tasks.shards import over_shards
 
 __all__ = [
@@ -31,8 +30,6 @@ __all__ = [
     "REASONS",
     "Reason",
     "judge_rows",
-    "prune",
-    "prune_outliers",
     "screen",
     "select",
     "sure_labels",
@@ -59,10 +56,6 @@ REASONS: dict[Reason, str] = {  # the first that holds is given
 
 SPECK = 0.001  # of the image; smaller pieces are not counted
 BLACK = 8  # brightest 8-bit level of an image that counts as black
-# Robust standard deviations. Of faults in 6 % of drawn scenes' labels this drops 0.56 (7 % of all labels) after
-# 600 steps a fold, 0.99 (10 %) after 2 400; of a night's 7 %: one in seven has IoU under 0.8, of the rest one in 25.
-OUTLIER = 2.0
-_CERTAIN = 1e-6  # score whose odds are as good as none
 LOSS_UNIT = 1 / 32  # of stored held-out losses: 255 stands for 8 and more, probabilities under 0.0004
 FLAT = 3  # 8-bit levels that each channel of a blank image spans at most; drawn snow spans 14 and more
 
@@ -169,41 +162,6 @@ def _failures(
     return {reason: np.asarray(failed[reason], np.bool_) for reason in get_args(Reason) if reason in failed}
 
 
-def prune(table: pd.DataFrame, share: float) -> pd.DataFrame:
-    """The verdicts of a whole run with only the top `share` of each class kept, by score, ties by row.
-
-    `table` holds `row`, `classes`, `keep`, `reason` and `score`. Of n kept rows of a class, floor(share n) stay, but at
-    least one, so that no class vanishes; a row of several classes has to stay in each. Counted in exact fractions:
-    0.29 of 100 are 29. Negatives stay.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share} of each class to keep is outside (0, 1]; 1 keeps all")
-    ranked = table[table["keep"]].explode("classes").dropna(subset="classes")
-    ranked = ranked.sort_values(["score", "row"], ascending=[False, True])
-    groups = ranked.groupby("classes")
-    allowed = groups["row"].transform("size").map(lambda n: max(1, math.floor(Fraction(str(share)) * n)))
-    return _without(table, table["row"].isin(ranked.loc[groups.cumcount() >= allowed, "row"]))
-
-
-def prune_outliers(table: pd.DataFrame) -> pd.DataFrame:
-    """As `prune`, without a share: rows go whose score lies far below those of a class of theirs.
-
-    Far is `OUTLIER` robust standard deviations (1.4826 times the median absolute deviation) under the median, both of
-    the scores' log-odds. A class whose scores are mostly equal loses none.
-    """
-    ranked = table[table["keep"]].explode("classes").dropna(subset="classes")
-    odds = ranked["score"].clip(_CERTAIN, 1 - _CERTAIN)
-    odds = np.log(odds / (1 - odds))
-    below = odds.groupby(ranked["classes"]).transform("median") - odds
-    deviation = 1.4826 * below.abs().groupby(ranked["classes"]).transform("median")
-    beaten = table["row"].isin(ranked.loc[(deviation > 0) & (below > OUTLIER * deviation), "row"])
-    return _without(table, beaten)
-
-
-def _without(table: pd.DataFrame, beaten: pd.Series[bool]) -> pd.DataFrame:
-    return table.assign(keep=table["keep"] & ~beaten, reason=table["reason"].mask(beaten, "rank"))
-
-
 def sure_labels(
     labels: Labels, losses: NDArray[np.floating[Any]], means: Mapping[int, float], multiple: float
 ) -> Labels:
@@ -222,7 +180,7 @@ def screen_shard(settings: Settings, shard: int) -> Marker:
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
-    _, verdicts = _judge(store, settings, shard, "screen")
+    _, verdicts = _judge(store, settings, shard, Plan(store, settings).of_shard(shard), "screen")
     return write_shard(store, path, {}, verdicts, _count(verdicts), time.monotonic() - start)
 
 
@@ -235,12 +193,17 @@ def select_shard(settings: Settings, shard: int) -> Marker:
     store, path = _place(settings, "select", shard)
     if (marker := read_marker(store, path)) is not None:
         return marker
-    start, run, arrays = time.monotonic(), f"runs/{settings.name}", {}
-    labels, verdicts = _judge(store, settings, shard, "select")
+    start, arrays, rows = time.monotonic(), {}, Plan(store, settings).of_shard(shard)
+    labels, verdicts = _judge(store, settings, shard, rows, "select")
+    run, multiple = f"runs/{settings.name}", settings.select.pixel_loss
     if settings.select.folds and read_marker(store, f"{run}/held-out/{shard:05d}") is not None:
-        verdicts = _ranked(store, run, verdicts)
-        if settings.select.pixel_loss is not None:
-            arrays["label"] = _filtered(store, run, shard, labels, verdicts, settings.select.pixel_loss)
+        found, judged = read_shard(store, f"{run}/held-out/{shard:05d}", [] if multiple is None else ["loss"])
+        ranking = read_ranking(store, run)
+        verdicts = _ranked(verdicts, judged.merge(rows[["row", "classes"]], on="row"), ranking)
+        if multiple is not None:
+            losses = np.zeros(labels.shape, np.float32)
+            losses[pd.Index(verdicts["row"]).get_indexer(judged["row"])] = found["loss"] * np.float32(LOSS_UNIT)
+            arrays["label"] = sure_labels(labels, losses, ranking.losses, multiple)
     return write_shard(store, path, arrays, verdicts, _count(verdicts), time.monotonic() - start)
 
 
@@ -249,12 +212,10 @@ def _place(settings: Settings, stage: str, shard: int) -> tuple[Store, str]:
     return store, f"runs/{settings.name}/{stage}/{shard:05d}"
 
 
-def _judge(store: Store, settings: Settings, shard: int, stage: str) -> tuple[Labels, pd.DataFrame]:
-    """Labels of a shard and the verdict on each of its samples by itself."""
-    run = f"runs/{settings.name}"
-    rows = Plan(store, settings).of_shard(shard)
+def _judge(store: Store, settings: Settings, shard: int, rows: pd.DataFrame, stage: str) -> tuple[Labels, pd.DataFrame]:
+    """Labels of a shard, whose rows are planned so, and the verdict on each of its samples by itself."""
     with Report(stage, f"{shard:05d}", len(rows)) as report:
-        images, labels, table = _read(store, run, shard, rows)
+        images, labels, table = _read(store, f"runs/{settings.name}", shard, rows)
         verdicts = judge_rows(images, labels, table, settings.select, settings.load_vocabulary().ids)
         report(len(verdicts))
     return labels, verdicts
@@ -265,21 +226,17 @@ def _count(verdicts: pd.DataFrame) -> dict[str, Any]:
     return {"kept": int(verdicts["keep"].sum()), "rejected": {name: int(count) for name, count in reasons.items()}}
 
 
-def _ranked(store: Store, run: str, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts on generated rows after the ranking, whose score, `agreement` and `quality` they take over."""
-    ranking = store.read_table(f"{run}/ranking.parquet").set_index("row").reindex(verdicts["row"]).reset_index()
-    judged = ranking["keep"].notna()
-    columns = {name: verdicts[name].mask(judged, ranking[name]) for name in ("keep", "reason", "score")}
-    return verdicts.assign(**columns, agreement=ranking["agreement"], quality=ranking["quality"]).astype({"keep": bool})
-
-
-def _filtered(store: Store, run: str, shard: int, labels: Labels, verdicts: pd.DataFrame, multiple: float) -> Labels:
-    """Labels of a shard without the pixels of high held-out loss; rows that nobody judged stay as they are."""
-    arrays, judged = read_shard(store, f"{run}/held-out/{shard:05d}", ["loss"])
-    losses = np.zeros(labels.shape, np.float32)
-    losses[pd.Index(verdicts["row"]).get_indexer(judged["row"])] = arrays["loss"] * np.float32(LOSS_UNIT)
-    means = {int(label): mean for label, mean in store.read_json(f"{run}/losses.json", Losses).items()}
-    return sure_labels(labels, losses, means, multiple)
+def _ranked(verdicts: pd.DataFrame, judged: pd.DataFrame, ranking: Ranking) -> pd.DataFrame:
+    """Verdicts after the ranking, with `agreement` and `quality` of `judged` rows; the latter is their score."""
+    beaten = verdicts["row"].isin(judged.loc[~clear_bars(judged.assign(score=judged["quality"]), ranking.bars), "row"])
+    found = judged.set_index("row")[["agreement", "quality"]].reindex(verdicts["row"]).reset_index(drop=True)
+    return verdicts.assign(
+        keep=verdicts["keep"] & ~beaten,
+        reason=verdicts["reason"].mask(beaten, "rank"),
+        score=found["quality"].fillna(verdicts["score"]),
+        agreement=found["agreement"],
+        quality=found["quality"],
+    )
 
 
 def _read(store: Store, run: str, shard: int, rows: pd.DataFrame) -> tuple[Images, Labels, pd.DataFrame]:

@@ -12,7 +12,7 @@ from infra.store.manifest import Manifest, read_version
 from infra.store.place import Usage
 from infra.store.publications import Published, list_versions
 from infra.store.reader import ShardReader, read_shard
-from infra.store.shards import Marker, read_marker, write_shard
+from infra.store.shards import Marker, check_marker, read_marker, write_shard
 from infra.store.store import Store, check_name
 from infra.store.verify import Problem, verify_run, verify_version
 from infra.store.versions import publish_version
@@ -33,6 +33,7 @@ __all__ = [
     "Store",
     "StoreError",
     "Usage",
+    "check_marker",
     "check_name",
     "list_versions",
     "publish_version",

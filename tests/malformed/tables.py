@@ -20,6 +20,7 @@ from tasks.ledger import read_ledger
 from tasks.plan import PlanError, start_run
 from tasks.planned import Plan
 from tasks.promote import read_champion
+from tasks.ranking import read_ranking
 from tasks.train import load_checkpoint, read_meta
 from tests.malformed import DEEP, Case, Cases
 from tests.malformed.stored import read_raw, store_of
@@ -206,6 +207,16 @@ def records() -> Cases:
                 "store|checkpoints/c",
             ),
         )
+    rankings: dict[str, tuple[Any, str]] = {
+        "bars that are a list": ({"bars": [], "losses": {}}, "bars"),
+        "bar that is a number": ({"bars": {"car": 0.5}, "losses": {}}, "bars.car"),
+        "bar over 1": ({"bars": {"car": {"score": 7, "row": 0}}, "losses": {}}, "score"),
+        "loss of no label": ({"bars": {}, "losses": {"x": 1}}, "losses"),
+        "loss below nothing": ({"bars": {}, "losses": {"1": -1}}, "losses"),
+    }
+    for name, (ranking, words) in rankings.items():
+        path = "runs/nightly/ranking.json"
+        yield f"ranking.json: {name}", case(path, ranking, lambda s: read_ranking(s, "runs/nightly"), words)
     shown: dict[str, tuple[str, Any, str]] = {
         "curve that is text": ("training.json", {"curve": "x"}, "curve"),
         "steps without loss": ("training.json", {"curve": [{"step": 1}]}, "loss"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from models.embedded import world
 from models.metrics import IGNORE
 from tasks.folds import hold_out_shard, image_scores, learn_fold, pixel_losses, rank
 from tasks.plan import make_plan
+from tasks.ranking import read_ranking
 from tasks.select import LOSS_UNIT, screen_shard, select_shard, sure_labels
 
 CLASSES = ("ball",)
@@ -155,4 +158,24 @@ def test_a_finished_fold_is_not_trained_again(night: Settings) -> None:
     assert learn_fold.fn(night, 0) == first
     assert store.read_bytes(f"{first}/meta.json") == before
     learnt = [store.read_json(f"{folder}/meta.json")["samples"] for folder in (first, second)]
-    assert sum(learnt) == len(store.read_table("runs/nightly/ranking.parquet"))
+    assert sum(learnt) == sum(len(store.read_table(f"runs/nightly/held-out/{shard:05d}.parquet")) for shard in range(3))
+
+
+def test_a_shard_of_which_nothing_passes_the_screen_is_judged_by_nobody(tmp_path: Path) -> None:
+    settings = Settings(
+        store={"url": str(tmp_path)}, classes=CLASSES, plan={"images": 4, "multi": 0.0, "negatives": 0.0},
+        select={"folds": 2},
+    )  # fmt: skip
+    store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
+    store.write_table("runs/nightly/plan.parquet", plan)
+    rows, black = plan[["row", "id"]], np.zeros((4, 8, 8, 3), np.uint8)
+    write_shard(store, "runs/nightly/synthesize/00000", {"image": black, "finite": np.ones(4, np.bool_)}, rows)
+    label, sure = np.zeros((4, 8, 8), np.uint8), rows.assign(confidence=0.9, consistency=0.9)
+    write_shard(store, "runs/nightly/refine/00000", {"label": label}, sure)
+    screen_shard(settings, 0)
+    assert hold_out_shard(settings, 0).ids == ()
+    rank.fn(settings)
+    assert read_ranking(store, "runs/nightly").bars == {}
+    assert select_shard(settings, 0).stats == {"kept": 0, "rejected": {"black": 4}}
+    with pytest.raises(ValueError, match=r"no sample of the other folds passed the screen.*loosen the select settings"):
+        learn_fold.fn(settings, 0)

@@ -9,7 +9,7 @@ import pytest
 from infra.settings import SelectSettings, Settings
 from infra.store import Store, read_marker, read_shard, write_shard
 from tasks.plan import start_run
-from tasks.select import REASONS, judge_rows, prune, prune_outliers, select_shard
+from tasks.select import REASONS, judge_rows, select_shard
 
 IDS = {"car": 1, "tree": 2}
 SETTINGS = SelectSettings()
@@ -145,60 +145,6 @@ def test_a_label_of_another_size_is_refused():
 def test_a_label_value_that_no_class_has_is_refused_with_the_sample():
     with pytest.raises(ValueError, match="label of 00000001 holds 7"):
         judge(good(), good(label=label_with(np.s_[:9], value=7)))
-
-
-def run_of(scores: list[float], classes: list[list[str]]) -> pd.DataFrame:
-    rows = np.arange(len(scores))
-    return pd.DataFrame({"row": rows, "classes": classes, "keep": True, "reason": "", "score": scores})
-
-
-@pytest.mark.parametrize(("share", "count", "kept"), [(0.3, 10, 3), (0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7)])
-def test_just_that_share_of_a_class_survives_ranking(share: float, count: int, kept: int):
-    pruned = prune(run_of(list(np.linspace(0, 1, count)), [["car"]] * count), share)
-    assert pruned["keep"].sum() == kept
-    assert pruned["keep"].iloc[-kept:].all()
-    assert set(pruned.loc[~pruned["keep"], "reason"]) <= {"rank"}
-
-
-def test_ranking_goes_by_class_and_leaves_negatives_and_earlier_rejections_alone():
-    run = run_of([0.9, 0.8, 0.2, 0.1, 1.0, 0.7], [["car"], ["car"], ["tree"], ["tree"], [], ["car"]])
-    run.loc[5, ["keep", "reason"]] = [False, "area"]
-    pruned = prune(run, 0.5)
-    assert list(pruned["reason"]) == ["", "rank", "", "rank", "", "area"]
-
-
-def test_ranking_never_empties_a_class_and_ties_go_to_the_first_row():
-    assert list(prune(run_of([0.5, 0.5], [["car"]] * 2), 0.1)["keep"]) == [True, False]
-
-
-def test_a_row_of_two_classes_has_to_rank_in_both():
-    run = run_of([0.5, 0.9, 0.1], [["car", "tree"], ["car"], ["tree"]])
-    assert list(prune(run, 0.5)["keep"]) == [False, True, False]
-
-
-def test_what_stands_out_below_its_class_is_found_without_a_share():
-    low = [*np.linspace(0.10, 0.20, 20), 0.01]  # a hard class: even its good labels are trusted little
-    high = [*np.linspace(0.90, 0.95, 20), 0.5]
-    run = run_of([*low, *high, 0.0], [["tree"]] * 21 + [["car"]] * 21 + [[]])
-    pruned = prune_outliers(run)
-    assert list(pruned.index[~pruned["keep"]]) == [20, 41]
-    assert set(pruned["reason"]) == {"", "rank"}
-
-
-def test_a_class_of_equal_scores_has_nothing_that_stands_out():
-    assert prune_outliers(run_of([1.0] * 8 + [0.9], [["car"]] * 9))["keep"].all()
-    assert prune_outliers(run_of([], []))["keep"].empty
-
-
-def test_a_row_of_two_classes_may_not_stand_out_in_either():
-    scores = [*np.linspace(0.90, 0.95, 9), *np.linspace(0.1, 0.2, 9), 0.15]
-    run = run_of(scores, [["car"]] * 9 + [["tree"]] * 9 + [["car", "tree"]])
-    assert list(prune_outliers(run)["keep"]) == [True] * 18 + [False]
-
-
-def test_a_share_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match="share 0"):
-        prune(run_of([0.5], [["car"]]), 0)
 
 
 def test_a_shard_in_the_store_is_judged_once(tmp_path: Path):
