@@ -116,13 +116,22 @@ def _screened(store: Store, settings: Settings) -> Iterator[pd.DataFrame]:
 
 def _passed(store: Store, settings: Settings, rows: pd.DataFrame) -> pd.DataFrame:
     """Of whole shards' rows those that passed the screen: `row`, `id`, `classes`, `shard`, `place` in it, `fold`."""
-    paths = [f"runs/{settings.name}/screen/{shard:05d}.parquet" for shard in rows["shard"].unique()]
-    with ThreadPoolExecutor(store.place.readers) as pool:
-        verdicts = pd.concat(pool.map(lambda path: store.read_table(path)[["row", "keep"]], paths))
+    verdicts = _tables(store, _shards(settings, "screen", rows), ["row", "keep"])
     rows = rows[["row", "id", "classes", "shard"]].assign(place=rows.groupby("shard").cumcount())
     rows = rows.merge(verdicts, on="row")
     rows = rows[rows["keep"]].drop(columns="keep").sort_values("row", ignore_index=True)
     return rows.assign(fold=rows["row"] % settings.select.folds)
+
+
+def _shards(settings: Settings, stage: str, rows: pd.DataFrame) -> list[str]:
+    """Paths of a stage's shards that hold these rows."""
+    return [f"runs/{settings.name}/{stage}/{shard:05d}" for shard in rows["shard"].unique()]
+
+
+def _tables(store: Store, shards: Sequence[str], columns: list[str]) -> pd.DataFrame:
+    """These columns of the shards at these paths, as one table."""
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        return pd.concat(pool.map(lambda shard: store.read_table(f"{shard}.parquet")[columns], shards))
 
 
 def _folder(settings: Settings, fold: int) -> str:
@@ -201,20 +210,18 @@ def rank(settings: Settings) -> None:
     faults that the screen lets through have AUROC 0.51 after 600 steps a fold and 0.92 after 2 400, by quality 0.95 and
     0.99 (`benchmarks.faults`).
     """
-    store, run = open_store(settings.store), f"runs/{settings.name}"
-    scores, loss, pixels = Scores(), Counter[str](), Counter[str]()
+    store, scores, loss, pixels = open_store(settings.store), Scores(), Counter[str](), Counter[str]()
     for rows in _screened(store, settings):
-        paths = [f"{run}/held-out/{shard:05d}" for shard in rows["shard"].unique()]
+        shards = _shards(settings, "held-out", rows)
+        judged = rows.merge(_tables(store, shards, ["row", "quality"]), on="row")
+        scores.add(judged.rename(columns={"quality": "score"}))
         with ThreadPoolExecutor(store.place.readers) as pool:
-            markers = list(pool.map(lambda path: check_marker(store, path), paths))
-            tables = list(pool.map(lambda path: store.read_table(f"{path}.parquet")[["row", "quality"]], paths))
-        scores.add(rows.merge(pd.concat(tables), on="row").rename(columns={"quality": "score"}))
-        for marker in markers:
-            loss.update(marker.stats["loss"])
-            pixels.update(marker.stats["pixels"])
+            for marker in pool.map(lambda shard: check_marker(store, shard), shards):
+                loss.update(marker.stats["loss"])
+                pixels.update(marker.stats["pixels"])
     means = {int(label): loss[label] / max(1, count) for label, count in pixels.items()}
     ranking = Ranking(bars=scores.bars(settings.select.keep), losses=means)
-    store.write_json(f"{run}/ranking.json", ranking.model_dump(mode="json"))
+    store.write_json(f"runs/{settings.name}/ranking.json", ranking.model_dump(mode="json"))
 
 
 hold_out = over_shards("hold-out", hold_out_shard)

@@ -214,8 +214,8 @@ def records() -> Cases:
         "loss of no label": ({"bars": {}, "losses": {"x": 1}}, "losses"),
         "loss below nothing": ({"bars": {}, "losses": {"1": -1}}, "losses"),
     }
+    path = "runs/nightly/ranking.json"
     for name, (ranking, words) in rankings.items():
-        path = "runs/nightly/ranking.json"
         yield f"ranking.json: {name}", case(path, ranking, lambda s: read_ranking(s, "runs/nightly"), words)
     shown: dict[str, tuple[str, Any, str]] = {
         "curve that is text": ("training.json", {"curve": "x"}, "curve"),
