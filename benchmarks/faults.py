@@ -1,4 +1,6 @@
-"""Does selection find labels that are wrong? Drawn scenes with exact labels, a tenth of them spoiled, in a run."""
+"""Does selection find labels that are wrong? Drawn scenes with exact labels, a tenth of them
+spoiled, in a run.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from benchmarks.claims import CACHE, Claim, Size, run
 from infra.settings import Settings
 from infra.store import Store, read_marker, read_shard, write_shard
 from models.embedded import world
-from tasks.folds import hold_out_shard, learn_fold, rank
-from tasks.plan import make_plan
-from tasks.select import screen_shard, select_shard
+from tasks.plan.rows import make_plan
+from tasks.select.judge import screen_shard, select_shard
+from tasks.select.noise_learning import hold_out_shard, learn_fold, rank
 
 SHARE = 0.1  # of the rows that name a class
 SHIFT, DILATION = 10, 4  # pixels of 128
@@ -29,7 +31,9 @@ Fault = Callable[[Labels, np.random.Generator], Labels]
 def swapped(label: Labels, rng: np.random.Generator) -> Labels:
     """One class under another's name."""
     old = rng.choice(_classes(label))
-    new = rng.choice([i for i in range(1, len(world.vocabulary()["classes"]) + 1) if i not in _classes(label)])
+    new = rng.choice(
+        [i for i in range(1, len(world.vocabulary()["classes"]) + 1) if i not in _classes(label)]
+    )
     return np.where(label == old, np.uint8(new), label)
 
 
@@ -42,7 +46,9 @@ def shifted(label: Labels, rng: np.random.Generator) -> Labels:
 
 def dilated(label: Labels, rng: np.random.Generator) -> Labels:
     """Every object wider."""
-    return np.asarray(cv2.dilate(label, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * DILATION + 1,) * 2)))
+    return np.asarray(
+        cv2.dilate(label, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * DILATION + 1,) * 2))
+    )
 
 
 def missing(label: Labels, rng: np.random.Generator) -> Labels:
@@ -60,40 +66,62 @@ def _classes(label: Labels) -> list[int]:
 def main(size: Size) -> list[Claim]:
     images, steps = _SIZES[size]
     settings = Settings(
-        name=f"faults-{size}", seed=99, store={"url": str(CACHE / "store")},
+        name=f"faults-{size}",
+        seed=99,
+        store={"url": str(CACHE / "store")},
         plan={"images": images, "multi": 0.4, "negatives": 0.05, "shard_size": 100},
         select={"folds": 3, "fold_steps": steps, "keep": 0.9, "pixel_loss": 4.0},
-    )  # fmt: skip
+    )
     store, run_name = Store.open(settings.store.url), f"runs/{settings.name}"
     plan = make_plan(settings, settings.load_vocabulary())
     store.write_table(f"{run_name}/plan.parquet", plan)
     truth, planted = plant(store, run_name, plan)
     shards = sorted(int(shard) for shard in plan["shard"].unique())
     folds = range(settings.select.folds)
-    for stage, numbers in ((screen_shard, shards), (learn_fold.fn, folds), (hold_out_shard, shards)):
+    for stage, numbers in (
+        (screen_shard, shards),
+        (learn_fold.fn, folds),
+        (hold_out_shard, shards),
+    ):
         for number in numbers:
             stage(settings, number)
             print(f"{stage.__name__} {number} done", flush=True)
     rank.fn(settings)
     for shard in shards:
         select_shard(settings, shard)
-    verdicts = pd.concat(store.read_table(f"{run_name}/select/{shard:05d}.parquet") for shard in shards)
+    verdicts = pd.concat(
+        store.read_table(f"{run_name}/select/{shard:05d}.parquet") for shard in shards
+    )
     # what the screen turned down was found out at once
-    score = verdicts.set_index("row")["score"].where(verdicts.set_index("row")["reason"].isin(["", "rank"]), 0.0)
+    score = verdicts.set_index("row")["score"].where(
+        verdicts.set_index("row")["reason"].isin(["", "rank"]), 0.0
+    )
     named = plan.loc[plan["classes"].map(len) > 0, "row"]
     faulty = planted.reindex(named).notna().to_numpy()
     for fault in FAULTS:
         chosen = np.asarray(~faulty | (planted.reindex(named) == fault.__name__))
         found = auroc(-score[named[chosen]], faulty[chosen])
-        print(f"{fault.__name__}: {int((planted == fault.__name__).sum())} planted, AUROC {found:.3f}")
+        print(
+            f"{fault.__name__}: {int((planted == fault.__name__).sum())} planted, AUROC {found:.3f}"
+        )
     return [
-        Claim("planted faults by the selection's score, AUROC", auroc(-score[named], faulty), ">= 0.95"),
-        Claim("wrong pixels by their held-out loss, AUROC", pixels_found(store, run_name, shards, truth), ">= 0.85"),
+        Claim(
+            "planted faults by the selection's score, AUROC",
+            auroc(-score[named], faulty),
+            ">= 0.95",
+        ),
+        Claim(
+            "wrong pixels by their held-out loss, AUROC",
+            pixels_found(store, run_name, shards, truth),
+            ">= 0.85",
+        ),
     ]
 
 
 def plant(store: Store, run_name: str, plan: pd.DataFrame) -> tuple[dict[int, Labels], pd.Series]:
-    """Write drawn images with their labels, of which some are spoiled; returns exact labels and faults, by row."""
+    """Write drawn images with their labels, of which some are spoiled; returns exact labels and
+    faults, by row.
+    """
     rng, truth, planted = np.random.default_rng(0), {}, {}
     for shard, rows in plan.groupby("shard"):
         images, labels = [], []
@@ -108,7 +136,13 @@ def plant(store: Store, run_name: str, plan: pd.DataFrame) -> tuple[dict[int, La
             images.append(drawing.image)
             labels.append(label)
         table = rows[["row", "id"]]
-        write(store, f"{run_name}/synthesize/{shard:05d}", table, image=images, finite=[True] * len(rows))
+        write(
+            store,
+            f"{run_name}/synthesize/{shard:05d}",
+            table,
+            image=images,
+            finite=[True] * len(rows),
+        )
         scored = table.assign(confidence=1.0, consistency=1.0)
         write(store, f"{run_name}/refine/{shard:05d}", scored, label=labels)
     return truth, pd.Series(planted)
@@ -120,7 +154,9 @@ def write(store: Store, path: str, table: pd.DataFrame, **fields: list[object]) 
         write_shard(store, path, {name: np.stack(values) for name, values in fields.items()}, table)
 
 
-def pixels_found(store: Store, run_name: str, shards: Iterable[int], truth: dict[int, Labels]) -> float:
+def pixels_found(
+    store: Store, run_name: str, shards: Iterable[int], truth: dict[int, Labels]
+) -> float:
     """AUROC of the held-out loss over all pixels of screened rows, wrong ones against right ones."""
     losses, wrong = [], []
     for shard in shards:
@@ -128,7 +164,9 @@ def pixels_found(store: Store, run_name: str, shards: Iterable[int], truth: dict
         labels, labelled = read_shard(store, f"{run_name}/refine/{shard:05d}", ["label"])
         places = pd.Index(labelled["row"]).get_indexer(rows["row"])
         losses.append(arrays["loss"].ravel())
-        wrong.append((labels["label"][places] != np.stack([truth[row] for row in rows["row"]])).ravel())
+        wrong.append(
+            (labels["label"][places] != np.stack([truth[row] for row in rows["row"]])).ravel()
+        )
     return auroc(np.concatenate(losses), np.concatenate(wrong))
 
 

@@ -1,4 +1,6 @@
-"""Servers, and processes of their own, for benchmarks that measure what surrounds the work of a shard."""
+"""Servers, and processes of their own, for benchmarks that measure what surrounds the work of a
+shard.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.fleet import Prefect
-from tests.postgres import Postgres
+from testbed.fleet import Prefect
+from testbed.postgres import Postgres
 
 __all__ = ["in_process", "peak", "servers"]
 
@@ -34,8 +36,12 @@ def servers(folder: Path) -> Iterator[Prefect]:
         database.stop()
 
 
-def in_process(module: str, *words: object, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `python -m benchmarks.MODULE WORDS` prints last, as JSON: its time and memory are apart from ours."""
+def in_process(
+    module: str, *words: object, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What `python -m benchmarks.MODULE WORDS` prints last, as JSON: its time and memory are apart
+    from ours.
+    """
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, words)]
     chosen = {**os.environ, **(environment or {})}
     done = subprocess.run(command, env=chosen, stdout=subprocess.PIPE, check=True)

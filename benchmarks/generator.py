@@ -31,10 +31,16 @@ def main(size: Size) -> list[Claim]:
     ]
     return [
         Claim("oracle on held-out truth, mIoU", oracle_miou(oracle, _PROMPTS[size]), ">= 0.97"),
-        Claim("one-object prompts: named class and no other", shown(seen[1].labels, one), ">= 0.95"),
+        Claim(
+            "one-object prompts: named class and no other", shown(seen[1].labels, one), ">= 0.95"
+        ),
         Claim("two-object prompts: both and nothing else", shown(seen[2].labels, two), ">= 0.85"),
         Claim("named background", float(np.mean(grounds)), ">= 0.95"),
-        Claim("variety: nearest training image, relative to held-out drawings", variety(images[1], size), ">= 0.8"),
+        Claim(
+            "variety: nearest training image, relative to held-out drawings",
+            variety(images[1], size),
+            ">= 0.8",
+        ),
     ]
 
 
@@ -43,11 +49,15 @@ def oracle_miou(oracle: Oracle, count: int) -> float:
     drawings = [world.draw(world.HELD_OUT + i) for i in range(count)]
     seen = oracle.see(np.stack([d.image for d in drawings])).labels
     truth = np.stack([d.label for d in drawings])
-    return mean_iou(class_iou(confusion_matrix(seen, truth, 1 + len(world.vocabulary()["classes"]))))
+    return mean_iou(
+        class_iou(confusion_matrix(seen, truth, 1 + len(world.vocabulary()["classes"])))
+    )
 
 
 def shown(labels: NDArray[np.uint8], rows: pd.DataFrame) -> float:
-    """Share of pictures in which the named classes, and no others, cover at least `LEAST_AREA`; prints it by class."""
+    """Share of pictures in which the named classes, and no others, cover at least `LEAST_AREA`;
+    prints it by class.
+    """
     ids = {c["name"]: c["id"] for c in world.vocabulary()["classes"]}
     right = []
     for label, names in zip(labels, rows["classes"], strict=True):
@@ -63,20 +73,31 @@ def shown(labels: NDArray[np.uint8], rows: pd.DataFrame) -> float:
 
 
 def variety(images: NDArray[np.uint8], size: Size) -> float:
-    """Mean distance of generated pictures to the nearest training picture, over that of one-object held-out drawings.
+    """Mean distance of generated pictures to the nearest training picture, over that of one-object
+    held-out drawings.
 
-    Distance is Euclidean between 16×16 thumbnails, where a copied scene is near 0 and texture and noise do not count.
+    Distance is Euclidean between 16×16 thumbnails, where a copied scene is near 0 and texture and
+    noise do not count.
     """
-    training = _thumbnails(np.stack([world.draw(s).image for s in range(2000 if size == "quick" else TRAINING_IMAGES)]))
+    training = _thumbnails(
+        np.stack([world.draw(s).image for s in range(2000 if size == "quick" else TRAINING_IMAGES)])
+    )
     names = [c["name"] for c in world.vocabulary()["classes"]]
     rngs = [np.random.default_rng(world.HELD_OUT + i) for i in range(len(images))]
-    drawn = [world.draw_scene(world.sample_scene(r, [names[i % len(names)]])).image for i, r in enumerate(rngs)]
+    drawn = [
+        world.draw_scene(world.sample_scene(r, [names[i % len(names)]])).image
+        for i, r in enumerate(rngs)
+    ]
     nearest = [cdist(_thumbnails(x), training).min(1).mean() for x in (images, np.stack(drawn))]
     return float(nearest[0] / nearest[1])
 
 
 def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return images.reshape(len(images), 16, 8, 16, 8, 3).mean((2, 4), dtype=np.float32).reshape(len(images), -1)
+    return (
+        images.reshape(len(images), 16, 8, 16, 8, 3)
+        .mean((2, 4), dtype=np.float32)
+        .reshape(len(images), -1)
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Does a loader with workers keep a SegFormer training at full speed, the published version being in a bucket?
+"""Does a loader with workers keep a SegFormer training at full speed, the published version being
+in a bucket?
 
-The default segmenter is trained by the same recipe, with as many loading processes, from a bucket of a real S3 server
-and from tensors in memory. Both keep taking turns; what counts is the median time of a step, the first ones left out,
-in which processes start and the bucket's shards come to be kept. The best number of workers counts. Loading processes,
-the S3 server and the training share this machine's cores: run it where nothing else does.
+The default segmenter is trained by the same recipe, with as many loading processes, from a bucket
+of a real S3 server and from tensors in memory. Both keep taking turns; what counts is the median
+time of a step, the first ones left out, in which processes start and the bucket's shards come to be
+kept. The best number of workers counts. Loading processes, the S3 server and the training share
+this machine's cores: run it where nothing else does.
 """
 
 from __future__ import annotations
@@ -19,13 +21,19 @@ from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.store import bucket, scenes
 from infra.store import SegmentationDataset, Store, publish_version, write_shard
 from models.segmenters import TrainingRecipe, train_segmenter
-from tasks.train import KEPT
+from tasks.train.train import KEPT
 
 CLASSES = ("background", *(f"disc {number}" for number in range(1, 11)))
 SHARDS = 4
-SAMPLES, STEPS = {"quick": 32, "default": 1024, "full": 4096}, {"quick": 6, "default": 120, "full": 1000}
+SAMPLES, STEPS = (
+    {"quick": 32, "default": 1024, "full": 4096},
+    {"quick": 6, "default": 120, "full": 1000},
+)
 ROUNDS = {"quick": 1, "default": 3, "full": 5}
-EVERY, LEFT_OUT = 5, 4  # steps that a measured time is the mean of; times that are left out at the start
+EVERY, LEFT_OUT = (
+    5,
+    4,
+)  # steps that a measured time is the mean of; times that are left out at the start
 WORKERS = (1, 2)
 
 
@@ -47,7 +55,9 @@ def main(size: Size) -> list[Claim]:
         samples = published(store, SAMPLES[size])
         contenders = {"memory": InMemory(samples), "bucket": samples}
         ratios = {workers: compared(contenders, workers, size) for workers in WORKERS}
-    return [Claim("step time with data in memory / from the bucket", max(ratios.values()), ">= 0.95")]
+    return [
+        Claim("step time with data in memory / from the bucket", max(ratios.values()), ">= 0.95")
+    ]
 
 
 @contextlib.contextmanager
@@ -67,7 +77,12 @@ def published(store: Store, count: int) -> SegmentationDataset:
     arrays, table = scenes(count, 128)
     paths = [f"versions/loader/data/{shard:05d}" for shard in range(SHARDS)]
     for shard, path in enumerate(paths):
-        write_shard(store, path, {field: array[shard::SHARDS] for field, array in arrays.items()}, table[shard::SHARDS])
+        write_shard(
+            store,
+            path,
+            {field: array[shard::SHARDS] for field, array in arrays.items()},
+            table[shard::SHARDS],
+        )
     publish_version(store, "loader", shards=paths, meta={})
     return SegmentationDataset(store.url, "loader", store.options, memory=KEPT)
 

@@ -1,4 +1,6 @@
-"""How good are the labels: against the oracle on generated pictures, and against exact truth on drawn ones?"""
+"""How good are the labels: against the oracle on generated pictures, and against exact truth on
+drawn ones?
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from models.attention import AttentionRecorder
 from models.embedded import world
 from models.embedded.oracle import load_oracle
 from models.generators import load_pipeline
-from tasks.refine import refine_rows
-from tasks.select import judge_rows
+from tasks.refine.labels import refine_rows
+from tasks.select.judge import judge_rows
 from tasks.synthesize import phrases_of, spread_attention
 
 MIDDLE = 0.5  # noise level at which drawn pictures enter the schedule
@@ -39,9 +41,15 @@ def main(size: Size) -> list[Claim]:
     for count in (2, 3):
         print(f"label against oracle, {count} objects: {crowd_mean(made, count, ids):.3f}")
     every, sound = against_truth(made.settings, _TRUTHS[size])
-    print(f"label against exact truth: {every:.3f} on all pictures, {sound:.3f} on those that select keeps")
+    print(
+        f"label against exact truth: {every:.3f} on all pictures, {sound:.3f} on those that select keeps"
+    )
     return [
-        Claim("label against the oracle on kept one-object images, mean class IoU", float(scores.mean()), ">= 0.85"),
+        Claim(
+            "label against the oracle on kept one-object images, mean class IoU",
+            float(scores.mean()),
+            ">= 0.85",
+        ),
         Claim("share of one-object images kept", float(one["keep"].mean()), ">= 0.6"),
         Claim("label against exact truth on drawn scenes, all of them", every, ">= 0.78"),
     ]
@@ -50,18 +58,24 @@ def main(size: Size) -> list[Claim]:
 def class_means(
     labels: NDArray[np.uint8], reference: NDArray[np.uint8], rows: pd.DataFrame, ids: dict[str, int]
 ) -> pd.Series[float]:
-    """Mean over each class's pictures of the named class's IoU; a pixel that is 255 counts as not labelled."""
+    """Mean over each class's pictures of the named class's IoU; a pixel that is 255 counts as not
+    labelled.
+    """
     names = rows["classes"].map(lambda classes: classes[0])
     iou = [iou_of(*maps) for maps in zip(labels, reference, names.map(ids), strict=True)]
     return pd.Series(iou, names).groupby(level=0).mean()
 
 
 def crowd_mean(made: Night, count: int, ids: dict[str, int]) -> float:
-    """Mean IoU of label and oracle over the named classes of kept pictures whose prompt names `count` of them."""
+    """Mean IoU of label and oracle over the named classes of kept pictures whose prompt names
+    `count` of them.
+    """
     rows = made.table[(made.table["classes"].map(len) == count) & made.table["keep"]]
     oracle = load_oracle().see(made.read("synthesize", "image", rows)).labels
     maps = zip(made.read("refine", "label", rows), oracle, rows["classes"], strict=True)
-    return float(np.mean([iou_of(label, seen, ids[name]) for label, seen, names in maps for name in names]))
+    return float(
+        np.mean([iou_of(label, seen, ids[name]) for label, seen, names in maps for name in names])
+    )
 
 
 def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) -> float:
@@ -71,7 +85,9 @@ def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) ->
 
 
 def against_truth(settings: Settings, count: int) -> tuple[float, float]:
-    """Held-out one-object scenes, noised half way, denoised under the recorder: mean IoU of all and of kept ones."""
+    """Held-out one-object scenes, noised half way, denoised under the recorder: mean IoU of all and
+    of kept ones.
+    """
     rows, images, truth = drawn_rows(settings, count)
     denoised = [denoise(settings, batch, images[batch.index]) for batch in batches(rows)]
     cross, attention = (np.concatenate(maps) for maps in zip(*denoised, strict=True))
@@ -79,11 +95,17 @@ def against_truth(settings: Settings, count: int) -> tuple[float, float]:
     labels, table = refine_rows(images, attention, cross, rows, settings.refine, ids)
     columns = table.assign(kind="single", classes=rows["classes"])
     keep = judge_rows(images, labels, columns, settings.select, ids)["keep"].to_numpy()
-    return class_means(labels, truth, rows, ids).mean(), class_means(labels[keep], truth[keep], rows[keep], ids).mean()
+    return class_means(labels, truth, rows, ids).mean(), class_means(
+        labels[keep], truth[keep], rows[keep], ids
+    ).mean()
 
 
-def drawn_rows(settings: Settings, count: int) -> tuple[pd.DataFrame, NDArray[np.uint8], NDArray[np.uint8]]:
-    """A plan's columns for held-out one-object scenes, every class in turn, with their pictures and exact labels."""
+def drawn_rows(
+    settings: Settings, count: int
+) -> tuple[pd.DataFrame, NDArray[np.uint8], NDArray[np.uint8]]:
+    """A plan's columns for held-out one-object scenes, every class in turn, with their pictures and
+    exact labels.
+    """
     classes, rows, drawings = settings.load_vocabulary().classes, [], []
     for index in range(count):
         entry, rng = classes[index % len(classes)], np.random.default_rng(world.HELD_OUT + index)
@@ -91,14 +113,29 @@ def drawn_rows(settings: Settings, count: int) -> tuple[pd.DataFrame, NDArray[np
         prompt = world.describe(scene, rng)
         words = [word for word in entry.words if has_word(prompt, word)]
         phrases = [noun_phrase(prompt, word) for word in words[:1]]
-        rows.append({"row": index, "id": f"{index:08d}", "prompt": prompt, "classes": [entry.name], "phrases": phrases,
-                     "background": scene.ground})  # fmt: skip
+        rows.append(
+            {
+                "row": index,
+                "id": f"{index:08d}",
+                "prompt": prompt,
+                "classes": [entry.name],
+                "phrases": phrases,
+                "background": scene.ground,
+            }
+        )
         drawings.append(world.draw_scene(scene))
-    return pd.DataFrame(rows), np.stack([d.image for d in drawings]), np.stack([d.label for d in drawings])
+    return (
+        pd.DataFrame(rows),
+        np.stack([d.image for d in drawings]),
+        np.stack([d.label for d in drawings]),
+    )
 
 
 def noun_phrase(prompt: str, word: str) -> str:
-    """`word` with the adjectives before it: "small red car" of "a photo of a small red car on sand"."""
+    """`word` with the adjectives before it:
+
+    "small red car" of "a photo of a small red car on sand".
+    """
     found = re.search(rf".*\ban? ((?:\w+ )*{re.escape(word)})\b", f" {prompt}")
     return found[1] if found else word
 
@@ -111,7 +148,9 @@ def batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def denoise(
     settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Plain and spread attention of the phrases while diffusers' image-to-image pipeline takes the noise off."""
+    """Plain and spread attention of the phrases while diffusers' image-to-image pipeline takes the
+    noise off.
+    """
     chosen = settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
     sampler = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
@@ -121,9 +160,19 @@ def denoise(
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     generators = [torch.Generator().manual_seed(int(row)) for row in rows["row"]]
     with AttentionRecorder(sampler, prompts, phrases, self_attention=True) as recorder:
-        sampler(prompts, image=pixels, strength=MIDDLE, num_inference_steps=chosen.num_inference_steps,
-                guidance_scale=chosen.guidance_scale, generator=generators, output_type="latent")  # fmt: skip
-    cross, own = ({r: m.half().numpy() for r, m in maps.items()} for maps in (recorder.cross, recorder.self_attention))
+        sampler(
+            prompts,
+            image=pixels,
+            strength=MIDDLE,
+            num_inference_steps=chosen.num_inference_steps,
+            guidance_scale=chosen.guidance_scale,
+            generator=generators,
+            output_type="latent",
+        )
+    cross, own = (
+        {r: m.half().numpy() for r, m in maps.items()}
+        for maps in (recorder.cross, recorder.self_attention)
+    )
     return spread_attention(cross, own, settings.refine.propagation_steps)
 
 

@@ -1,10 +1,12 @@
-"""What ten million planned samples, and a store of a thousand versions, cost whoever needs a little of them.
+"""What ten million planned samples, and a store of a thousand versions, cost whoever needs a little
+of them.
 
-Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; for the report, and
-noise learning's ranking, to go through a finished night of a tenth of them; to list versions; to open a version of ten
-thousand shards; and for the garbage collection to look through it all. Each is measured in a process of its own, on a
-folder. Memory is what was taken beyond that after imports. Versions are manifests whose shards are names alone: nobody
-may look at them; the finished night's shards have their tables, and no arrays.
+Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; for
+the report, and noise learning's ranking, to go through a finished night of a tenth of them; to list
+versions; to open a version of ten thousand shards; and for the garbage collection to look through
+it all. Each is measured in a process of its own, on a folder. Memory is what was taken beyond that
+after imports. Versions are manifests whose shards are names alone: nobody may look at them; the
+finished night's shards have their tables, and no arrays.
 """
 
 from __future__ import annotations
@@ -28,17 +30,21 @@ from infra.store import Manifest, SegmentationDataset, Store, list_versions, wri
 from infra.store.folder import Folder
 from infra.store.manifest import ShardSum
 from infra.store.publications import append
-from tasks.collect import find_garbage
-from tasks.folds import rank
-from tasks.ledger import read_ledger
-from tasks.plan import load_tokenizer, start_run
-from tasks.planned import Plan
-from tasks.pool import rows_of
-from tasks.ranking import read_ranking
+from tasks.compose.sources import rows_of
+from tasks.gc import find_garbage
+from tasks.plan.rows import load_tokenizer, start_run
+from tasks.plan.table import Plan
+from tasks.report.stored_run import read_ledger
+from tasks.select.noise_learning import rank
+from tasks.select.ranking import read_ranking
 
 SAMPLES = {"quick": 20_000, "default": 10_000_000, "full": 10_000_000}  # a tenth of them composed
 VERSIONS = {"quick": 10, "default": 1_000, "full": 1_000}
-SHARDS = {"quick": 100, "default": 10_000, "full": 10_000}  # of the version that is opened, and of an unfinished run
+SHARDS = {
+    "quick": 100,
+    "default": 10_000,
+    "full": 10_000,
+}  # of the version that is opened, and of an unfinished run
 TASKS = 20  # whose shards are read
 DAY = 86_400.0
 STATS = {"loss": {"1": 1.0}, "pixels": {"1": 9}}  # of every shard, as noise learning's have them
@@ -47,11 +53,17 @@ STATS = {"loss": {"1": 1.0}, "pixels": {"1": 9}}  # of every shard, as noise lea
 def main(size: Size) -> list[Claim]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        planned, read, scenes = (in_process("millions", job, folder, SAMPLES[size]) for job in ("plan", "read", "pool"))
+        planned, read, scenes = (
+            in_process("millions", job, folder, SAMPLES[size]) for job in ("plan", "read", "pool")
+        )
         finish(folder, SAMPLES[size] // 10)
-        counted_up, ranked = (in_process("millions", job, folder, SAMPLES[size] // 10) for job in ("report", "rank"))
+        counted_up, ranked = (
+            in_process("millions", job, folder, SAMPLES[size] // 10) for job in ("report", "rank")
+        )
         publish(Store.open(folder), VERSIONS[size], SHARDS[size])
-        listed, opened, collected = (in_process("millions", job, folder, 0) for job in ("list", "open", "collect"))
+        listed, opened, collected = (
+            in_process("millions", job, folder, 0) for job in ("list", "open", "collect")
+        )
     for name, found in locals().items():
         if isinstance(found, dict):
             print(f"{name}: {found}", flush=True)
@@ -79,7 +91,9 @@ def night(url: str, count: int, name: str = "millions", **plan: int) -> Settings
 
 @contextmanager
 def counted() -> Iterator[dict[str, float]]:
-    """Seconds, MB read, files opened and MB of memory of what is done in here; the mapping is filled at its end."""
+    """Seconds, MB read, files opened and MB of memory of what is done in here; the mapping is
+    filled at its end.
+    """
     found, read = dict[str, float](), list[int]()
     get, fill, before, begun = Folder.get, Folder.fill, peak(), time.monotonic()
 
@@ -98,14 +112,21 @@ def counted() -> Iterator[dict[str, float]]:
     finally:
         Folder.get, Folder.fill = get, fill  # type: ignore[method-assign]
         seconds = time.monotonic() - begun
-        found |= {"seconds": seconds, "read": sum(read) / 1e6, "reads": len(read), "memory": peak() - before}
+        found |= {
+            "seconds": seconds,
+            "read": sum(read) / 1e6,
+            "reads": len(read),
+            "memory": peak() - before,
+        }
 
 
 def plan(url: str, count: int) -> dict[str, float]:
     """Write the plan, its prompts checked against the generator's tokenizer."""
     count_tokens, max_tokens = load_tokenizer("embedded")
     with counted() as found:
-        start_run(Store.open(url), night(url, count), count_tokens=count_tokens, max_tokens=max_tokens)
+        start_run(
+            Store.open(url), night(url, count), count_tokens=count_tokens, max_tokens=max_tokens
+        )
     return found | {"size": Path(url, "runs/millions/plan.parquet").stat().st_size / 1e6}
 
 
@@ -129,7 +150,9 @@ def pool(url: str, count: int) -> dict[str, float]:
 
 
 def finish(url: str, count: int) -> None:
-    """Write the tables of a night's shards as its stages leave them, those of noise learning too: a fifth rejected."""
+    """Write the tables of a night's shards as its stages leave them, those of noise learning too: a
+    fifth rejected.
+    """
     settings, store = night(url, count, "finished", shard_size=1024), Store.open(url)
     count_tokens, max_tokens = load_tokenizer("embedded")
     start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
@@ -148,7 +171,9 @@ def finish(url: str, count: int) -> None:
             stage("refine", shard, rows, **label)
             stage("screen", shard, rows, keep=keep)
             stage("held-out", shard, rows[keep], agreement=0.9, quality=random.random())
-        stage("select", shard, rows, keep=keep, reason=keep.map({True: "", False: "area"}), score=0.5)
+        stage(
+            "select", shard, rows, keep=keep, reason=keep.map({True: "", False: "area"}), score=0.5
+        )
 
 
 def reported(url: str, _: int) -> dict[str, float]:
@@ -168,11 +193,18 @@ def ranked(url: str, count: int) -> dict[str, float]:
 
 
 def publish(store: Store, versions: int, shards: int) -> None:
-    """So many versions of a tenth of the shards, a last one of all, and a run of them that is not finished."""
+    """So many versions of a tenth of the shards, a last one of all, and a run of them that is not
+    finished.
+    """
     for number in range(versions + 1):
         name = f"night-{number:04d}-0123abcd"
-        names = [f"{shard:05d}-0123abcd" for shard in range(shards if number == versions else shards // 10)]
-        first = write_shard(store, f"versions/{name}/data/{names[0]}", {}, pd.DataFrame({"id": ["00000000"]}))
+        names = [
+            f"{shard:05d}-0123abcd"
+            for shard in range(shards if number == versions else shards // 10)
+        ]
+        first = write_shard(
+            store, f"versions/{name}/data/{names[0]}", {}, pd.DataFrame({"id": ["00000000"]})
+        )
         sums = dict.fromkeys(names, ShardSum.of(first))
         meta = {"run": f"night-{number:04d}", "identity": "0123abcd" * 8, "classes": {"car": 1}}
         append(store, Manifest(name, "2026-01-01T00:00:00+00:00", sums, {}, meta))
@@ -198,7 +230,9 @@ def opened(url: str, _: int) -> dict[str, float]:
 
 
 def collected(url: str, _: int) -> dict[str, float]:
-    """What may go of versions that are all kept, of runs that are gone, and of one that is under way."""
+    """What may go of versions that are all kept, of runs that are gone, and of one that is under
+    way.
+    """
     kept = RetentionSettings(versions=1, days=10_000, run_days=0, abandoned_days=1)
     with counted() as found:
         garbage = find_garbage(Store.open(url), kept, time.time() + DAY / 2)
@@ -206,9 +240,15 @@ def collected(url: str, _: int) -> dict[str, float]:
 
 
 JOBS: dict[str, Callable[[str, int], dict[str, float]]] = {
-    "plan": plan, "read": read, "pool": pool, "report": reported, "rank": ranked, "list": listed, "open": opened,
+    "plan": plan,
+    "read": read,
+    "pool": pool,
+    "report": reported,
+    "rank": ranked,
+    "list": listed,
+    "open": opened,
     "collect": collected,
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in JOBS:

@@ -1,4 +1,6 @@
-"""One large night run that the benchmarks share: generator, masks and transfer all measure the samples of this run."""
+"""One large night run that the benchmarks share: generator, masks and transfer all measure the
+samples of this run.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from flows.nightly import nightly
 from infra.settings import Settings
 from infra.store import Store, read_shard
 from segmint.console import progress
-from tasks.prepare import with_weights
+from tasks.plan.prepare import with_weights
 
 __all__ = ["Night", "night"]
 
@@ -26,7 +28,8 @@ _IMAGES = {"quick": (60, 20), "default": (3000, 1500), "full": (12000, 6000)}
 
 @dataclass(frozen=True)
 class Night:
-    """A finished run: settings, version, and the plan of what it generated (composed scenes are only in the version).
+    """A finished run: settings, version, and the plan of what it generated (composed scenes are
+    only in the version).
 
     The plan is joined with refine's and select's columns; `read` gives the rows' arrays.
     """
@@ -40,7 +43,9 @@ class Night:
         """A field of `rows` (of `table`, any order), shard by shard."""
         parts = {}
         for shard, group in rows.groupby("shard", sort=False):
-            arrays, columns = read_shard(self.store, f"runs/{self.settings.name}/{stage}/{shard:05d}", [field])
+            arrays, columns = read_shard(
+                self.store, f"runs/{self.settings.name}/{stage}/{shard:05d}", [field]
+            )
             where = pd.Index(columns["row"]).get_indexer(group["row"])
             parts.update(zip(group["row"], arrays[field][where], strict=True))
         return np.stack([parts[row] for row in rows["row"]])
@@ -50,12 +55,23 @@ def night(size: Size) -> Night:
     """The run of that size, made now or resumed from where it stands."""
     images, composed = _IMAGES[size]
     settings = Settings(
-        seed=2026, store={"url": str(CACHE / "store")}, compose={"images": composed},
-        plan={"images": images, "multi": 0.4, "negatives": 0.05, "shard_size": 30 if size == "quick" else 100},
-        compute={"runner": "dask-local", "workers": os.cpu_count()} if not torch.cuda.is_available() else {},
-    )  # fmt: skip
+        seed=2026,
+        store={"url": str(CACHE / "store")},
+        compose={"images": composed},
+        plan={
+            "images": images,
+            "multi": 0.4,
+            "negatives": 0.05,
+            "shard_size": 30 if size == "quick" else 100,
+        },
+        compute={"runner": "dask-local", "workers": os.cpu_count()}
+        if not torch.cuda.is_available()
+        else {},
+    )
     # other weights or settings are another run, and what the last one made stays as it is
-    settings = settings.model_copy(update={"name": f"bench-{size}-{with_weights(settings).identity[:8]}"})
+    settings = settings.model_copy(
+        update={"name": f"bench-{size}-{with_weights(settings).identity[:8]}"}
+    )
     return run_night(settings)
 
 
@@ -73,5 +89,7 @@ def run_night(settings: Settings) -> Night:
         )
         for stage in ("refine", "select")
     }
-    table = plan.merge(tables["refine"], on="row").merge(tables["select"], on="row", suffixes=("", "_select"))
+    table = plan.merge(tables["refine"], on="row").merge(
+        tables["select"], on="row", suffixes=("", "_select")
+    )
     return Night(settings, store, version, table)

@@ -1,14 +1,16 @@
-"""What Prefect and Dask add to a night: shards of half a minute on two workers, against a bare loop over two processes.
+"""What Prefect and Dask add to a night: shards of half a minute on two workers, against a bare loop
+over two processes.
 
-Every shard goes through the stages of a night. The first does the work, 30 s of it, the others write their row; both
-contenders do that by the same code into a folder, and both are timed from before their processes start until the last
-shard is in the store. The night's flow starts a Dask cluster of two workers and tells a Prefect server on PostgreSQL of
-every task, as nights do.
+Every shard goes through the stages of a night. The first does the work, 30 s of it, the others
+write their row; both contenders do that by the same code into a folder, and both are timed from
+before their processes start until the last shard is in the store. The night's flow starts a Dask
+cluster of two workers and tells a Prefect server on PostgreSQL of every task, as nights do.
 
-Work is of two kinds. A shard of a GPU leaves the processors to others: it waits. One of a CPU takes a fixed number of
-sums, as many as one of two busy processes does in that time. On a machine of two cores the server, its database and the
-scheduler then take their time from the work itself, which on a fleet run elsewhere: so that figure holds all that they
-cost, and the waiting one what cannot be moved elsewhere.
+Work is of two kinds. A shard of a GPU leaves the processors to others: it waits. One of a CPU takes
+a fixed number of sums, as many as one of two busy processes does in that time. On a machine of two
+cores the server, its database and the scheduler then take their time from the work itself, which on
+a fleet run elsewhere: so that figure holds all that they cost, and the waiting one what cannot be
+moved elsewhere.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from benchmarks.fleet import in_process, servers
 from infra.clusters import task_runner
 from infra.settings import Settings
 from infra.store import Marker, Store, write_shard
-from tasks.publish import folders
-from tasks.shards import Failures, Stages, over_shards
+from tasks.publish.version import folders
+from tasks.run.stages import Failures, Stages, over_shards
 
 SHARDS = {"quick": 4, "default": 40, "full": 40}
 SECONDS = {"quick": 0.5, "default": 30.0, "full": 30.0}  # of work, a shard
@@ -50,17 +52,28 @@ def main(size: Size) -> list[Claim]:
         for kind, amount in amounts.items():
             environment = {**server.environment, KIND: kind, AMOUNT: str(amount)}
             bare, night = (
-                in_process("orchestration", way, f"{folder}/{kind}-{way}", SHARDS[size], environment=environment)
+                in_process(
+                    "orchestration",
+                    way,
+                    f"{folder}/{kind}-{way}",
+                    SHARDS[size],
+                    environment=environment,
+                )
                 for way in ("bare", "night")
             )
             ratios[kind] = night["seconds"] / bare["seconds"]
             print(
-                f"{kind}: bare {bare['seconds']:.1f} s, night {night['seconds']:.1f} s: {ratios[kind]:.3f}", flush=True
+                f"{kind}: bare {bare['seconds']:.1f} s, night {night['seconds']:.1f} s: {ratios[kind]:.3f}",
+                flush=True,
             )
     return [
-        Claim("night / bare loop, shards that leave the processors alone", ratios["wait"], "<= 1.05"),
         Claim(
-            "night / bare loop, shards that compute, the servers on the same two cores", ratios["compute"], "<= 1.05"
+            "night / bare loop, shards that leave the processors alone", ratios["wait"], "<= 1.05"
+        ),
+        Claim(
+            "night / bare loop, shards that compute, the servers on the same two cores",
+            ratios["compute"],
+            "<= 1.05",
         ),
     ]
 
@@ -98,7 +111,10 @@ def stage_of(stage: str) -> Callable[[Settings, int], Marker]:
     def make(settings: Settings, shard: int) -> Marker:
         if stage == STAGES[0]:
             work()
-        store, table = Store.open(settings.store.url), pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]})
+        store, table = (
+            Store.open(settings.store.url),
+            pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]}),
+        )
         return write_shard(store, f"{folders(settings)[stage]}/{shard:05d}", {}, table)
 
     return make
@@ -137,7 +153,11 @@ WAYS = {"bare": bare, "night": night}
 
 
 def timed(way: str, url: str, count: int) -> dict[str, float]:
-    settings = Settings(name="orchestration", store={"url": url}, compute={"runner": "dask-local", "workers": WORKERS})
+    settings = Settings(
+        name="orchestration",
+        store={"url": url},
+        compute={"runner": "dask-local", "workers": WORKERS},
+    )
     begun = time.monotonic()
     WAYS[way](settings, list(range(count)))
     return {"seconds": time.monotonic() - begun}

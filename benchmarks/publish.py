@@ -1,10 +1,11 @@
 """Publications racing: do all survive, in one order, with none half seen?
 
-Twenty processes publish at once into one store, round after round: versions of their own, one version together, and
-different content under one name, of which one may win. Every other round they wait for each other between the shards
-and the publication. Readers look on all the time: what they saw may neither vanish nor change, nothing may come before
-it, and every version they see is verified. In the end all is copied out of the store, and a checker that knows the
-layout but none of the store's code, and reads samples with plain zarr, compares it with what the publishers were told.
+Twenty processes publish at once into one store, round after round: versions of their own, one
+version together, and different content under one name, of which one may win. Every other round they
+wait for each other between the shards and the publication. Readers look on all the time: what they
+saw may neither vanish nor change, nothing may come before it, and every version they see is
+verified. In the end all is copied out of the store, and a checker that knows the layout but none of
+the store's code, and reads samples with plain zarr, compares it with what the publishers were told.
 """
 
 from __future__ import annotations
@@ -21,27 +22,42 @@ from typing import Any
 
 from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.published import SHARDS, Told, check, copied, labels, table
-from infra.store import PublishedError, Store, list_versions, publish_version, read_version, verify_version, write_shard
+from infra.store import (
+    PublishedError,
+    Store,
+    list_versions,
+    publish_version,
+    read_version,
+    verify_version,
+    write_shard,
+)
 from infra.store.seal import FileSum
 
 RACERS, READERS = 20, 2
-OWN, TWINS = 8, 6  # racers with a version of their own, and with the same one; the rest are rivals for a name
+OWN, TWINS = (
+    8,
+    6,
+)  # racers with a version of their own, and with the same one; the rest are rivals for a name
 ROUNDS = {"quick": 2, "default": 50, "full": 500}
-STORE_ROUNDS = 10  # after which a fresh store is taken, so that readers need not read 500 manifests at every look
+# after which a fresh store is taken, so that readers need not read 500 manifests at every look
+STORE_ROUNDS = 10
 PATIENCE = 600.0  # seconds that one round may take
 _PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def main(size: Size) -> list[Claim]:
     _PROCESSES.set_forkserver_preload(["infra.store", "pandas", "zarr"])
-    return [Claim(f"violations, {place}", violations(place, opened, size), "== 0") for place, opened in places(size)]
+    return [
+        Claim(f"violations, {place}", violations(place, opened, size), "== 0")
+        for place, opened in places(size)
+    ]
 
 
 def places(size: Size) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "folder", folder
     if size != "quick":
-        from tests.ceph import Ceph
-        from tests.swift import Swift
+        from testbed.ceph import Ceph
+        from testbed.swift import Swift
 
         yield "Swift", lambda: served(Swift)
         yield "Ceph RGW", lambda: served(Ceph)
@@ -83,8 +99,11 @@ def violations(place: str, opened: Callable[[], Any], size: Size) -> int:
             found += [*seen, *(one for one in told if isinstance(one, str))]
             found += check(copy, [one for one in told if isinstance(one, Told)])
             shutil.rmtree(copy.parent)
-            print(f"{place}: round {numbers[-1] + 1} of {rounds}, {time.monotonic() - begun:.0f} s, "
-                  f"{len(found)} violations", flush=True)  # fmt: skip
+            print(
+                f"{place}: round {numbers[-1] + 1} of {rounds}, {time.monotonic() - begun:.0f} s, "
+                f"{len(found)} violations",
+                flush=True,
+            )
     for violation in found:
         print(f"  {place}: {violation}")
     return len(found)
@@ -94,10 +113,14 @@ class Race:
     """Processes that wait for a round and publish at once."""
 
     def __enter__(self) -> Race:
-        self._go, self._outcomes = _PROCESSES.Barrier(RACERS, timeout=PATIENCE), _PROCESSES.SimpleQueue()
+        self._go, self._outcomes = (
+            _PROCESSES.Barrier(RACERS, timeout=PATIENCE),
+            _PROCESSES.SimpleQueue(),
+        )
         self._jobs = [_PROCESSES.SimpleQueue() for _ in range(RACERS)]
         self._racers = [
-            started(compete, racer, jobs, self._go, self._outcomes) for racer, jobs in enumerate(self._jobs)
+            started(compete, racer, jobs, self._go, self._outcomes)
+            for racer, jobs in enumerate(self._jobs)
         ]
         return self
 
@@ -141,7 +164,9 @@ def publish(store: Store, racer: int, number: int, ready: Callable[[], object]) 
         finally:
             ready()
         card = f"content {content}".encode()
-        manifest = publish_version(store, version, shards=shards, meta={"content": content}, files={"card.md": card})
+        manifest = publish_version(
+            store, version, shards=shards, meta={"content": content}, files={"card.md": card}
+        )
     except PublishedError:
         return Told(version, content, None)
     return Told(version, content, manifest.number)
@@ -151,12 +176,16 @@ def entry(racer: int, number: int) -> tuple[str, int]:
     """Version and content that a racer publishes in a round."""
     if racer < OWN:
         return f"round-{number}-own-{racer}", racer
-    return (f"round-{number}-twins", OWN) if racer < OWN + TWINS else (f"round-{number}-rivals", racer)
+    return (
+        (f"round-{number}-twins", OWN) if racer < OWN + TWINS else (f"round-{number}-rivals", racer)
+    )
 
 
 @contextmanager
 def watched(store: Store) -> Iterator[list[str]]:
-    """Readers look on meanwhile; what they saw that may not be is in the list afterwards, empty before."""
+    """Readers look on meanwhile; what they saw that may not be is in the list afterwards, empty
+    before.
+    """
     stop, found, seen = _PROCESSES.Event(), _PROCESSES.SimpleQueue(), list[str]()
     readers = [started(watch, store, stop, found) for _ in range(READERS)]
     try:
@@ -168,9 +197,13 @@ def watched(store: Store) -> Iterator[list[str]]:
             reader.kill()
             reader.join()
     looks = sum(number for number, _, _ in sights)
-    print(f"  {looks} looks of {READERS} readers at up to {max(len(order) for _, order, _ in sights)} versions")
+    print(
+        f"  {looks} looks of {READERS} readers at up to {max(len(order) for _, order, _ in sights)} versions"
+    )
     seen += [violation for _, _, violations in sights for violation in violations]
-    if any(order != sights[0][1] for _, order, _ in sights):  # each looked once more after the last publication
+    if any(
+        order != sights[0][1] for _, order, _ in sights
+    ):  # each looked once more after the last publication
         seen.append("readers end with different orders")
 
 
@@ -183,11 +216,18 @@ def watch(store: Store, stop: Any, found: Any) -> None:
             manifests = list_versions(store)
             listed = [(manifest.version, manifest.sha256) for manifest in manifests]
             if listed[: len(before)] != before:
-                wrong.append(f"saw {[name for name, _ in before]}, then {[name for name, _ in listed]}, or changed")
+                wrong.append(
+                    f"saw {[name for name, _ in before]}, then {[name for name, _ in listed]}, or changed"
+                )
             for manifest in (one for one in manifests if (one.version, one.sha256) not in before):
-                if FileSum.of(read_version(store, manifest.version).to_bytes()).sha256 != manifest.sha256:
+                if (
+                    FileSum.of(read_version(store, manifest.version).to_bytes()).sha256
+                    != manifest.sha256
+                ):
                     wrong.append(f"{manifest.version} changed at once")
-                wrong += [f"half seen: {problem}" for problem in verify_version(store, manifest.version)]
+                wrong += [
+                    f"half seen: {problem}" for problem in verify_version(store, manifest.version)
+                ]
             looks, before = looks + 1, listed
         except Exception as error:
             wrong.append(f"a reader failed: {type(error).__name__}: {error}")

@@ -1,4 +1,5 @@
-"""What racing publishers publish, and a checker of it that knows the layout of a store and none of its code.
+"""What racing publishers publish, and a checker of it that knows the layout of a store and none of
+its code.
 
 It reads files, and samples with plain zarr.
 """
@@ -37,7 +38,9 @@ class Told:
 
 
 def labels(number: int, content: int, shard: int) -> np.ndarray:
-    return np.random.default_rng([number, content, shard]).integers(0, 11, (SAMPLES, SIDE, SIDE), dtype=np.uint8)
+    return np.random.default_rng([number, content, shard]).integers(
+        0, 11, (SAMPLES, SIDE, SIDE), dtype=np.uint8
+    )
 
 
 def table() -> pd.DataFrame:
@@ -56,10 +59,14 @@ def copied(store: Store) -> Path:
 
 def check(root: Path, told: list[Told]) -> list[str]:
     """Compare the files of a store with what its publishers were told."""
-    manifests = {version: read_manifest(root, version) for version in sorted({one.version for one in told})}
+    manifests = {
+        version: read_manifest(root, version) for version in sorted({one.version for one in told})
+    }
     wrong = [f"{version} is lost" for version, manifest in manifests.items() if not manifest]
     present = {version: manifest for version, manifest in manifests.items() if manifest}
-    if sorted(manifest["number"] for manifest in present.values()) != list(range(1, len(present) + 1)):
+    if sorted(manifest["number"] for manifest in present.values()) != list(
+        range(1, len(present) + 1)
+    ):
         wrong.append(f"numbers are {sorted(manifest['number'] for manifest in present.values())}")
     for version, manifest in present.items():
         wrong += check_told(manifest, [one for one in told if one.version == version])
@@ -78,7 +85,9 @@ def read_manifest(root: Path, version: str) -> dict[str, Any] | None:
 
 
 def check_told(manifest: dict[str, Any], told: list[Told]) -> Iterator[str]:
-    """Those with the content that is there must have been told its number, all others that they lost."""
+    """Those with the content that is there must have been told its number, all others that they
+    lost.
+    """
     content = manifest["meta"]["content"]
     for one in told:
         expected = manifest["number"] if one.content == content else None

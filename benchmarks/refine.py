@@ -1,11 +1,12 @@
-"""Claims of the adaptive threshold: the masks of the published way, 20 times sooner, and attention small on disk.
+"""Claims of the adaptive threshold: the masks of the published way, 20 times sooner, and attention
+small on disk.
 
-The published way (DiffuMask's released code) runs a dense CRF of 21 labels at each of 20 thresholds and image, by
-pydensecrf, which has no wheels. To build it:
+The published way (DiffuMask's released code) runs a dense CRF of 21 labels at each of 20 thresholds
+and image, by pydensecrf, which has no wheels. To build it:
 
-    pip install "cython<3" "setuptools<70" wheel
-    pip download --no-deps --no-build-isolation --no-binary :all: pydensecrf && tar xzf pydensecrf-*.tar.gz
-    cd pydensecrf-*/ && cython --cplus pydensecrf/*.pyx && pip install --no-build-isolation .
+    pip install "cython<3" "setuptools<70" wheel pip download --no-deps --no-build-isolation
+    --no-binary :all: pydensecrf && tar xzf pydensecrf-*.tar.gz cd pydensecrf-*/ && cython --cplus
+    pydensecrf/*.pyx && pip install --no-build-isolation .
 """
 
 from __future__ import annotations
@@ -25,17 +26,23 @@ from infra.settings import Settings
 from infra.store import Store, write_shard
 from models.generators import generate, load_pipeline
 from models.masks import GRID, adaptive_threshold, refine_labels
-from tasks.plan import make_plan
+from tasks.plan.rows import make_plan
 from tasks.synthesize import spread_attention
 
 try:
     from pydensecrf.densecrf import DenseCRF2D  # type: ignore[import-not-found]
 except ImportError as error:
-    raise SystemExit(f"{error}: the benchmark compares with pydensecrf; build it as {__file__} says") from None
+    raise SystemExit(
+        f"{error}: the benchmark compares with pydensecrf; build it as {__file__} says"
+    ) from None
 
 SIDE, LABELS, CERTAINTY = 512, 21, 0.5  # of the published way
 _IMAGES = {"quick": 1, "default": 6, "full": 24}
-_ATTENTION = (4, 32, 32)  # phrases and places that a night keeps of a prompt of three classes, SD 1.5 at 512²
+_ATTENTION = (
+    4,
+    32,
+    32,
+)  # phrases and places that a night keeps of a prompt of three classes, SD 1.5 at 512²
 
 Bools = NDArray[np.bool_]
 
@@ -50,7 +57,10 @@ def main(size: Size) -> list[Claim]:
         theirs = published(image.numpy(), attention.numpy(), reference.numpy())
         seconds.append((between - start, time.perf_counter() - between))
         agreement.append((ours & theirs).sum() / max((ours | theirs).sum(), 1))
-        print(f"ours {seconds[-1][0]:.2f} s, published {seconds[-1][1]:.1f} s, IoU {agreement[-1]:.4f}", flush=True)
+        print(
+            f"ours {seconds[-1][0]:.2f} s, published {seconds[-1][1]:.1f} s, IoU {agreement[-1]:.4f}",
+            flush=True,
+        )
     ours_total, theirs_total = np.sum(seconds, 0)
     return [
         Claim("published way's seconds an image / ours", theirs_total / ours_total, ">= 20"),
@@ -60,17 +70,25 @@ def main(size: Size) -> list[Claim]:
 
 
 def attended(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Generated images enlarged to 512², attention whose maximum is 1, and masks to choose the threshold by."""
+    """Generated images enlarged to 512², attention whose maximum is 1, and masks to choose the
+    threshold by.
+    """
     settings = Settings(seed=3, plan={"images": count, "multi": 0, "negatives": 0})
     plan, chosen = make_plan(settings, settings.load_vocabulary()), settings.generator
     made = generate(
-        load_pipeline("embedded"), list(plan["prompt"]), list(plan["phrases"]), list(plan["seed"]),
-        num_inference_steps=chosen.num_inference_steps, guidance_scale=chosen.guidance_scale,
+        load_pipeline("embedded"),
+        list(plan["prompt"]),
+        list(plan["phrases"]),
+        list(plan["seed"]),
+        num_inference_steps=chosen.num_inference_steps,
+        guidance_scale=chosen.guidance_scale,
         guidance_rescale=chosen.guidance_rescale,
-    )  # fmt: skip
+    )
     attention = spread_attention(made.cross, made.self_attention, settings.refine.propagation_steps)
     merged, spread = (torch.from_numpy(maps).float() for maps in attention)
-    images = _enlarged(torch.from_numpy(made.images).permute(0, 3, 1, 2)).round().clamp(0, 255).byte()
+    images = (
+        _enlarged(torch.from_numpy(made.images).permute(0, 3, 1, 2)).round().clamp(0, 255).byte()
+    )
     images = images.permute(0, 2, 3, 1).contiguous()
     references = refine_labels(images, spread, [1], iterations=3, band=0.0).label > 0
     maps = _enlarged(merged)[:, 0].clamp_min(0)
@@ -84,7 +102,10 @@ def _enlarged(maps: torch.Tensor) -> torch.Tensor:
 def published(image: NDArray[np.uint8], attention: NDArray[np.float32], reference: Bools) -> Bools:
     """The mask of whichever of the 20 thresholds is most like `reference`, (H, W)."""
     masks = (_crf(image, attention > threshold) for threshold in GRID)
-    return max(masks, key=lambda mask: float((mask & reference).sum() / max(mask.sum() + reference.sum(), 1)))
+    return max(
+        masks,
+        key=lambda mask: float((mask & reference).sum() / max(mask.sum() + reference.sum(), 1)),
+    )
 
 
 def _crf(image: NDArray[np.uint8], hard: Bools) -> Bools:
@@ -103,7 +124,9 @@ def stored_bytes(count: int = 64) -> float:
     maps = np.random.default_rng(0).random((count, *_ATTENTION)).astype(np.float16)
     table = pd.DataFrame({"row": range(count), "id": [f"{row:08d}" for row in range(count)]})
     with tempfile.TemporaryDirectory() as folder:
-        marker = write_shard(Store.open(folder), "runs/x/synthesize/00000", {"cross": maps, "attention": maps}, table)
+        marker = write_shard(
+            Store.open(folder), "runs/x/synthesize/00000", {"cross": maps, "attention": maps}, table
+        )
     return sum(file.size for file in marker.files.values()) / count
 
 

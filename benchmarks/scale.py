@@ -1,8 +1,9 @@
-"""What ten thousand shards cost beside their work: time a shard, the flow's memory, the start of a resumed run.
+"""What ten thousand shards cost beside their work: time a shard, the flow's memory, the start of a
+resumed run.
 
-Prefect's server runs on PostgreSQL, shards go to two Dask workers, the store of the resumed run is Swift. The shards
-are of nothing: a task writes one row without arrays. What ten million planned samples cost is `benchmarks.millions`,
-which can be run by itself.
+Prefect's server runs on PostgreSQL, shards go to two Dask workers, the store of the resumed run is
+Swift. The shards are of nothing: a task writes one row without arrays. What ten million planned
+samples cost is `benchmarks.millions`, which can be run by itself.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from benchmarks.fleet import in_process, peak, servers
 from infra.clusters import task_runner
 from infra.settings import Settings
 from infra.store import Marker, Store, write_shard
-from tasks.prepare import prepare
-from tasks.progress import Event, listening
-from tasks.publish import folders
-from tasks.shards import Stages, over_shards
-from tests.fleet import Prefect
-from tests.swift import Swift
+from tasks.plan.prepare import prepare
+from tasks.publish.version import folders
+from tasks.run.progress import Event, listening
+from tasks.run.stages import Stages, over_shards
+from testbed.fleet import Prefect
+from testbed.swift import Swift
 
 MANY = {"quick": 40, "default": 10_000, "full": 10_000}  # shards
 FEW = {"quick": 20, "default": 1_000, "full": 1_000}
@@ -38,7 +39,10 @@ LEFT = 10  # of the resumed run
 
 def write_nothing(settings: Settings, shard: int) -> Marker:
     """A shard of one row and no array."""
-    store, table = Store.open(settings.store.url), pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]})
+    store, table = (
+        Store.open(settings.store.url),
+        pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]}),
+    )
     return write_shard(store, f"runs/{settings.name}/synthesize/{shard:05d}", {}, table)
 
 
@@ -64,7 +68,11 @@ def main(size: Size) -> list[Claim]:
         resumed = resume(server, Path(folder), MANY[size])
     return [
         Claim("overhead of a shard, ms", 1000 * overhead, "<= 50"),
-        Claim("flow's memory against that of a tenth of the shards", many["peak"] / few["peak"], "<= 1.2"),
+        Claim(
+            "flow's memory against that of a tenth of the shards",
+            many["peak"] / few["peak"],
+            "<= 1.2",
+        ),
         Claim("resumed run on S3: seconds until the first new shard starts", resumed, "<= 30"),
         *millions.main(size),
     ]
@@ -72,16 +80,22 @@ def main(size: Size) -> list[Claim]:
 
 def run_nothing(url: str, count: int) -> dict[str, float]:
     """Make so many shards of nothing; seconds, and the most memory in MB."""
-    settings = Settings(name="scale", store={"url": url}, compute={"runner": "dask-local", "workers": 2})
+    settings = Settings(
+        name="scale", store={"url": url}, compute={"runner": "dask-local", "workers": 2}
+    )
     begun = time.monotonic()
-    failed = make_nothing.with_options(task_runner=task_runner(settings.compute))(settings, list(range(count)))
+    failed = make_nothing.with_options(task_runner=task_runner(settings.compute))(
+        settings, list(range(count))
+    )
     if failed:
         raise RuntimeError(f"shards failed: {failed}")
     return {"seconds": time.monotonic() - begun, "peak": peak()}
 
 
 def resume(server: Prefect, folder: Path, count: int) -> float:
-    """Seconds from the start of a night, all but `LEFT` of whose shards are done, until the first of these begins."""
+    """Seconds from the start of a night, all but `LEFT` of whose shards are done, until the first
+    of these begins.
+    """
     (folder / "swift").mkdir()
     swift = Swift(folder / "swift")
     swift.start()
@@ -100,12 +114,18 @@ def night(url: str, count: int) -> Settings:
 
 
 def pretend(url: str, count: int) -> dict[str, int]:
-    """Write the plan, and markers of all but the last shards: their names are all that a resumed run looks at."""
+    """Write the plan, and markers of all but the last shards: their names are all that a resumed
+    run looks at.
+    """
     settings, shards = prepare.fn(night(url, count))
     store = Store.open(url)
     marker = b"{}"
     stages = ("synthesize", "refine", "select", "publish-shards")
-    paths = [f"{folders(settings)[stage]}/{shard:05d}.json" for stage in stages for shard in shards.all[:-LEFT]]
+    paths = [
+        f"{folders(settings)[stage]}/{shard:05d}.json"
+        for stage in stages
+        for shard in shards.all[:-LEFT]
+    ]
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(lambda path: store.write_bytes(path, marker), paths):
             pass

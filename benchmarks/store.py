@@ -1,13 +1,15 @@
 """The sharded store against plain files: writing, reading back whole, and single samples at random.
 
-The same samples go to the same place in two ways. Plain PUT writes the very files that the store writes, one after
-another, each atomic and on the disk as the store's are; plain GET reads them into memory and decodes nothing. The PNG
-folder holds the same images and labels. All are read from the page cache, which favours the plain ways. In a bucket the
-PNGs are objects, and every sample is read once, in random order, by batches that are asked for at once; the store reads
-as for a training, which fetches shards whole and keeps them. Both also one sample at a time, nothing kept, which is
-printed and not claimed: there the requests are the same. Contenders take turns; the median of the rounds counts, and
-the worse image size. The store's checksums and compression run beside its writing and reading: with no second core free
-it falls behind plain copying, so run this on an idle machine.
+The same samples go to the same place in two ways. Plain PUT writes the very files that the store
+writes, one after another, each atomic and on the disk as the store's are; plain GET reads them into
+memory and decodes nothing. The PNG folder holds the same images and labels. All are read from the
+page cache, which favours the plain ways. In a bucket the PNGs are objects, and every sample is read
+once, in random order, by batches that are asked for at once; the store reads as for a training,
+which fetches shards whole and keeps them. Both also one sample at a time, nothing kept, which is
+printed and not claimed: there the requests are the same. Contenders take turns; the median of the
+rounds counts, and the worse image size. The store's checksums and compression run beside its
+writing and reading: with no second core free it falls behind plain copying, so run this on an idle
+machine.
 """
 
 from __future__ import annotations
@@ -27,8 +29,15 @@ import pandas as pd
 from PIL import Image
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from infra.store import SegmentationDataset, ShardReader, Store, publish_version, read_shard, write_shard
-from tasks.train import KEPT
+from infra.store import (
+    SegmentationDataset,
+    ShardReader,
+    Store,
+    publish_version,
+    read_shard,
+    write_shard,
+)
+from tasks.train.train import KEPT
 
 SAMPLES = {128: 2048, 512: 128}  # image side in pixels: samples a shard, 100 MB
 ROUNDS = 25
@@ -40,7 +49,9 @@ Times = dict[str, list[float]]
 
 
 def scenes(count: int, side: int) -> Samples:
-    """Return photographs in small: shaded grounds with sensor noise, three discs each, and the discs' labels."""
+    """Return photographs in small: shaded grounds with sensor noise, three discs each, and the
+    discs' labels.
+    """
     random = np.random.default_rng(side)
     y, x = np.mgrid[:side, :side]
     image = np.empty((count, side, side, 3), np.uint8)
@@ -55,7 +66,9 @@ def scenes(count: int, side: int) -> Samples:
             picture[disc] = picture[disc] / 2 + random.uniform(0, 128, 3)
         image[row] = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255)
     ids = [f"{row:08d}" for row in range(count)]
-    return {"image": image, "label": label}, pd.DataFrame({"id": ids, "prompt": "a small red car on wet sand"})
+    return {"image": image, "label": label}, pd.DataFrame(
+        {"id": ids, "prompt": "a small red car on wet sand"}
+    )
 
 
 def main(size: Size) -> list[Claim]:
@@ -94,7 +107,7 @@ def places(size: Size) -> Iterator[tuple[str, Store]]:
 
 @contextmanager
 def bucket() -> Iterator[Store]:
-    from tests.swift import Swift
+    from testbed.swift import Swift
 
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         server = Swift(Path(folder).resolve())
@@ -107,7 +120,9 @@ def bucket() -> Iterator[Store]:
 
 
 def transfers(store: Store, samples: Samples, rounds: int) -> dict[str, float]:
-    """Return plain PUT's time over the store's for writing a shard, and plain GET's for reading one whole."""
+    """Return plain PUT's time over the store's for writing a shard, and plain GET's for reading one
+    whole.
+    """
     marker = write_shard(store, "runs/a/refine/00000", *samples)
     names = [*marker.files, ".json"]
     files = {name: store.read_bytes(f"runs/a/refine/00000{name}") for name in names}
@@ -119,7 +134,9 @@ def transfers(store: Store, samples: Samples, rounds: int) -> dict[str, float]:
     def get() -> list[bytes]:
         return [store.read_bytes(f"runs/a/refine/00000{name}") for name in names]
 
-    written = writing(store, {"store": lambda path: write_shard(store, path, *samples), "plain": put}, rounds)
+    written = writing(
+        store, {"store": lambda path: write_shard(store, path, *samples), "plain": put}, rounds
+    )
     read = turns({"store": lambda: read_shard(store, "runs/a/refine/00000"), "plain": get}, rounds)
     return {"write": told("write", written), "read": told("read", read)}
 
@@ -161,13 +178,18 @@ def random_reads(store: Store, samples: Samples, rounds: int) -> float:
 
 
 def random_requests(store: Store, samples: Samples, rounds: int) -> float:
-    """Return the time of PNG objects over the store's for reading every sample of a version once, by random batches."""
+    """Return the time of PNG objects over the store's for reading every sample of a version once,
+    by random batches.
+    """
     count, side = min(PNGS, len(samples[1])), samples[0]["label"].shape[-1]
     arrays = {field: array[:count] for field, array in samples[0].items()}
     shard = f"versions/speed-{side}/data/00000"
     write_shard(store, shard, arrays, samples[1][:count])
     publish_version(store, f"speed-{side}", shards=[shard], meta={})
-    files, folder = fsspec.filesystem("s3", **store.options), f"{store.url.removeprefix('s3://')}/runs/png"
+    files, folder = (
+        fsspec.filesystem("s3", **store.options),
+        f"{store.url.removeprefix('s3://')}/runs/png",
+    )
     for row in range(count):
         for field, array in arrays.items():
             encoded = io.BytesIO()
@@ -177,8 +199,14 @@ def random_requests(store: Store, samples: Samples, rounds: int) -> float:
 
     def from_png(size: int) -> None:
         for start in range(0, count, size):
-            paths = [f"{folder}/{row}-{field}.png" for row in rows[start : start + size] for field in arrays]
-            for data in files.cat(paths, max_concurrency=1).values():  # one GET each; s3fs asks for sizes before, else
+            paths = [
+                f"{folder}/{row}-{field}.png"
+                for row in rows[start : start + size]
+                for field in arrays
+            ]
+            for data in files.cat(
+                paths, max_concurrency=1
+            ).values():  # one GET each; s3fs asks for sizes before, else
                 np.array(Image.open(io.BytesIO(data)))
 
     def from_version(size: int, memory: int) -> None:
@@ -187,7 +215,9 @@ def random_requests(store: Store, samples: Samples, rounds: int) -> float:
             dataset.__getitems__(rows[start : start + size])
 
     alone = {"store": lambda: from_version(1, memory=0), "plain": lambda: from_png(1)}
-    print(f"random alone, bucket, {side}x{side}: {told('random alone', turns(alone, max(1, rounds // 5))):.2f}")
+    print(
+        f"random alone, bucket, {side}x{side}: {told('random alone', turns(alone, max(1, rounds // 5))):.2f}"
+    )
     batches = {"store": lambda: from_version(BATCH, memory=KEPT), "plain": lambda: from_png(BATCH)}
     return told("random", turns(batches, rounds))
 
@@ -208,7 +238,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def told(what: str, times: Times) -> float:
     for name, values in times.items():
-        print(f"  {what}, {name}: fastest {1e3 * min(values):.1f} ms, median {1e3 * float(np.median(values)):.1f} ms")
+        print(
+            f"  {what}, {name}: fastest {1e3 * min(values):.1f} ms, median {1e3 * float(np.median(values)):.1f} ms"
+        )
     return float(np.median(times["plain"]) / np.median(times["store"]))
 
 

@@ -1,7 +1,8 @@
-"""Is a segmenter trained on what the night run published as good as one trained on as much exact truth? Three seeds.
+"""Is a segmenter trained on what the night run published as good as one trained on as much exact
+truth? Three seeds.
 
-All that the night published against as many drawn scenes, by the same recipe, which pastes objects of other samples,
-and against drawn scenes left as they are, should pasting not help there.
+All that the night published against as many drawn scenes, by the same recipe, which pastes objects
+of other samples, and against drawn scenes left as they are, should pasting not help there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from benchmarks.night import Night, night
 from infra.store import SegmentationDataset, Store, read_version
 from models import muon, segmenters
 from models.segmenters import ArraySet, Augmentation, DrawnScenes, TrainingRecipe, train_segmenter
-from tasks.evaluate import drawn_truth, evaluate_segmenter
-from tasks.train import class_names
+from tasks.evaluate.evaluate import drawn_truth, evaluate_segmenter
+from tasks.train.train import class_names
 
 SAMPLES = {"quick": 20, "default": 2000, "full": 8000}  # at least
 STEPS = {"quick": 20, "default": 1000, "full": 20000}
@@ -39,14 +40,23 @@ def main(size: Size) -> list[Claim]:
     count, found = transferred(made, size)
     return [
         Claim("samples trained on", count, f">= {SAMPLES[size]}"),
-        Claim("mIoU of synthetic over the better of exact truth, mean of the seeds", found.mean(), ">= 0.92"),
+        Claim(
+            "mIoU of synthetic over the better of exact truth, mean of the seeds",
+            found.mean(),
+            ">= 0.92",
+        ),
     ]
 
 
 def transferred(made: Night, size: Size) -> tuple[int, NDArray[np.float64]]:
-    """How many samples the night published, and of each seed the mIoU of a training on them over exact truth's."""
+    """How many samples the night published, and of each seed the mIoU of a training on them over
+    exact truth's.
+    """
     published = Kept(SegmentationDataset(made.store.url, made.version))
-    count, classes = len(published), class_names(read_version(made.store, made.version).meta["classes"])
+    count, classes = (
+        len(published),
+        class_names(read_version(made.store, made.version).meta["classes"]),
+    )
     drawn, plain = drawn_scenes(count, classes), TrainingRecipe(steps=STEPS[size])
     pasted = replace(plain, augmentation=Augmentation(paste=PASTE))
     trainings: dict[str, tuple[str, Dataset[Any], str, TrainingRecipe]] = {
@@ -57,12 +67,17 @@ def transferred(made: Night, size: Size) -> tuple[int, NDArray[np.float64]]:
     with one_a_core() as workers:
         waiting = {
             name: [
-                workers.submit(measured, half, samples, of, replace(recipe, seed=seed), HELD_OUT[size], classes)
+                workers.submit(
+                    measured, half, samples, of, replace(recipe, seed=seed), HELD_OUT[size], classes
+                )
                 for seed in range(SEEDS[size])
             ]
             for name, (half, samples, of, recipe) in trainings.items()
         }
-        scores = {name: np.array([future.result()["miou"] for future in each]) for name, each in waiting.items()}
+        scores = {
+            name: np.array([future.result()["miou"] for future in each])
+            for name, each in waiting.items()
+        }
     for name, mious in scores.items():
         print(f"{name}: mIoU {mious.mean():.3f} ± {mious.std():.3f} of {len(mious)} seeds")
     synthetic, *truths = scores.values()
@@ -112,12 +127,18 @@ def measured(
     held_out: int,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """The evaluation on held-out scenes of a training, as JSON; one that was made of the same before is read."""
+    """The evaluation on held-out scenes of a training, as JSON; one that was made of the same
+    before is read.
+    """
     known = CACHE / f"transfer-{name}-{trained_by(recipe, len(cast(Sized, samples)), version)}.json"
     if not known.exists():
         trained = train_segmenter(samples, classes, recipe, progress=print)
         truth = drawn_truth(held_out, classes)
-        known.write_text(json.dumps(asdict(evaluate_segmenter(trained.segmenter, truth, "held-out drawn scenes"))))
+        known.write_text(
+            json.dumps(
+                asdict(evaluate_segmenter(trained.segmenter, truth, "held-out drawn scenes"))
+            )
+        )
     found: dict[str, Any] = json.loads(known.read_text())
     ious = {label: round(iou or 0.0, 3) for label, iou in found["iou"].items()}
     print(f"trained on {len(cast(Sized, samples))} {name}: mIoU {found['miou']:.3f}", ious)

@@ -7,22 +7,21 @@ from typing import Any
 from prefect import flow
 
 from infra.settings import Settings
-from tasks.compare import tell_comparison
-from tasks.evaluate import evaluate
-from tasks.promote import champion_of
-from tasks.watch import watching
+from tasks.evaluate.compare import tell_comparison
+from tasks.evaluate.evaluate import evaluate
+from tasks.monitor.watch import watching
+from tasks.promote.champion import champion_of
 
 __all__ = ["compare"]
 
 
 @flow(name="compare")
 def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
-    """Measure two checkpoints (the first is the champion, unless named) on the settings' set; return what differs.
+    """Measure two checkpoints (the first is the champion, unless named) on the settings' set;
+    return what differs.
 
-    Args:
-        settings: What the run is told; the rest comes from the worker's environment, or is the default.
-        second: A checkpoint.
-        first: Another one; none: the champion.
+    Args: settings: What the run is told; the rest comes from the worker's environment, or is the
+        default. second: A checkpoint. first: Another one; none: the champion.
     """
     names = first or champion_of(settings), second
     with watching(settings):

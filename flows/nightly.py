@@ -1,8 +1,9 @@
 """The night run: class names in, a published dataset version out.
 
-plan → synthesize → refine → select → compose → select → publish, and before the first select, if asked for, noise
-learning over the whole run. A task makes one stage of some shards and leaves them in the store, so running the flow
-again with the same settings does what is missing and nothing else.
+plan → synthesize → refine → select → compose → select → publish, and before the first select, if
+asked for, noise learning over the whole run. A task makes one stage of some shards and leaves them
+in the store, so running the flow again with the same settings does what is missing and nothing
+else.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from prefect import flow
 
 from infra.clusters import check_starts, task_runner
 from infra.settings import Settings
-from tasks.affinity import learn_affinity
-from tasks.compose import compose
-from tasks.folds import hold_out, learn_fold, rank
-from tasks.prepare import Shards, prepare
-from tasks.progress import from_workers
-from tasks.publish import folders, is_published, publish, publish_shards, remind
-from tasks.refine import refine
-from tasks.report import report
-from tasks.select import screen, select
-from tasks.shards import Failures, Futures, NightFailedError, Stages, lost
+from tasks.compose.scenes import compose
+from tasks.monitor.watch import watching
+from tasks.plan.prepare import Shards, prepare
+from tasks.publish.version import folders, is_published, publish, publish_shards, remind
+from tasks.refine.affinity import learn_affinity
+from tasks.refine.labels import refine
+from tasks.report.page import report
+from tasks.run.progress import from_workers
+from tasks.run.stages import Failures, Futures, NightFailedError, Stages, lost
+from tasks.select.judge import screen, select
+from tasks.select.noise_learning import hold_out, learn_fold, rank
 from tasks.synthesize import synthesize
-from tasks.watch import watching
 
 __all__ = ["nightly"]
 
@@ -33,11 +34,11 @@ MOST_LOSSES = 5  # of workers and schedulers, after which a person shall look
 def nightly(settings: Settings) -> str:
     """Make and publish the dataset of these settings; returns the version's name.
 
-    Raises for bad settings before anything expensive starts, and `NightFailedError` if shards are missing at the end,
-    unless the settings publish without them.
+    Raises for bad settings before anything expensive starts, and `NightFailedError` if shards are
+    missing at the end, unless the settings publish without them.
 
-    Args:
-        settings: What the run is told; the rest comes from the worker's environment, or is the default.
+    Args: settings: What the run is told; the rest comes from the worker's environment, or is the
+        default.
     """
     check_starts()
     settings, shards = prepare(settings)
@@ -60,8 +61,8 @@ def _night(settings: Settings, shards: Shards) -> str:
 def _make(settings: Settings, shards: Shards) -> Failures:
     """Make all shards.
 
-    Where a worker died, what that took along is tried once more, each shard by itself; where Dask's scheduler died,
-    what is missing is tried again with the next one.
+    Where a worker died, what that took along is tried once more, each shard by itself; where Dask's
+    scheduler died, what is missing is tried again with the next one.
     """
     make = make_shards.with_options(task_runner=task_runner(settings.compute))
     failed, alone = make(settings, shards), False
@@ -76,11 +77,15 @@ def _make(settings: Settings, shards: Shards) -> Failures:
 
 @flow(name="make-shards")
 def make_shards(settings: Settings, shards: Shards, alone: bool = False) -> Failures:
-    """Fan the shards that are not in the store out to the task runner, through their stages; return what failed."""
+    """Fan the shards that are not in the store out to the task runner, through their stages; return
+    what failed.
+    """
     from_workers()
     stages = Stages(settings, folders(settings), shards.all, alone)
     made = stages.each(synthesize, shards.generated, gpu=True)
-    affine = stages.once(learn_affinity, after=made) if settings.refine.method == "diffumask" else {}
+    affine = (
+        stages.once(learn_affinity, after=made) if settings.refine.method == "diffumask" else {}
+    )
     labelled = stages.each(refine, shards.generated, made, whole=[affine])
     ranked = learn_noise(settings, stages, shards, labelled) if settings.select.folds else {}
     chosen = stages.each(select, shards.generated, labelled, whole=[ranked])
@@ -91,7 +96,9 @@ def make_shards(settings: Settings, shards: Shards, alone: bool = False) -> Fail
 
 
 def learn_noise(settings: Settings, stages: Stages, shards: Shards, labelled: Futures) -> Futures:
-    """Screen the shards, train a network a fold, let each judge what it never saw, and rank what they say."""
+    """Screen the shards, train a network a fold, let each judge what it never saw, and rank what
+    they say.
+    """
     screened = stages.each(screen, shards.generated, labelled)
     taught = stages.once(learn_fold, *range(settings.select.folds), after=screened, gpu=True)
     judged = stages.each(hold_out, shards.generated, whole=[taught], gpu=True)

@@ -13,7 +13,8 @@ __all__ = ["pretrain"]
 
 @flow(name="pretrain")
 def pretrain(recipe: Recipe) -> tuple[Path, Path]:
-    """Train autoencoder, then diffusion model, then oracle; returns pipeline directory and oracle file.
+    """Train autoencoder, then diffusion model, then oracle; returns pipeline directory and oracle
+    file.
 
     Args:
         recipe: How long, on what, and where to leave it.

@@ -1,4 +1,6 @@
-"""Prefect blocks: credentials that a team keeps on its server, and that are in no file, parameter or log."""
+"""Prefect blocks: credentials that a team keeps on its server, and that are in no file, parameter
+or log.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ __all__ = ["open_store"]
 def open_store(chosen: StoreSettings) -> Store:
     """The store that the settings name, with the options of `store.block`, if they name one.
 
-    Raises `SettingsError` for a block that cannot be read or holds no JSON object. A process reads a block once.
+    Raises `SettingsError` for a block that cannot be read or holds no JSON object. A process reads
+    a block once.
     """
     secret = _secret(chosen.block) if chosen.block else {}
     return Store.open(chosen.url, {**chosen.options, **secret})
@@ -23,7 +26,9 @@ def open_store(chosen: StoreSettings) -> Store:
 
 @lru_cache
 def _secret(name: str) -> dict[str, Any]:
-    from prefect.blocks.system import Secret  # Prefect takes a second that a store without a block need not wait
+    from prefect.blocks.system import (
+        Secret,
+    )  # Prefect takes a second that a store without a block need not wait
 
     try:
         held = cast("Secret[Any]", Secret.load(name)).get()
@@ -34,5 +39,7 @@ def _secret(name: str) -> dict[str, Any]:
             f"({type(error).__name__}); make it in Prefect's UI under Blocks, or set PREFECT_API_URL to its server"
         ) from None
     if not isinstance(value, dict):
-        raise SettingsError(f"store.block: block {name!r} holds {type(value).__name__}; give a JSON object")
+        raise SettingsError(
+            f"store.block: block {name!r} holds {type(value).__name__}; give a JSON object"
+        )
     return value

@@ -29,14 +29,18 @@ __all__ = [
     "task_runner",
 ]
 
-MOST_STARTS = 10  # of one flow run, which an automation starts again whenever its process was killed
+MOST_STARTS = (
+    10  # of one flow run, which an automation starts again whenever its process was killed
+)
 SCHEDULER_SECONDS = 300.0  # that a run waits for a scheduler which is started again somewhere
 SERVER_SECONDS = 300.0  # that a task waits for a Prefect server that is started again
 _LOOPBACK = "127.0.0.1"
 _TOPIC = "segmint"  # of Dask, by which workers tell the flow how far they are
-# A worker that dies takes the blame for every task it holds; with one each, only the task that killed it is blamed.
+# A worker that dies takes the blame for every task it holds; with one each, only the task that
+# killed it is blamed.
 _ONE_TASK_A_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
-# Dask's workers give every freed megabyte back to the system: images on a CPU took 1.65 times as long
+# Dask's workers give every freed megabyte back to the system: images on a CPU took 1.65 times as
+# long
 _KEEP_FREED_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 
 
@@ -45,7 +49,9 @@ class KilledOftenError(RuntimeError):
 
 
 def check_starts() -> None:
-    """Raise `KilledOftenError` in a flow run that was started too often, so that it fails and is not started again."""
+    """Raise `KilledOftenError` in a flow run that was started too often, so that it fails and is
+    not started again.
+    """
     if (count := int(flow_run.run_count or 0)) > MOST_STARTS:
         raise KilledOftenError(
             f"this run was started {count} times and killed each time; see the worker's log (memory?), mend the cause, "
@@ -65,18 +71,28 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
 
     if compute.runner == "dask-local":
         dask.config.set(_ONE_TASK_A_WORKER | _KEEP_FREED_MEMORY)
-        return DaskTaskRunner(cluster_class="distributed.SpecCluster", cluster_kwargs=local_cluster(compute))
+        return DaskTaskRunner(
+            cluster_class="distributed.SpecCluster", cluster_kwargs=local_cluster(compute)
+        )
     if compute.runner == "dask-kubernetes":
         require_dask_kubernetes()
-        resource = dask_cluster(compute, name=f"segmint-{uuid4().hex[:8]}")  # no two runs share workers
-        cluster = {"custom_cluster_spec": resource, "namespace": compute.kubernetes.namespace, "quiet": True}
+        resource = dask_cluster(
+            compute, name=f"segmint-{uuid4().hex[:8]}"
+        )  # no two runs share workers
+        cluster = {
+            "custom_cluster_spec": resource,
+            "namespace": compute.kubernetes.namespace,
+            "quiet": True,
+        }
         return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=cluster)
     address = compute.runner.replace("dask://", "tcp://")
     return DaskTaskRunner(address=address, client_kwargs={"timeout": SCHEDULER_SECONDS})
 
 
 def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
-    """A `SpecCluster` of this machine: a worker a GPU, which sees that one alone, and `workers` that see none."""
+    """A `SpecCluster` of this machine: a worker a GPU, which sees that one alone, and `workers`
+    that see none.
+    """
     from distributed import Nanny, Scheduler
 
     def worker(gpu: int | None) -> dict[str, Any]:
@@ -93,7 +109,10 @@ def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
 
 
 def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
-    """Submit within this what needs a GPU: Dask gives it to workers that offer one, where the settings speak of any."""
+    """Submit within this what needs a GPU:
+
+    Dask gives it to workers that offer one, where the settings speak of any.
+    """
     if not compute.gpus:
         return nullcontext()
     from dask.base import annotate
@@ -103,9 +122,11 @@ def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
 
 @contextmanager
 def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
-    """Hold one slot of the settings' concurrency limit, so that runs side by side do not share a GPU.
+    """Hold one slot of the settings' concurrency limit, so that runs side by side do not share a
+    GPU.
 
-    A server that is away is waited for; one that has forgotten the slot, or cannot be told of its end, stops no shard.
+    A server that is away is waited for; one that has forgotten the slot, or cannot be told of its
+    end, stops no shard.
     """
     slot = ExitStack()
     if compute.limit:
@@ -121,7 +142,9 @@ def _take(slot: ExitStack, limit: str) -> None:
     deadline = time.monotonic() + SERVER_SECONDS
     while True:
         try:
-            slot.enter_context(concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False))
+            slot.enter_context(
+                concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False)
+            )
             return
         except ConcurrencySlotAcquisitionError as error:
             if not isinstance(error.__cause__, httpx.TransportError) or time.monotonic() > deadline:
@@ -130,7 +153,8 @@ def _take(slot: ExitStack, limit: str) -> None:
 
 
 def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:
-    """Call `listener`, in another thread, with all that tasks of this flow send from Dask's workers, until it ends.
+    """Call `listener`, in another thread, with all that tasks of this flow send from Dask's
+    workers, until it ends.
 
     Without Dask there is nothing to hear. Runs that share a scheduler do not hear each other.
     """
@@ -148,7 +172,9 @@ def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:
 
 
 def send_from_worker(message: Callable[[], dict[str, Any]]) -> None:
-    """Send `message()`, which msgpack can hold, to the flow of this task, if this is a task of a Dask worker."""
+    """Send `message()`, which msgpack can hold, to the flow of this task, if this is a task of a
+    Dask worker.
+    """
     worker, context = dask_worker(), TaskRunContext.get()
     if worker is None or context is None:
         return

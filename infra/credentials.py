@@ -1,4 +1,6 @@
-"""Credentials come from the environment alone: what to hide, and what to refuse in a file or a flag."""
+"""Credentials come from the environment alone: what to hide, and what to refuse in a file or a
+flag.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,29 @@ from infra.sources import Layer, SettingsError
 
 __all__ = ["public", "refuse_written"]
 
-# fsspec's and botocore's options that are secrets, or half of one: key, aws_secret_access_key, session_token, …
-_SECRET = re.compile(r"key|secret|token|password|passwd|credential|signature|connection_string", re.IGNORECASE)
+# fsspec's and botocore's options that are secrets, or half of one: key, aws_secret_access_key,
+# session_token, …
+_SECRET = re.compile(
+    r"key|secret|token|password|passwd|credential|signature|connection_string", re.IGNORECASE
+)
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def public(value: Any) -> Any:
     """`value` without credentials: secret keys left out, user and password cut from URLs."""
     if isinstance(value, Mapping):
-        return {name: public(inner) for name, inner in value.items() if not _SECRET.search(str(name))}
+        return {
+            name: public(inner) for name, inner in value.items() if not _SECRET.search(str(name))
+        }
     if isinstance(value, (list, tuple)):
         return [public(inner) for inner in value]
     return _USER_INFO.sub("", value) if isinstance(value, str) else value
 
 
 def refuse_written(layers: Sequence[Layer]) -> None:
-    """Raise `SettingsError` if the store's settings hold a credential that is not from the environment."""
+    """Raise `SettingsError` if the store's settings hold a credential that is not from the
+    environment.
+    """
     for layer in layers:
         store = layer.values.get("store")
         if not layer.secret and isinstance(store, Mapping) and public(store) != dict(store):

@@ -1,4 +1,6 @@
-"""Doctor: what a run needs of this machine, each checked before it matters, with the remedy for whatever is wrong."""
+"""Doctor: what a run needs of this machine, each checked before it matters, with the remedy for
+whatever is wrong.
+"""
 
 from __future__ import annotations
 
@@ -37,24 +39,58 @@ class Check:
     remedy: str = ""
 
 
-def diagnose(settings: Settings, *, open_generator: Callable[[], str], needed_bytes: int = ROOM) -> list[Check]:
-    """Check everything that `settings` will use; nothing is raised, a failure is a check that is not ok.
+def diagnose(
+    settings: Settings, *, open_generator: Callable[[], str], needed_bytes: int = ROOM
+) -> list[Check]:
+    """Check everything that `settings` will use; nothing is raised, a failure is a check that is
+    not ok.
 
-    `open_generator` opens the pipeline directory and says what it found; `needed_bytes` is what a run will write.
+    `open_generator` opens the pipeline directory and says what it found; `needed_bytes` is what a
+    run will write.
     """
     probes: list[tuple[str, Callable[[], str], str]] = [
-        ("device", lambda: _device(settings.generator.device), "set generator.device to auto or cpu"),
-        ("vocabulary", lambda: _vocabulary(settings), "set vocabulary and classes to what there is"),
-        ("generator", open_generator, "set generator.path to 'embedded' or a whole diffusers pipeline directory"),
-        ("store", lambda: _store(settings), "set store.url to a folder or bucket that you may write to"),
-        ("free space", lambda: _space(settings.store.url, needed_bytes), "free some, or set store.url to another disk"),
-        ("compute", lambda: _compute(settings.compute.runner, settings.compute.workers), "start that Dask scheduler"),
-        ("prefect", _prefect, "start `prefect server start`, or unset PREFECT_API_URL to run in-process"),
+        (
+            "device",
+            lambda: _device(settings.generator.device),
+            "set generator.device to auto or cpu",
+        ),
+        (
+            "vocabulary",
+            lambda: _vocabulary(settings),
+            "set vocabulary and classes to what there is",
+        ),
+        (
+            "generator",
+            open_generator,
+            "set generator.path to 'embedded' or a whole diffusers pipeline directory",
+        ),
+        (
+            "store",
+            lambda: _store(settings),
+            "set store.url to a folder or bucket that you may write to",
+        ),
+        (
+            "free space",
+            lambda: _space(settings.store.url, needed_bytes),
+            "free some, or set store.url to another disk",
+        ),
+        (
+            "compute",
+            lambda: _compute(settings.compute.runner, settings.compute.workers),
+            "start that Dask scheduler",
+        ),
+        (
+            "prefect",
+            _prefect,
+            "start `prefect server start`, or unset PREFECT_API_URL to run in-process",
+        ),
         ("fleet", lambda: _fleet(settings), "run what each of these names"),
     ]
     if settings.compute.runner == "dask-kubernetes":
         remedy = "pip install 'segmint[kubernetes]', set KUBECONFIG or run in the cluster, install the Dask operator"
-        probes.append(("kubernetes", lambda: _kubernetes(settings.compute.kubernetes.namespace), remedy))
+        probes.append(
+            ("kubernetes", lambda: _kubernetes(settings.compute.kubernetes.namespace), remedy)
+        )
     return [*_versions(), *(_check(*probe) for probe in probes)]
 
 
@@ -66,17 +102,30 @@ def _check(name: str, probe: Callable[[], str], remedy: str) -> Check:
 
 
 def _versions(distribution: str = DISTRIBUTION) -> Iterator[Check]:
-    """Python and every required package against the bounds of pyproject.toml, as they were installed with it."""
+    """Python and every required package against the bounds of pyproject.toml, as they were
+    installed with it.
+    """
     wanted = SpecifierSet(importlib.metadata.metadata(distribution)["Requires-Python"] or "")
     found = platform.python_version()
     yield Check(
-        "python", found in wanted, f"{found}, needs {wanted}", "make the virtual environment with another Python"
+        "python",
+        found in wanted,
+        f"{found}, needs {wanted}",
+        "make the virtual environment with another Python",
     )
-    wrong = [problem for line in importlib.metadata.requires(distribution) or () if (problem := _package(line))]
+    wrong = [
+        problem
+        for line in importlib.metadata.requires(distribution) or ()
+        if (problem := _package(line))
+    ]
     for requirement, finding in wrong:
         yield Check(requirement, False, finding, f"pip install '{requirement}'")
     if not wrong:
-        yield Check("packages", True, f"all as {distribution} {importlib.metadata.version(distribution)} needs them")
+        yield Check(
+            "packages",
+            True,
+            f"all as {distribution} {importlib.metadata.version(distribution)} needs them",
+        )
 
 
 def _package(line: str) -> tuple[str, str] | None:
@@ -89,7 +138,11 @@ def _package(line: str) -> tuple[str, str] | None:
         found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return wanted, "not installed"
-    return None if requirement.specifier.contains(found, prereleases=True) else (wanted, f"{found} is installed")
+    return (
+        None
+        if requirement.specifier.contains(found, prereleases=True)
+        else (wanted, f"{found} is installed")
+    )
 
 
 def _device(wanted: str) -> str:
@@ -97,7 +150,9 @@ def _device(wanted: str) -> str:
 
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= len(cuda):
-        raise RuntimeError(f"generator.device is {wanted!r}; torch {torch.__version__} sees {len(cuda)} CUDA devices")
+        raise RuntimeError(
+            f"generator.device is {wanted!r}; torch {torch.__version__} sees {len(cuda)} CUDA devices"
+        )
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise RuntimeError("generator.device is 'mps'; this machine has none")
     return f"{', '.join(cuda) or f'CPU, {torch.get_num_threads()} threads'} (torch {torch.__version__})"
@@ -164,12 +219,16 @@ def _compute(runner: str, workers: int) -> str:
 
 
 def _kubernetes(namespace: str) -> str:
-    """Asks for the Dask clusters there are: that takes the package, a way in, the operator's resource and the right."""
+    """Asks for the Dask clusters there are: that takes the package, a way in, the operator's
+    resource and the right.
+    """
     require_dask_kubernetes()
     import kr8s
 
     try:
         clusters = list(kr8s.get("daskclusters.kubernetes.dask.org", namespace=namespace))
     except Exception as error:
-        raise RuntimeError(f"cannot list the Dask clusters of namespace {namespace}: {error}") from error
+        raise RuntimeError(
+            f"cannot list the Dask clusters of namespace {namespace}: {error}"
+        ) from error
     return f"{len(clusters)} Dask clusters in namespace {namespace}"

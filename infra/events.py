@@ -25,7 +25,9 @@ KEEP_RATE_LOW = "segmint.keep-rate.low"
 
 
 def tell(event: str, resource: str, name: str, payload: Mapping[str, Any]) -> None:
-    """Emit an event of the resource `segmint.<resource>`, called `name` in the UI; outside Prefect's runs, nothing."""
+    """Emit an event of the resource `segmint.<resource>`, called `name` in the UI; outside
+    Prefect's runs, nothing.
+    """
     if FlowRunContext.get() or TaskRunContext.get():
         about = {"prefect.resource.id": f"segmint.{resource}", "prefect.resource.name": name}
         emit_event(event=event, resource=about, payload=dict(payload))

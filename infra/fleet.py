@@ -1,7 +1,8 @@
-"""What a Prefect server needs to know of segmint beside its deployments: made idempotently, and checked.
+"""What a Prefect server needs to know of segmint beside its deployments: made idempotently, and
+checked.
 
-A work pool, a concurrency limit for GPUs, a block of store credentials, and automations: somebody is told of what goes
-wrong, and a run whose process was killed goes on by itself.
+A work pool, a concurrency limit for GPUs, a block of store credentials, and automations: somebody
+is told of what goes wrong, and a run whose process was killed goes on by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from typing import Any, Literal, NamedTuple
 
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    WorkPoolCreate,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
@@ -28,15 +33,23 @@ __all__ = ["DEPLOYMENTS", "LEASES", "POOL", "TAG", "Done", "automations", "missi
 
 POOL = "segmint"  # that prefect.yaml deploys to
 TAG = "segmint"  # of every deployment of prefect.yaml
-DEPLOYMENTS = tuple(f"{name}/{name}" for name in ("nightly", "retrain", "evaluate", "compare", "rollback", "gc"))
+DEPLOYMENTS = tuple(
+    f"{name}/{name}" for name in ("nightly", "retrain", "evaluate", "compare", "rollback", "gc")
+)
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # the other is Redis
 SILENT = timedelta(minutes=6)  # without a heartbeat: two of Prefect's three-minute beats
-SETTLED = timedelta(minutes=1)  # a worker reports a crash up to 25 s after its runner did; both would undo a new start
+SETTLED = timedelta(
+    minutes=1
+)  # a worker reports a crash up to 25 s after its runner did; both would undo a new start
 _ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 _ANY_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 _OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 # options of s3fs by the variables that hold them
-_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
+_VARIABLES = {
+    "key": "AWS_ACCESS_KEY_ID",
+    "secret": "AWS_SECRET_ACCESS_KEY",
+    "token": "AWS_SESSION_TOKEN",
+}
 
 
 class Done(NamedTuple):
@@ -48,7 +61,10 @@ class Done(NamedTuple):
 
 def automations(notify: ActionTypes) -> list[AutomationCore]:
     """All automations; `notify` is what those do that tell a person."""
-    late, failed = {"prefect.flow-run.Late"}, {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+    late, failed = (
+        {"prefect.flow-run.Late"},
+        {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+    )
     crashed = ChangeFlowRunState(
         state=StateType.CRASHED,
         name="Crashed",
@@ -64,15 +80,36 @@ def automations(notify: ActionTypes) -> list[AutomationCore]:
     return [
         _automation("a run is late", "No worker took it: is one running?", _of_run(late), notify),
         _automation("a run failed or crashed", "Its state says why.", _of_run(failed), notify),
-        _automation("a silent run has crashed", "Its process is gone and could not say so.", _silent(), crashed),
-        _automation("a crashed run goes on", "Finished shards are not made again.", _crashed(), again),
-        _automation("the keep rate is low", "See the run's report.", _of("segmint.dataset.*", KEEP_RATE_LOW), notify),
-        _automation("a version is partial", "See its manifest.", _of("segmint.dataset.*", PARTIAL), notify),
-        _automation("the champion regressed", "`segmint rollback`?", _of("segmint.champion", REGRESSED), notify),
+        _automation(
+            "a silent run has crashed",
+            "Its process is gone and could not say so.",
+            _silent(),
+            crashed,
+        ),
+        _automation(
+            "a crashed run goes on", "Finished shards are not made again.", _crashed(), again
+        ),
+        _automation(
+            "the keep rate is low",
+            "See the run's report.",
+            _of("segmint.dataset.*", KEEP_RATE_LOW),
+            notify,
+        ),
+        _automation(
+            "a version is partial", "See its manifest.", _of("segmint.dataset.*", PARTIAL), notify
+        ),
+        _automation(
+            "the champion regressed",
+            "`segmint rollback`?",
+            _of("segmint.champion", REGRESSED),
+            notify,
+        ),
     ]
 
 
-def _automation(name: str, description: str, trigger: EventTrigger, action: ActionTypes) -> AutomationCore:
+def _automation(
+    name: str, description: str, trigger: EventTrigger, action: ActionTypes
+) -> AutomationCore:
     return AutomationCore(
         name=f"segmint: {name}",
         description=description,
@@ -84,7 +121,9 @@ def _automation(name: str, description: str, trigger: EventTrigger, action: Acti
 
 def _of_run(states: set[str]) -> EventTrigger:
     """Whenever a run of ours gets one of these states."""
-    return _trigger(match=_ANY_RUN, match_related=_OURS, expect=states, for_each={"prefect.resource.id"})
+    return _trigger(
+        match=_ANY_RUN, match_related=_OURS, expect=states, for_each={"prefect.resource.id"}
+    )
 
 
 def _silent() -> EventTrigger:
@@ -108,19 +147,25 @@ def _of(resource: str, event: str) -> EventTrigger:
 
 
 def _trigger(**values: Any) -> EventTrigger:
-    return EventTrigger.model_validate({"posture": Posture.Reactive, "threshold": 1, "within": timedelta(0)} | values)
+    return EventTrigger.model_validate(
+        {"posture": Posture.Reactive, "threshold": 1, "within": timedelta(0)} | values
+    )
 
 
 def set_up(settings: Settings, slots: int | None = None) -> list[Done]:
-    """Make or mend everything on the server that PREFECT_API_URL names; doing it again changes nothing.
+    """Make or mend everything on the server that PREFECT_API_URL names; doing it again changes
+    nothing.
 
-    `slots` are those of the GPU limit; None leaves a limit as it is, and gives a new one as many as the settings' GPUs.
-    Raises `SettingsError` for a notification block that is not there, and for credentials that are nowhere.
+    `slots` are those of the GPU limit; None leaves a limit as it is, and gives a new one as many as
+    the settings' GPUs. Raises `SettingsError` for a notification block that is not there, and for
+    credentials that are nowhere.
     """
     with get_client(sync_client=True) as client:
         done = [_pool(client)]
         if settings.compute.limit:
-            done.append(_limit(client, settings.compute.limit, slots, max(settings.compute.gpus, 1)))
+            done.append(
+                _limit(client, settings.compute.limit, slots, max(settings.compute.gpus, 1))
+            )
         if settings.store.block:
             done.append(_block(client, settings.store.block))
         notify = _notification(client, settings.alarm.notify)
@@ -140,7 +185,9 @@ def _limit(client: SyncPrefectClient, name: str, slots: int | None, fewest: int)
     try:
         found = client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots or fewest))
+        client.create_global_concurrency_limit(
+            GlobalConcurrencyLimitCreate(name=name, limit=slots or fewest)
+        )
         return Done(f"concurrency limit {name} of {slots or fewest}", "made")
     if slots is None or found.limit == slots:
         return Done(f"concurrency limit {name} of {found.limit}", "there")
@@ -149,11 +196,17 @@ def _limit(client: SyncPrefectClient, name: str, slots: int | None, fewest: int)
 
 
 def _block(client: SyncPrefectClient, name: str) -> Done:
-    """The store's credentials, taken from the environment once; a block that is there stays as it is."""
+    """The store's credentials, taken from the environment once; a block that is there stays as it
+    is.
+    """
     try:
         client.read_block_document_by_name(name, "secret")
     except ObjectNotFound:
-        held = {option: os.environ[variable] for option, variable in _VARIABLES.items() if variable in os.environ}
+        held = {
+            option: os.environ[variable]
+            for option, variable in _VARIABLES.items()
+            if variable in os.environ
+        }
         if not held:
             raise SettingsError(
                 f"store.block: there is no Secret block {name!r}, and no credentials to make it of; set "
@@ -211,7 +264,9 @@ def missing(settings: Settings) -> Iterator[str]:
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(POOL)
-            if not any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(POOL)):
+            if not any(
+                worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(POOL)
+            ):
                 yield f"no worker serves work pool {POOL}: `prefect worker start --pool {POOL}`"
         except ObjectNotFound:
             yield f"no work pool {POOL}: `segmint setup`"
@@ -220,9 +275,13 @@ def missing(settings: Settings) -> Iterator[str]:
                 "a server that is started again has forgotten who holds a concurrency limit, and ends those runs: set "
                 f"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE={LEASES} for the server"
             )
-        if settings.compute.limit and not _there(client.read_global_concurrency_limit_by_name, settings.compute.limit):
+        if settings.compute.limit and not _there(
+            client.read_global_concurrency_limit_by_name, settings.compute.limit
+        ):
             yield f"no concurrency limit {settings.compute.limit}: `segmint setup`"
-        if settings.store.block and not _there(client.read_block_document_by_name, settings.store.block, "secret"):
+        if settings.store.block and not _there(
+            client.read_block_document_by_name, settings.store.block, "secret"
+        ):
             yield f"no block secret/{settings.store.block}: `segmint setup`"
         for wanted in automations(DoNothing()):
             found = _named(client, wanted.name)

@@ -13,8 +13,14 @@ from infra.settings import ComputeSettings, KubernetesSettings, SettingsError
 __all__ = ["CLUSTER_CLASS", "dask_cluster", "require_dask_kubernetes"]
 
 CLUSTER_CLASS = "dask_kubernetes.operator.KubeCluster"
-IDLE_SECONDS = 900  # without a task, after which the operator removes a cluster whose flow process died
-SCHEDULER_PORT, SCHEDULER_HTTP, WORKER_HTTP = 8786, 8787, 8788  # Dask's own defaults, the operator's for workers
+IDLE_SECONDS = (
+    900  # without a task, after which the operator removes a cluster whose flow process died
+)
+SCHEDULER_PORT, SCHEDULER_HTTP, WORKER_HTTP = (
+    8786,
+    8787,
+    8788,
+)  # Dask's own defaults, the operator's for workers
 
 
 def require_dask_kubernetes() -> None:
@@ -27,9 +33,11 @@ def require_dask_kubernetes() -> None:
 
 
 def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
-    """The DaskCluster (kubernetes.dask.org/v1) `name`: a scheduler, and `compute.workers` workers of one thread.
+    """The DaskCluster (kubernetes.dask.org/v1) `name`: a scheduler, and `compute.workers` workers
+    of one thread.
 
-    A worker with GPUs offers Dask's resource `GPU=1`. `name` is a DNS label of at most 53 characters.
+    A worker with GPUs offers Dask's resource `GPU=1`. `name` is a DNS label of at most 53
+    characters.
     """
     pods = compute.kubernetes
     return {
@@ -38,7 +46,9 @@ def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
         "metadata": {
             "name": name,
             "namespace": pods.namespace,
-            "labels": {"app.kubernetes.io/part-of": "segmint"},  # the operator passes it on to the pods
+            "labels": {
+                "app.kubernetes.io/part-of": "segmint"
+            },  # the operator passes it on to the pods
         },
         "spec": {
             "idleTimeout": IDLE_SECONDS,
@@ -57,7 +67,10 @@ def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
             container
             | {
                 "image": pods.image,
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
             }
         ],
     }
@@ -65,11 +78,20 @@ def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scheduler() -> dict[str, Any]:
-    """One task a worker at a time: one that dies takes the blame for all it holds, though one of them killed it."""
+    """One task a worker at a time: one that dies takes the blame for all it holds, though one of
+    them killed it.
+    """
     dashboard = f":{SCHEDULER_HTTP}"
     return {
         "name": "scheduler",
-        "args": ["dask", "scheduler", "--port", str(SCHEDULER_PORT), "--dashboard-address", dashboard],
+        "args": [
+            "dask",
+            "scheduler",
+            "--port",
+            str(SCHEDULER_PORT),
+            "--dashboard-address",
+            dashboard,
+        ],
         "env": [{"name": "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION", "value": "1.0"}],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
         "ports": [
@@ -82,7 +104,9 @@ def _scheduler() -> dict[str, Any]:
 
 
 def _worker(pods: KubernetesSettings) -> dict[str, Any]:
-    """No nanny, for Kubernetes is one; and a nanny would have the worker hand back every freed megabyte at once."""
+    """No nanny, for Kubernetes is one; and a nanny would have the worker hand back every freed
+    megabyte at once.
+    """
     gpus = {"nvidia.com/gpu": str(pods.gpus)} if pods.gpus else {}
     resources = {"cpu": str(pods.cpu), "memory": pods.memory} | gpus
     command = ["dask", "worker", "--no-nanny", "--nthreads", "1", "--name", "$(DASK_WORKER_NAME)"]
@@ -91,12 +115,16 @@ def _worker(pods: KubernetesSettings) -> dict[str, Any]:
     return {
         "name": "worker",
         "args": command + (["--resources", "GPU=1"] if gpus else []),
-        "env": [{"name": "OMP_NUM_THREADS", "value": str(pods.cpu)}],  # else torch counts the machine's cores
+        "env": [
+            {"name": "OMP_NUM_THREADS", "value": str(pods.cpu)}
+        ],  # else torch counts the machine's cores
         "envFrom": [{"secretRef": {"name": pods.secret}}] if pods.secret else [],
         "resources": {"requests": resources, "limits": resources},
         "ports": [{"name": "http-dashboard", "containerPort": WORKER_HTTP, "protocol": "TCP"}],
         "readinessProbe": _health(period=5, failures=3),
-        "livenessProbe": _health(period=30, failures=10),  # five minutes, as long as Dask's scheduler waits itself
+        "livenessProbe": _health(
+            period=30, failures=10
+        ),  # five minutes, as long as Dask's scheduler waits itself
     }
 
 
@@ -111,6 +139,7 @@ def _service(name: str) -> dict[str, Any]:
         "type": "ClusterIP",
         "selector": {"dask.org/cluster-name": name, "dask.org/component": "scheduler"},
         "ports": [
-            {"name": port, "protocol": "TCP", "port": number, "targetPort": port} for port, number in ports.items()
+            {"name": port, "protocol": "TCP", "port": number, "targetPort": port}
+            for port, number in ports.items()
         ],
     }

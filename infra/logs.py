@@ -1,7 +1,9 @@
-"""Logs that say where: every record of a process carries the run, stage and shard that it was made in.
+"""Logs that say where: every record of a process carries the run, stage and shard that it was made
+in.
 
 Prefect's JSON formatter writes them, with Prefect's own ids of runs and tasks, if it is told to by
-PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json; then each record is a line of JSON, in flows and in Dask's workers.
+PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json; then each record is a line of JSON, in flows and in
+Dask's workers.
 """
 
 from __future__ import annotations
@@ -38,5 +40,7 @@ class _Located(logging.LogRecord):
 
 
 def _install() -> None:
-    if logging.getLogRecordFactory() is logging.LogRecord:  # whoever has put another one there keeps it
+    if (
+        logging.getLogRecordFactory() is logging.LogRecord
+    ):  # whoever has put another one there keeps it
         logging.setLogRecordFactory(_Located)

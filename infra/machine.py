@@ -28,7 +28,8 @@ def machine_name() -> str:
 
 
 def resources() -> dict[str, float]:
-    """Bytes: free on the disk of the working directory; used and there on the GPU, once this process uses one.
+    """Bytes: free on the disk of the working directory; used and there on the GPU, once this
+    process uses one.
 
     What cannot be found out is left out.
     """
@@ -36,15 +37,23 @@ def resources() -> dict[str, float]:
     with suppress(OSError):
         found["disk_free_bytes"] = float(shutil.disk_usage(Path.cwd()).free)
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_initialized():  # to ask sooner would take some hundred megabytes of the GPU
+    if (
+        torch and torch.cuda.is_initialized()
+    ):  # to ask sooner would take some hundred megabytes of the GPU
         with suppress(RuntimeError):
             free, total = torch.cuda.mem_get_info()
-            found |= {"gpu_memory_used_bytes": float(total - free), "gpu_memory_bytes": float(total)}
+            found |= {
+                "gpu_memory_used_bytes": float(total - free),
+                "gpu_memory_bytes": float(total),
+            }
     return found
 
 
 def free_space(url: str) -> tuple[int, Path] | None:
-    """Bytes free where the folder `url` is or will be, and the folder there that tells; None for a bucket."""
+    """Bytes free where the folder `url` is or will be, and the folder there that tells;
+
+    None for a bucket.
+    """
     if "://" in url and not url.startswith(("file://", "local://")):
         return None
     folder = Path(url.partition("://")[2] or url).expanduser().absolute()

@@ -1,4 +1,5 @@
-"""JSON from outside, read strictly: what two readers could take for two things is refused, as is what is too deep.
+"""JSON from outside, read strictly: what two readers could take for two things is refused, as is
+what is too deep.
 
 Errors are `ValueError`s that say what is wrong; whoever reads adds the file's name and the remedy.
 """
@@ -21,11 +22,14 @@ _LONGEST = 60  # characters of a wrong value in a message
 def parse_json(data: bytes | str) -> Any:
     """The value of a JSON text, UTF-8 with or without its mark. Raises `ValueError`.
 
-    No key may stand twice in an object; NaN, Infinity and numbers that overflow to it are none of JSON's.
+    No key may stand twice in an object; NaN, Infinity and numbers that overflow to it are none of
+    JSON's.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)
+        return json.loads(
+            text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     except RecursionError:
@@ -36,7 +40,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+        raise ValueError(
+            f"key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object"
+        )
     return value
 
 
@@ -48,7 +54,10 @@ def _finite(text: str) -> float:
 
 
 def checked(value: Any, shape: Any) -> Any:
-    """`value` as pydantic makes it of `shape`, such as a model or dataclass. Raises `ValueError` naming the fields."""
+    """`value` as pydantic makes it of `shape`, such as a model or dataclass.
+
+    Raises `ValueError` naming the fields.
+    """
     try:
         return _adapter(shape).validate_python(value)
     except ValidationError as error:
@@ -65,4 +74,8 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
 def _told(fault: Any) -> str:
     field, found = ".".join(map(str, fault["loc"])), repr(fault["input"])
     shown = found if len(found) <= _LONGEST else f"{found[:_LONGEST]}…"
-    return f"{field or 'it'} is {shown}: {fault['msg']}" if fault["type"] != "missing" else f"{field} is missing"
+    return (
+        f"{field or 'it'} is {shown}: {fault['msg']}"
+        if fault["type"] != "missing"
+        else f"{field} is missing"
+    )

@@ -1,9 +1,11 @@
-"""What a run may be told: one frozen model, read from flags, the environment and a file, in that order of precedence.
+"""What a run may be told: one frozen model, read from flags, the environment and a file, in that
+order of precedence.
 
-`Settings(_file=…, _flags=…, **values)` merges, strongest first: keyword values, flags (`plan.images=200`), environment
-(`SEGMINT_PLAN__IMAGES=200`), a TOML or YAML file, defaults. Whatever is unknown or wrong raises `SettingsError` with
-the field, where it came from and the remedy. Credentials are taken from the environment alone and leave this model as
-attributes only: never in a dump, in `repr` or in an error.
+`Settings(_file=…, _flags=…, **values)` merges, strongest first: keyword values, flags
+(`plan.images=200`), environment (`SEGMINT_PLAN__IMAGES=200`), a TOML or YAML file, defaults.
+Whatever is unknown or wrong raises `SettingsError` with the field, where it came from and the
+remedy. Credentials are taken from the environment alone and leave this model as attributes only:
+never in a dump, in `repr` or in an error.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 def _leave_empty(schema: dict[str, Any]) -> None:
-    """Tell defaults in words: Prefect's form would fill them in, and so overrule what a worker's environment says."""
+    """Tell defaults in words:
+
+    Prefect's form would fill them in, and so overrule what a worker's environment says.
+    """
     for field in schema.get("properties", {}).values():
         value = field.pop("default", None)
         if isinstance(value, str | int | float):
@@ -81,7 +86,11 @@ def _booleans(value: Any) -> Any:
     """Flags and environment are text, and fsspec would take "false" for true."""
     if isinstance(value, Mapping):
         return {name: _booleans(inner) for name, inner in value.items()}
-    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    return (
+        {"true": True, "false": False}.get(value.lower(), value)
+        if isinstance(value, str)
+        else value
+    )
 
 
 class StoreSettings(_Section):
@@ -90,9 +99,13 @@ class StoreSettings(_Section):
     url: str = Field(default="out/store", min_length=1)
     """A folder, or s3://bucket/prefix and the like."""
     options: Annotated[dict[str, Any], BeforeValidator(_booleans)] = {}
-    """Options of fsspec's filesystem, such as endpoint_url; credentials come from the environment or the block."""
+    """Options of fsspec's filesystem, such as endpoint_url; credentials come from the environment
+    or the block.
+    """
     block: str | None = None
-    """A Prefect Secret block that holds more options as JSON, credentials among them; none: the environment does."""
+    """A Prefect Secret block that holds more options as JSON, credentials among them; none: the
+    environment does.
+    """
 
     @field_serializer("url", "options")
     def _serialise(self, value: Any) -> Any:
@@ -123,7 +136,9 @@ class PlanSettings(_Section):
     @model_validator(mode="after")
     def _leave_room_for_single_objects(self) -> PlanSettings:
         if self.multi + self.negatives > 1:
-            raise ValueError(f"multi {self.multi} + negatives {self.negatives} is more than 1; lower one of them")
+            raise ValueError(
+                f"multi {self.multi} + negatives {self.negatives} is more than 1; lower one of them"
+            )
         return self
 
 
@@ -144,9 +159,12 @@ class GeneratorSettings(_Section):
     # two objects both drawn 0.55 → 0.89
     excitation: Share = 0.05
     """Push of Attend-and-Excite, for prompts of several classes; 0 for none."""
-    # on prompts of two and three objects the phrases' labels had IoU 0.82 and 0.73, the names' 0.78 and 0.69
+    # on prompts of two and three objects the phrases' labels had IoU 0.82 and 0.73, the names' 0.78
+    # and 0.69
     attention: Literal["phrases", "names"] = "phrases"
-    """Whose attention is recorded: the prompt's own noun phrases, or class names alone, as Dataset Diffusion does."""
+    """Whose attention is recorded: the prompt's own noun phrases, or class names alone, as Dataset
+    Diffusion does.
+    """
     batch_size: Count = 16
     """Images at once; changes no sample."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -163,7 +181,9 @@ class RefineSettings(_Section):
     """Attention to label."""
 
     method: Literal["colour", "diffumask"] = "colour"
-    """By the object's colours, or as DiffuMask does: affinities learnt from the run, a walk, a threshold that fits."""
+    """By the object's colours, or as DiffuMask does: affinities learnt from the run, a walk, a
+    threshold that fits.
+    """
     affinity_steps: Count = 300
     """Steps of DiffuMask's training."""
     # label IoU 0.756, 0.762, 0.747 with 1, 2, 4 on drawn scenes
@@ -202,7 +222,9 @@ def _share_or_auto(value: Any) -> Any:
 
 
 _Choice = float | Literal["auto"]
-ShareOrAuto = Annotated[_Choice, PlainValidator(_share_or_auto, json_schema_input_type=_Choice)]  # one error, not two
+ShareOrAuto = Annotated[
+    _Choice, PlainValidator(_share_or_auto, json_schema_input_type=_Choice)
+]  # one error, not two
 
 
 class SelectSettings(_Section):
@@ -214,34 +236,44 @@ class SelectSettings(_Section):
     """Largest share of the image, for a class."""
     max_ignored: Share = 0.4
     """Largest share of unsure pixels in the image."""
-    # Against 0.5, kept pictures of one and two objects gained label IoU (0.917 to 0.927, 0.80 to 0.855), two of three
-    # were kept instead of nine of ten, and a segmenter trained on as many of them came out the same or better.
+    # Against 0.5, kept pictures of one and two objects gained label IoU (0.917 to 0.927, 0.80 to
+    # 0.855), two of three were kept instead of nine of ten, and a segmenter trained on as many of
+    # them came out the same or better.
     min_confidence: Share = 0.65
     """Least mean confidence of a label."""
     max_components: Count = 4
     """Most pieces of a class."""
     min_largest: Share = 0.3
     """Least share of a class's pixels in its largest piece; two equal objects have 0.5."""
-    # One object asked of the embedded generator: missing, at most 0.07 (14 of 15 pictures); there, at least 0.20
-    # (1 100).
+    # One object asked of the embedded generator: missing, at most 0.07 (14 of 15 pictures); there,
+    # at least 0.20 (1 100).
     min_contrast: Share = 0.12
-    """By how much of it a phrase's attention has to fall below its strongest; it is flat for what is not there."""
+    """By how much of it a phrase's attention has to fall below its strongest; it is flat for what
+    is not there.
+    """
     min_consistency: Share = 0.65
     """Least IoU of the label before and after it followed the image's edges."""
     folds: int = Field(default=0, ge=0)
-    """Networks of noise learning, each of which judges what it was not trained on; 0 for none, else 2 and more."""
+    """Networks of noise learning, each of which judges what it was not trained on; 0 for none, else
+    2 and more.
+    """
     fold_steps: Count = 600
     """Steps of each of these trainings."""
     keep: ShareOrAuto = 1.0
-    """Share of each class that those networks trust most; auto: all but what stands out below the others."""
+    """Share of each class that those networks trust most; auto: all but what stands out below the
+    others.
+    """
     pixel_loss: Annotated[float, Field(gt=0)] | None = None
-    """Pixels whose held-out loss is over so many times its class's mean become 255; none: all stay."""
+    """Pixels whose held-out loss is over so many times its class's mean become 255; none: all stay.
+    """
 
     @field_validator("folds")
     @classmethod
     def _one_fold_has_nothing_to_learn_from(cls, folds: int) -> int:
         if folds == 1:
-            raise ValueError("1 fold leaves nothing to train on; give 0 for no noise learning, or 2 and more")
+            raise ValueError(
+                "1 fold leaves nothing to train on; give 0 for no noise learning, or 2 and more"
+            )
         return folds
 
 
@@ -270,7 +302,9 @@ class TrainSettings(_Section):
     workers: int = Field(default=0, ge=0)
     """Processes that read the dataset."""
     protocol: Literal["synthetic", "joint", "fine-tune", "zero-shot"] = "synthetic"
-    """What is seen beside the version: nothing, real pictures mixed in, afterwards, or without their unseen classes."""
+    """What is seen beside the version: nothing, real pictures mixed in, afterwards, or without
+    their unseen classes.
+    """
     real: str = Field(default="drawn", min_length=1)
     """Real pictures: drawn, for scenes of the drawn world, or a folder in VOC layout."""
     real_images: Count = 2000
@@ -309,7 +343,9 @@ class PublishSettings(_Section):
 
 
 class RetentionSettings(_Section):
-    """What `segmint gc` leaves in the store; the champion's version and pinned ones stay whatever these say."""
+    """What `segmint gc` leaves in the store; the champion's version and pinned ones stay whatever
+    these say.
+    """
 
     versions: Count = 14
     """So many of the newest versions, however old."""
@@ -336,17 +372,25 @@ class WatchSettings(_Section):
     """How a run is followed, beside Prefect's UI."""
 
     metrics: str | None = Field(default=None, pattern=r"^([^:]+|https?://[^@\s]+)$")
-    """Where Prometheus finds a run's metrics: http://HOST:PORT of a Pushgateway, or a folder of node_exporter's."""
+    """Where Prometheus finds a run's metrics: http://HOST:PORT of a Pushgateway, or a folder of
+    node_exporter's.
+    """
     lines: str | None = Field(default=None, min_length=1)
-    """Where events go as lines of JSON: a folder, in which each run has a file; - for standard error."""
+    """Where events go as lines of JSON: a folder, in which each run has a file; - for standard
+    error.
+    """
     links: str | None = Field(default=None, pattern=r"^https?://[^@\s]+$")
-    """Web address by which people can read the store's files, for links to report, version and champion."""
+    """Web address by which people can read the store's files, for links to report, version and
+    champion.
+    """
     seconds: float = Field(default=10.0, ge=0.1)
     """Between two updates of progress and metrics."""
 
 
 class KubernetesSettings(_Section):
-    """The pods of a run whose `compute.runner` is dask-kubernetes; the Dask operator makes and removes them."""
+    """The pods of a run whose `compute.runner` is dask-kubernetes; the Dask operator makes and
+    removes them.
+    """
 
     namespace: str = Field(default="segmint", pattern=_DNS_LABEL, max_length=63)
     """Namespace of scheduler and workers."""
@@ -367,12 +411,16 @@ class KubernetesSettings(_Section):
 class ComputeSettings(_Section):
     """Where tasks run."""
 
-    runner: str = Field(default="threads", pattern=r"^(threads|dask-local|dask-kubernetes|dask://.+)$")
+    runner: str = Field(
+        default="threads", pattern=r"^(threads|dask-local|dask-kubernetes|dask://.+)$"
+    )
     """threads, dask-local, dask-kubernetes or dask://HOST:PORT of a scheduler."""
     workers: Count = 1
     """Workers without a GPU."""
     gpus: int = Field(default=0, ge=0)
-    """Of dask-local: one more worker for each; elsewhere over 0 if workers offer Dask's resource GPU."""
+    """Of dask-local: one more worker for each; elsewhere over 0 if workers offer Dask's resource
+    GPU.
+    """
     limit: str | None = None
     """Prefect's global concurrency limit, a slot of which every task on a GPU holds."""
     kubernetes: KubernetesSettings = KubernetesSettings()
@@ -391,7 +439,8 @@ class ComputeSettings(_Section):
         return self
 
 
-# Fields that runs in users' stores were made without; at these values samples are as they were, and so is the identity.
+# Fields that runs in users' stores were made without; at these values samples are as they were, and
+# so is the identity.
 _ADDED_SINCE: dict[str, dict[str, Any]] = {"generator": {"attention": "phrases"}}
 
 
@@ -406,8 +455,12 @@ class Settings(BaseSettings):
         json_schema_extra=_leave_empty,
     )
 
-    name: str = Field(default="nightly", pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]|\{date\})*$", max_length=100)
-    """Of the run: letters, digits, '.', '_' and '-', a letter or digit first; {date} becomes the night's date."""
+    name: str = Field(
+        default="nightly", pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]|\{date\})*$", max_length=100
+    )
+    """Of the run: letters, digits, '.', '_' and '-', a letter or digit first; {date} becomes the
+    night's date.
+    """
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Another seed makes other pictures of the same settings."""
     vocabulary: str = Field(default="world", min_length=1)
@@ -441,7 +494,9 @@ class Settings(BaseSettings):
     watch: WatchSettings = WatchSettings()
     """How the run is followed."""
 
-    def __init__(self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any) -> None:
+    def __init__(
+        self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any
+    ) -> None:
         layers = read_layers(type(self), _file, _flags, values)
         refuse_written(layers)
         try:
@@ -458,14 +513,21 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what `__init__` merged: pydantic-settings would forget which source a value came from."""
+        """Take what `__init__` merged: pydantic-settings would forget which source a value came
+        from.
+        """
         return (init_settings,)
 
     def dated(self, day: date) -> Settings:
-        """With `{date}` in the name, the settings of that night: its date in the name, and a seed that no other has."""
+        """With `{date}` in the name, the settings of that night: its date in the name, and a seed
+        that no other has.
+        """
         if "{date}" not in self.name:
             return self
-        night = {"name": self.name.replace("{date}", day.isoformat()), "seed": self.seed + day.toordinal()}
+        night = {
+            "name": self.name.replace("{date}", day.isoformat()),
+            "seed": self.seed + day.toordinal(),
+        }
         return self.model_copy(update=night)
 
     def load_vocabulary(self) -> Vocabulary:
@@ -477,17 +539,22 @@ class Settings(BaseSettings):
         return self.model_dump(mode="json")
 
     def sample_settings(self) -> dict[str, Any]:
-        """The part that can change a sample, with the content of vocabulary and captions for their names.
+        """The part that can change a sample, with the content of vocabulary and captions for their
+        names.
 
-        Left out: name, store, compute, train, evaluate, publish, retention, alarm, watch, batch size, device, and the
-        shard size, which orders work only.
+        Left out: name, store, compute, train, evaluate, publish, retention, alarm, watch, batch
+        size, device, and the shard size, which orders work only.
         """
         chosen = {"seed", "plan", "generator", "refine", "compose", "select"}
         unimportant = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
         dumped = self.model_dump(mode="json", include=chosen, exclude=unimportant)
         dumped["plan"]["captions"] = self._captions_digest()
         for section, added in _ADDED_SINCE.items():
-            dumped[section] = {name: v for name, v in dumped[section].items() if name not in added or v != added[name]}
+            dumped[section] = {
+                name: v
+                for name, v in dumped[section].items()
+                if name not in added or v != added[name]
+            }
         return dumped | {"vocabulary": self.load_vocabulary().model_dump(mode="json")}
 
     def _captions_digest(self) -> str | None:
@@ -502,7 +569,10 @@ class Settings(BaseSettings):
             ) from None
 
     def record(self) -> dict[str, Any]:
-        """What a run leaves in the store: `identity`, `settings` (resolved) and `sample_settings`."""
+        """What a run leaves in the store:
+
+        `identity`, `settings` (resolved) and `sample_settings`.
+        """
         return {
             "identity": self.identity,
             "settings": self.resolved(),
@@ -512,12 +582,16 @@ class Settings(BaseSettings):
     @property
     def identity(self) -> str:
         """Sha256 (64 hex digits) of the canonical JSON of `sample_settings()`."""
-        canonical = json.dumps(self.sample_settings(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        canonical = json.dumps(
+            self.sample_settings(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def check_same_run(stored: Mapping[str, Any], settings: Settings) -> None:
-    """Raise `SettingsError` if the run whose `record()` is `stored` would make other samples; list what differs."""
+    """Raise `SettingsError` if the run whose `record()` is `stored` would make other samples; list
+    what differs.
+    """
     differing = list(_differences(stored["sample_settings"], settings.sample_settings()))
     if differing:
         raise SettingsError(
@@ -531,4 +605,8 @@ def _differences(stored: Any, ours: Any, path: str = "") -> Iterator[str]:
         for name in sorted(stored.keys() | ours.keys()):
             yield from _differences(stored.get(name), ours.get(name), f"{path}.{name}".lstrip("."))
     elif stored != ours:
-        yield f"{path} was {stored!r}, is {ours!r}" if path != "vocabulary" else "vocabulary has other content"
+        yield (
+            f"{path} was {stored!r}, is {ours!r}"
+            if path != "vocabulary"
+            else "vocabulary has other content"
+        )

@@ -1,4 +1,6 @@
-"""Where settings come from: flags, the environment and a file, kept apart so that an error can name its origin."""
+"""Where settings come from: flags, the environment and a file, kept apart so that an error can name
+its origin.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """The nested values of one source; `spelling` is how this source writes the field {path} or {variable}."""
+    """The nested values of one source;
+
+    `spelling` is how this source writes the field {path} or {variable}.
+    """
 
     spelling: str
     values: dict[str, Any]
@@ -53,16 +58,24 @@ class Layer:
 
     def origin(self, path: Sequence[str]) -> str:
         """The name by which a user finds field `path` in this source."""
-        return self.spelling.format(path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper())
+        return self.spelling.format(
+            path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper()
+        )
 
 
 class _Texts(EnvSettingsSource):
-    """Values written as text, decoded by pydantic-settings' rules for the environment; unknown names are kept."""
+    """Values written as text, decoded by pydantic-settings' rules for the environment; unknown
+    names are kept.
+    """
 
     def __init__(self, model: type[BaseSettings], texts: Mapping[str, str]) -> None:
         self._texts = texts
         super().__init__(
-            model, case_sensitive=True, env_prefix="", env_nested_delimiter=DELIMITER, env_parse_none_str="null"
+            model,
+            case_sensitive=True,
+            env_prefix="",
+            env_nested_delimiter=DELIMITER,
+            env_parse_none_str="null",
         )
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
@@ -74,24 +87,37 @@ class _Texts(EnvSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         names = {name.split(DELIMITER)[0]: text for name, text in self._texts.items()}
-        return super().__call__() | {n: text for n, text in names.items() if n not in self.settings_cls.model_fields}
+        return super().__call__() | {
+            n: text for n, text in names.items() if n not in self.settings_cls.model_fields
+        }
 
 
 def read_layers(
     model: type[BaseSettings], file: Path | None, flags: Sequence[str], values: Mapping[str, Any]
 ) -> list[Layer]:
     """All sources, the strongest first. Raises `SettingsError` if one cannot be read."""
-    variables = {name[len(PREFIX) :].lower(): text for name, text in os.environ.items() if name.startswith(PREFIX)}
+    variables = {
+        name[len(PREFIX) :].lower(): text
+        for name, text in os.environ.items()
+        if name.startswith(PREFIX)
+    }
     return [
         Layer("given as {path}", dict(values)),
         Layer("from --set {path}", _read_texts(model, dict(map(_split_flag, flags)), "--set")),
-        Layer("from {variable} in the environment", _read_texts(model, variables, "environment"), secret=True),
+        Layer(
+            "from {variable} in the environment",
+            _read_texts(model, variables, "environment"),
+            secret=True,
+        ),
         Layer(f"from {file}, {{path}}", _read_file(file) if file else {}),
     ]
 
 
 def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Model:
-    """A model without tables from flags and a file, the environment left aside. Raises `SettingsError`."""
+    """A model without tables from flags and a file, the environment left aside.
+
+    Raises `SettingsError`.
+    """
     layers = [
         Layer("from --set {path}", dict(map(_split_flag, flags))),
         Layer(f"from {file}, {{path}}", _read_file(file) if file else {}),
@@ -105,23 +131,31 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
 def _split_flag(flag: str) -> tuple[str, str]:
     path, equals, text = flag.partition("=")
     if not equals or not path.strip():
-        raise SettingsError(f"--set {path!r} is not FIELD=VALUE; write for instance --set plan.images=200")
+        raise SettingsError(
+            f"--set {path!r} is not FIELD=VALUE; write for instance --set plan.images=200"
+        )
     return path.strip().replace(".", DELIMITER), text.strip()
 
 
 def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = _decode(_Texts(model, texts)(), origin)
-    except pydantic_settings.SettingsError as error:  # its cause quotes the text, which may be a credential
+    except (
+        pydantic_settings.SettingsError
+    ) as error:  # its cause quotes the text, which may be a credential
         problem = str(error).partition(" from source")[0]
         raise SettingsError(f"{origin}: {problem}; a table or list is written as JSON") from None
     except RecursionError:
-        raise SettingsError(f"{origin}: a value is nested too deeply; no setting is nested at all") from None
+        raise SettingsError(
+            f"{origin}: a value is nested too deeply; no setting is nested at all"
+        ) from None
     return values
 
 
 def _decode(value: Any, place: str) -> Any:
-    """Read the tables and lists that pydantic-settings left as text, because their field may hold anything."""
+    """Read the tables and lists that pydantic-settings left as text, because their field may hold
+    anything.
+    """
     if isinstance(value, dict):
         return {name: _decode(inner, f"{place} {name}") for name, inner in value.items()}
     if not isinstance(value, str) or not value.startswith(("{", "[")):
@@ -129,14 +163,18 @@ def _decode(value: Any, place: str) -> Any:
     try:
         return parse_json(value)
     except ValueError:  # the error would quote the text
-        raise SettingsError(f"{place}: a value that begins with {value[0]!r} has to be JSON") from None
+        raise SettingsError(
+            f"{place}: a value that begins with {value[0]!r} has to be JSON"
+        ) from None
 
 
 def _read_file(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise SettingsError(f"there is no configuration file {file}; give a .toml or .yaml file")
     if file.suffix not in _READERS:
-        raise SettingsError(f"configuration file {file} ends in {file.suffix!r}; it has to end in .toml or .yaml")
+        raise SettingsError(
+            f"configuration file {file} ends in {file.suffix!r}; it has to end in .toml or .yaml"
+        )
     try:
         values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -150,7 +188,9 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML as TOML and JSON are: no objects, no key twice, no aliases, of which a few lines make billions of values."""
+    """YAML as TOML and JSON are: no objects, no key twice, no aliases, of which a few lines make
+    billions of values.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse aliases."""
@@ -175,7 +215,9 @@ _READERS: dict[str, Any] = {".toml": tomllib.loads, ".yaml": _read_yaml, ".yml":
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:
-    """One nested dictionary: tables are merged field by field, anything else is the strongest layer's."""
+    """One nested dictionary: tables are merged field by field, anything else is the strongest
+    layer's.
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
         _fill(merged, layer.values)
@@ -203,7 +245,9 @@ def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseMo
     if line["type"] == "extra_forbidden":
         siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
         return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
-    hidden = path[0] == "store" or isinstance(line["input"], Mapping)  # may be a credential; too long to help
+    hidden = path[0] == "store" or isinstance(
+        line["input"], Mapping
+    )  # may be a credential; too long to help
     value = "" if hidden else f" = {line['input']!r}"
     remedy = line["msg"].removeprefix("Value error, ")
     if line["type"] == "string_pattern_mismatch":
@@ -219,7 +263,9 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 def nearest(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
-    """A remedy for the unknown `name`: the closest of `valid`, else of `elsewhere` by last part, else all `valid`."""
+    """A remedy for the unknown `name`: the closest of `valid`, else of `elsewhere` by last part,
+    else all `valid`.
+    """
     valid = list(valid)
     for choices in (valid, list(elsewhere)):
         last = {choice.rpartition(".")[2].lower(): choice for choice in reversed(choices)}

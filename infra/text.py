@@ -6,10 +6,12 @@ import re
 
 __all__ = ["UNSEEN", "as_markdown", "visible"]
 
-# Control characters move the cursor, ring, colour and retitle a terminal; marks of direction (Unicode's Bidi_Control)
-# show other words than there are.
+# Control characters move the cursor, ring, colour and retitle a terminal; marks of direction
+# (Unicode's Bidi_Control) show other words than there are.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")  # ASCII's, all of which CommonMark lets a backslash take the meaning of
+_PUNCTUATION = re.compile(
+    r"([!-/:-@\[-`{-~])"
+)  # ASCII's, all of which CommonMark lets a backslash take the meaning of
 
 
 def visible(text: str) -> str:
@@ -18,5 +20,7 @@ def visible(text: str) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """`text` as Markdown that shows it and does nothing else: no link, picture, HTML, table cell or line of its own."""
+    """`text` as Markdown that shows it and does nothing else: no link, picture, HTML, table cell or
+    line of its own.
+    """
     return _PUNCTUATION.sub(r"\\\1", UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text))

@@ -1,11 +1,13 @@
-"""Reads any folder laid out as Pascal VOC's segmentation set is: a user's own photographs with pixel labels.
+"""Reads any folder laid out as Pascal VOC's segmentation set is: a user's own photographs with
+pixel labels.
 
 ROOT/JPEGImages/<stem>.{jpg,jpeg,png}           JPEG or PNG, whatever its suffix
 ROOT/SegmentationClass/<stem>.png               class id a pixel, as palette or grey PNG; 255 = ignore
 ROOT/ImageSets/Segmentation/<split>.txt         one stem a line
 ROOT/classes.txt                                optional: one class name a line, in id order
 
-Links are followed, since data sets are put together of them; stems that lead out of the folder are refused.
+Links are followed, since data sets are put together of them; stems that lead out of the folder are
+refused.
 """
 
 from __future__ import annotations
@@ -25,15 +27,21 @@ __all__ = ["VocError", "VocFolder", "VocItem"]
 _IGNORE = 255
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("JPEG", "PNG")  # Pillow knows fifty, and starts a program for one of them
-_MOST_PIXELS = 1 << 26  # 67 million, as no camera's photographs; a PNG of a few kB can claim to have any number
+_MOST_PIXELS = (
+    1 << 26
+)  # 67 million, as no camera's photographs; a PNG of a few kB can claim to have any number
 
 
 class VocError(ValueError):
-    """A file of the folder is missing or wrong; the message names the file, the value and the remedy."""
+    """A file of the folder is missing or wrong; the message names the file, the value and the
+    remedy.
+    """
 
 
 class VocItem(TypedDict):
-    """One photograph (H, W, 3) uint8 RGB, its class ids (H, W) uint8 with 255 = ignore, and its stem."""
+    """One photograph (H, W, 3) uint8 RGB, its class ids (H, W) uint8 with 255 = ignore, and its
+    stem.
+    """
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -43,8 +51,9 @@ class VocItem(TypedDict):
 class VocFolder:
     """The labelled photographs of one split by position, each at its own size; read when asked for.
 
-    `classes` are the names of label ids 0, 1, …: the folder's own `classes.txt` if it has one, else those given here.
-    That every listed file is there is checked at once. Raises `VocError` if one is not.
+    `classes` are the names of label ids 0, 1, …: the folder's own `classes.txt` if it has one, else
+    those given here. That every listed file is there is checked at once. Raises `VocError` if one
+    is not.
     """
 
     def __init__(self, root: Path, split: str, classes: Sequence[str]) -> None:
@@ -56,7 +65,9 @@ class VocFolder:
         return len(self._files)
 
     def __getitem__(self, index: int) -> VocItem:
-        """Raises `VocError` for an unreadable file, a label of another size than its image, or an unknown id."""
+        """Raises `VocError` for an unreadable file, a label of another size than its image, or an
+        unknown id.
+        """
         stem, image_path, label_path = self._files[index]
         image, label = np.asarray(_open(image_path).convert("RGB")), _read_label(label_path)
         if label.shape != image.shape[:2]:
@@ -82,12 +93,16 @@ class VocFolder:
 def _read_stems(path: Path) -> list[str]:
     if not path.is_file():
         splits = sorted(other.stem for other in path.parent.glob("*.txt"))
-        raise VocError(f"{path} is missing; splits there: {splits}; name one, or lay the folder out as Pascal VOC is")
+        raise VocError(
+            f"{path} is missing; splits there: {splits}; name one, or lay the folder out as Pascal VOC is"
+        )
     if not (stems := _read_text(path).split()):
         raise VocError(f"{path} lists no images; write one stem a line")
     for stem in stems:
         if stem.startswith("/") or ".." in stem.split("/"):
-            raise VocError(f"{path} lists {stem!r}, which leads out of the folder; list stems below JPEGImages")
+            raise VocError(
+                f"{path} lists {stem!r}, which leads out of the folder; list stems below JPEGImages"
+            )
     return stems
 
 
@@ -95,7 +110,9 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     lines = _read_text(path).splitlines() if path.is_file() else []
     classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) > _IGNORE or len(set(classes)) < len(classes):
-        raise VocError(f"{path} has {len(classes)} classes, {len(set(classes))} of them different; name 255, each once")
+        raise VocError(
+            f"{path} has {len(classes)} classes, {len(set(classes))} of them different; name 255, each once"
+        )
     return classes
 
 
@@ -113,7 +130,9 @@ def _find_image(root: Path, stem: str) -> Path:
     candidates = [root / "JPEGImages" / f"{stem}{suffix}" for suffix in _SUFFIXES]
     found = next((path for path in candidates if _is_file(path)), None)
     if found is None:
-        raise VocError(f"{candidates[0]} is missing ({', '.join(_SUFFIXES[1:])} as well); add it, or drop its stem")
+        raise VocError(
+            f"{candidates[0]} is missing ({', '.join(_SUFFIXES[1:])} as well); add it, or drop its stem"
+        )
     return found
 
 
@@ -134,7 +153,9 @@ def _find_label(root: Path, stem: str) -> Path:
 def _read_label(path: Path) -> NDArray[np.uint8]:
     picture = _open(path)
     if picture.mode not in ("P", "L"):
-        raise VocError(f"{path} has mode {picture.mode}, not one class id a pixel; save it as a palette or grey PNG")
+        raise VocError(
+            f"{path} has mode {picture.mode}, not one class id a pixel; save it as a palette or grey PNG"
+        )
     return np.asarray(picture)
 
 
@@ -142,7 +163,9 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels, more than {_MOST_PIXELS}")
+                raise ValueError(
+                    f"{picture.width} x {picture.height} pixels, more than {_MOST_PIXELS}"
+                )
             picture.verify()  # checksums of every part, which loading leaves out
         with Image.open(path, formats=_FORMATS) as picture:
             picture.load()

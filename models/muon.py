@@ -1,8 +1,10 @@
-"""Muon for the matrices of hidden layers, AdamW for all else, as one optimiser with one learning rate.
+"""Muon for the matrices of hidden layers, AdamW for all else, as one optimiser with one learning
+rate.
 
-Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the size of a step as Liu et al. 2025,
-"Muon is Scalable for LLM Training", §2.2, so that rates and decay are AdamW's. torch's own takes no convolutions, and
-always reckons in bfloat16, which some processors do many times slower.
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the size of a step as
+Liu et al. 2025, "Muon is Scalable for LLM Training", §2.2, so that rates and decay are AdamW's.
+torch's own takes no convolutions, and always reckons in bfloat16, which some processors do many
+times slower.
 """
 
 from __future__ import annotations
@@ -16,19 +18,21 @@ from torch import Tensor, nn
 
 __all__ = ["Muon"]
 
-_NARROW = 16  # matrices with a side up to this, such as those to and from pictures, have little to orthogonalise
+# matrices with a side up to this, such as those to and from pictures, have little to orthogonalise
+_NARROW = 16
 _MOMENTUM = 0.95
 _ROUNDS, _QUINTIC = 5, (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration (Jordan et al.)
 _STEP = 0.2  # root mean square of AdamW's steps (Liu et al.)
 
 
 class Muon(torch.optim.Optimizer):
-    """Both optimisers over the weights of `network`; convolutions count as matrices of an output channel a row.
+    """Both optimisers over the weights of `network`; convolutions count as matrices of an output
+    channel a row.
 
-    Embeddings, narrow matrices, vectors and what is in `plain`, such as the last layer, are AdamW's; vectors have no
-    decay. The default SegFormer had mIoU 0.816 on drawn scenes after 500 steps at a rate of 4e-3, with AdamW alone
-    0.569 (at 2e-3: 0.520; at 1e-3 AdamW: 0.163). From one state of the embedded U-Net 600 steps took the loss to 0.319,
-    with AdamW alone to 0.333.
+    Embeddings, narrow matrices, vectors and what is in `plain`, such as the last layer, are
+    AdamW's; vectors have no decay. The default SegFormer had mIoU 0.816 on drawn scenes after 500
+    steps at a rate of 4e-3, with AdamW alone 0.569 (at 2e-3: 0.520; at 1e-3 AdamW: 0.163). From one
+    state of the embedded U-Net 600 steps took the loss to 0.319, with AdamW alone to 0.333.
     """
 
     def __init__(
@@ -43,10 +47,17 @@ class Muon(torch.optim.Optimizer):
         embeddings = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
         left = {id(p) for p in (*embeddings, *plain)}
         every = [p for p in network.parameters() if p.requires_grad]
-        hidden = [p for p in every if p.ndim > 1 and min(p.flatten(1).shape) > _NARROW and id(p) not in left]
+        hidden = [
+            p
+            for p in every
+            if p.ndim > 1 and min(p.flatten(1).shape) > _NARROW and id(p) not in left
+        ]
         chosen = {id(p) for p in hidden}
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in every if p.ndim > 1 and id(p) not in chosen], "weight_decay": weight_decay},
+            {
+                "params": [p for p in every if p.ndim > 1 and id(p) not in chosen],
+                "weight_decay": weight_decay,
+            },
             {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
         ]
         adamw = torch.optim.AdamW(groups, rate, betas, fused=True)
@@ -54,7 +65,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody computes a loss twice
+    # nobody computes a loss twice
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all weights by their gradients."""
         for part in self._parts:
             part.step()
@@ -79,7 +91,9 @@ class _Orthogonal(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move each matrix by the nearest orthogonal one to its momentum; those of one shape together."""
+        """Move each matrix by the nearest orthogonal one to its momentum; those of one shape
+        together.
+        """
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
             for weight in group["params"]:
@@ -105,11 +119,13 @@ class _Orthogonal(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices (N, rows, columns) with all singular values near 1 (0.7-1.2) and singular vectors as they were.
+    """Matrices (N, rows, columns) with all singular values near 1 (0.7-1.2) and singular vectors as
+    they were.
 
-    A round of the iteration multiplies by a polynomial of the Gram matrix. All rounds are reckoned on that, which is as
-    large as the shorter side squared, and the matrix is multiplied once, by their product: a step of the embedded
-    U-Net's weights takes 0.29 s of a core, and 0.50 s with every round on the matrix. In float32, whatever comes in.
+    A round of the iteration multiplies by a polynomial of the Gram matrix. All rounds are reckoned
+    on that, which is as large as the shorter side squared, and the matrix is multiplied once, by
+    their product: a step of the embedded U-Net's weights takes 0.29 s of a core, and 0.50 s with
+    every round on the matrix. In float32, whatever comes in.
     """
     x = matrices.float()
     tall = x.shape[1] > x.shape[2]

@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 __all__ = ["smooth"]
 
-_LINE = (0.25, 0.5, 0.25)  # as near as 3 cells come to the Gaussian of Attend-and-Excite (Chefer et al. 2023)
+_LINE = (
+    0.25,
+    0.5,
+    0.25,
+)  # as near as 3 cells come to the Gaussian of Attend-and-Excite (Chefer et al. 2023)
 
 
 def smooth(maps: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The command line: `segmint --help` lists its commands.
 
-Heavy modules are imported inside the commands, so that `segmint --help` answers at once. An error is one message and
-exit code 2; `--debug` anywhere on the line shows its traceback.
+Heavy modules are imported inside the commands, so that `segmint --help` answers at once. An error
+is one message and exit code 2; `--debug` anywhere on the line shows its traceback.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from segmint import console as show
 if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.store import Store
-    from tasks.collect import Garbage
+    from tasks.gc import Garbage
 
 __all__ = ["app"]
 
 # Set before the libraries are imported, unless the user has: what a run in-process needs of them,
 ENVIRONMENT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # of 20, which a busy machine exceeds
+    # of 20, which a busy machine exceeds
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # a night run talks to nobody
 }
 # and what would bury our own messages.
@@ -43,10 +44,17 @@ commands = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Config = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings, as .toml or .yaml.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings, as .toml or .yaml.")
+]
 Flags = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="FIELD=VALUE", help="One setting, such as plan.images=200; may be repeated."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="FIELD=VALUE",
+        help="One setting, such as plan.images=200; may be repeated.",
+    ),
 ]
 
 
@@ -69,9 +77,19 @@ def _message(error: Exception) -> str:
     """The error's own words; an error that is not ours is named, for it may say little."""
     from infra.credentials import public
 
-    ours = type(error).__module__.partition(".")[0] in ("infra", "tasks", "models", "flows", "segmint")
+    ours = type(error).__module__.partition(".")[0] in (
+        "infra",
+        "tasks",
+        "models",
+        "flows",
+        "segmint",
+    )
     text = str(public(str(error)))
-    return text if ours and text else f"{type(error).__name__}: {text}\nAdd --debug to see where it came from."
+    return (
+        text
+        if ours and text
+        else f"{type(error).__name__}: {text}\nAdd --debug to see where it came from."
+    )
 
 
 def _settings(config: Path | None, flags: list[str] | None) -> Settings:
@@ -90,9 +108,14 @@ def _store(settings: Settings) -> Store:
 def run(
     config: Config = None,
     flags: Flags = None,
-    train: Annotated[bool, typer.Option(help="Train and evaluate a segmenter on what was published.")] = True,
+    train: Annotated[
+        bool, typer.Option(help="Train and evaluate a segmenter on what was published.")
+    ] = True,
 ) -> None:
-    """Run one whole night: plan, generate, label, select, publish, train, evaluate. The same command resumes it."""
+    """Run one whole night: plan, generate, label, select, publish, train, evaluate.
+
+    The same command resumes it.
+    """
     settings = _settings(config, flags).dated(datetime.now(UTC).date())
     from flows.nightly import nightly
     from flows.retrain import retrain
@@ -107,7 +130,10 @@ def run(
             ("report", f"{store.url}/runs/{settings.name}/report.html"),
             ("dataset", f"version {version}"),
             ("segmenter", _told(outcome) if outcome else "not trained"),
-            ("next", f"segmint verify {version}{same}  ·  segmint versions{same}  ·  segmint train {version}{same}"),
+            (
+                "next",
+                f"segmint verify {version}{same}  ·  segmint versions{same}  ·  segmint train {version}{same}",
+            ),
         ]
     )
 
@@ -127,20 +153,27 @@ def plan(
 
 @commands.command()
 def report(
-    run: Annotated[str | None, typer.Argument(help="A run; else the one that the settings name.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="A run; else the one that the settings name.")
+    ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
     """Write a run's report again, from what the store holds."""
     settings = _settings(config, flags)
-    from tasks.report import write_report
+    from tasks.report.page import write_report
 
     show.say(write_report(_store(settings), run or settings.name))
 
 
 @commands.command()
 def verify(
-    name: Annotated[str, typer.Argument(metavar="RUN_OR_VERSION", help="What to read and compare with its checksums.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_VERSION", help="What to read and compare with its checksums."
+        ),
+    ],
     config: Config = None,
     flags: Flags = None,
 ) -> None:
@@ -161,7 +194,9 @@ def verify(
         show.fail(str(problem))
     if problems:
         raise typer.Exit(1)
-    show.say(f"{' and '.join(kind for kind in known if known[kind])} {name}: every byte is as written")
+    show.say(
+        f"{' and '.join(kind for kind in known if known[kind])} {name}: every byte is as written"
+    )
 
 
 @commands.command()
@@ -170,14 +205,23 @@ def versions(config: Config = None, flags: Flags = None) -> None:
     store = _store(_settings(config, flags))
     from infra.store import list_versions
 
-    rows = [(m.version, m.created[:19].replace("T", " "), m.samples, m.shards) for m in list_versions(store)]
-    title = f"Versions in {store.url}" if rows else f"No version is published in {store.url}; `segmint run` makes one"
+    rows = [
+        (m.version, m.created[:19].replace("T", " "), m.samples, m.shards)
+        for m in list_versions(store)
+    ]
+    title = (
+        f"Versions in {store.url}"
+        if rows
+        else f"No version is published in {store.url}; `segmint run` makes one"
+    )
     show.table(title, ["version", "created (UTC)", "samples", "shards"], rows)
 
 
 @commands.command()
 def train(
-    version: Annotated[str | None, typer.Argument(help="A published version; else the newest.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="A published version; else the newest.")
+    ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
@@ -200,21 +244,30 @@ def _told(outcome: Mapping[str, Any]) -> str:
 
 @commands.command()
 def evaluate(
-    checkpoint: Annotated[str | None, typer.Argument(help="A checkpoint; else the champion.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="A checkpoint; else the champion.")
+    ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
-    """Measure a segmenter on held-out drawn scenes, or on the VOC-layout folder that evaluate.voc names."""
+    """Measure a segmenter on held-out drawn scenes, or on the VOC-layout folder that evaluate.voc
+    names.
+    """
     settings = _settings(config, flags)
-    from tasks.evaluate import evaluate as measure
-    from tasks.promote import champion_of
+    from tasks.evaluate.evaluate import evaluate as measure
+    from tasks.promote.champion import champion_of
 
     name = checkpoint or champion_of(settings)
 
     with show.progress():
         found = measure.fn(settings, name)
-    iou = [(of_class, "-" if value is None else f"{value:.3f}") for of_class, value in found["iou"].items()]
-    show.table(f"{name} on {found['set']}", ["class", "IoU"], [*iou, ("mean", f"{found['miou']:.3f}")])
+    iou = [
+        (of_class, "-" if value is None else f"{value:.3f}")
+        for of_class, value in found["iou"].items()
+    ]
+    show.table(
+        f"{name} on {found['set']}", ["class", "IoU"], [*iou, ("mean", f"{found['miou']:.3f}")]
+    )
 
 
 @commands.command()
@@ -230,8 +283,15 @@ def compare(
 
     with show.progress():
         rows = measure_both(settings, second, first)
-    shown = [[row["class"], *(_figure(row[name]) for name in ("first", "second", "difference"))] for row in rows]
-    show.table(f"{first or 'the champion'} and {second}, IoU", ["class", "first", "second", "difference"], shown)
+    shown = [
+        [row["class"], *(_figure(row[name]) for name in ("first", "second", "difference"))]
+        for row in rows
+    ]
+    show.table(
+        f"{first or 'the champion'} and {second}, IoU",
+        ["class", "first", "second", "difference"],
+        shown,
+    )
 
 
 def _figure(value: float | None) -> str:
@@ -240,7 +300,9 @@ def _figure(value: float | None) -> str:
 
 @commands.command()
 def rollback(
-    to: Annotated[str | None, typer.Option(help="A checkpoint; else the champion before this one.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="A checkpoint; else the champion before this one.")
+    ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
@@ -249,22 +311,32 @@ def rollback(
     from flows.rollback import rollback as roll_back
 
     champion = roll_back(settings, to)
-    show.facts([("champion", champion["checkpoint"]), ("withdrawn", ", ".join(champion["withdrawn"]))])
+    show.facts(
+        [("champion", champion["checkpoint"]), ("withdrawn", ", ".join(champion["withdrawn"]))]
+    )
 
 
 @commands.command()
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only show.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete it; without this, only show.")
+    ] = False,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
-    """Show what the settings' retention lets go: old versions, working shards of published runs, abandoned runs."""
+    """Show what the settings' retention lets go: old versions, working shards of published runs,
+    abandoned runs.
+    """
     settings = _settings(config, flags)
-    from tasks.collect import collect
+    from tasks.gc import collect
 
     found = collect.fn(settings, dry_run=not delete)
     title = "Deleted" if delete else "What --delete would delete"
-    show.table(title if found else "Nothing to delete", ["path", "size", "why"], [_described(each) for each in found])
+    show.table(
+        title if found else "Nothing to delete",
+        ["path", "size", "why"],
+        [_described(each) for each in found],
+    )
 
 
 def _described(garbage: Garbage) -> tuple[str, str, str]:
@@ -275,13 +347,15 @@ def _described(garbage: Garbage) -> tuple[str, str, str]:
 def pin(
     version: Annotated[str, typer.Argument(help="A published version.")],
     why: Annotated[str, typer.Option(help="For whoever asks later.")] = "",
-    remove: Annotated[bool, typer.Option("--remove", help="Leave it to the retention again.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Leave it to the retention again.")
+    ] = False,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
     """Keep a version for ever, whatever the retention says."""
     store = _store(_settings(config, flags))
-    from tasks import collect
+    from tasks import gc as collect
 
     if remove:
         collect.unpin(store, version)
@@ -301,7 +375,9 @@ def _newest(store: Store) -> str:
 
 @commands.command()
 def pretrain(config: Config = None, flags: Flags = None) -> None:
-    """Train the embedded generator and the oracle anew on the drawn world; settings are of their own."""
+    """Train the embedded generator and the oracle anew on the drawn world; settings are of their
+    own.
+    """
     from flows.pretrain import pretrain
     from infra.sources import read_flat
     from models.embedded.pretraining import Recipe
@@ -314,21 +390,34 @@ def pretrain(config: Config = None, flags: Flags = None) -> None:
 
 @commands.command()
 def setup(
-    slots: Annotated[int | None, typer.Option(min=1, help="GPUs of all runs together, for compute.limit.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of all runs together, for compute.limit.")
+    ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
-    """Make what a Prefect server needs: work pool, limit, block of credentials, automations. Again: what is missing."""
+    """Make what a Prefect server needs: work pool, limit, block of credentials, automations.
+
+    Again: what is missing.
+    """
     settings = _settings(config, flags)
     from infra.fleet import set_up
 
-    show.table("On the Prefect server", ["", "what"], [(done.how, done.what) for done in set_up(settings, slots)])
-    show.console.print("next: prefect --no-prompt deploy --all  ·  prefect worker start --pool segmint")
+    show.table(
+        "On the Prefect server",
+        ["", "what"],
+        [(done.how, done.what) for done in set_up(settings, slots)],
+    )
+    show.console.print(
+        "next: prefect --no-prompt deploy --all  ·  prefect worker start --pool segmint"
+    )
 
 
 @commands.command()
 def doctor(config: Config = None, flags: Flags = None) -> None:
-    """Check versions, devices, store, free space, generator and servers; exit 1 if something is wrong."""
+    """Check versions, devices, store, free space, generator and servers; exit 1 if something is
+    wrong.
+    """
     settings = _settings(config, flags)
     from infra.doctor import diagnose
     from models.generators import load_pipeline
@@ -339,7 +428,10 @@ def doctor(config: Config = None, flags: Flags = None) -> None:
         return f"{generator.path}: {type(pipeline).__name__} opens"
 
     checks = diagnose(settings, open_generator=open_generator)
-    rows = [(show.mark(check.ok), check.name, check.detail, "" if check.ok else check.remedy) for check in checks]
+    rows = [
+        (show.mark(check.ok), check.name, check.detail, "" if check.ok else check.remedy)
+        for check in checks
+    ]
     show.table("What a run needs", ["", "check", "found", "remedy"], rows)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

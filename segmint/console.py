@@ -1,6 +1,8 @@
-"""What the command line shows: tables, progress with rate and time left, one clear message for an error.
+"""What the command line shows: tables, progress with rate and time left, one clear message for an
+error.
 
-Whatever is shown goes through `visible`: a prompt or a file name from a bucket must not steer the terminal.
+Whatever is shown goes through `visible`: a prompt or a file name from a bucket must not steer the
+terminal.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from rich.text import Text
 from infra.text import visible
 
 if TYPE_CHECKING:
-    from tasks.progress import Event
-    from tasks.tally import Tally
+    from tasks.monitor.totals import Tally
+    from tasks.run.progress import Event
 
 __all__ = ["console", "duration", "facts", "fail", "mark", "progress", "say", "size", "table"]
 
@@ -40,12 +42,16 @@ def say(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows of anything; numbers to the right."""
-    shown = Table(title=Text(visible(title)), title_justify="left", title_style="bold", header_style="bold")
+    shown = Table(
+        title=Text(visible(title)), title_justify="left", title_style="bold", header_style="bold"
+    )
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) for row in rows)
         shown.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(value if isinstance(value, Text) else Text(visible(str(value))) for value in row))
+        shown.add_row(
+            *(value if isinstance(value, Text) else Text(visible(str(value))) for value in row)
+        )
     console.print(shown)
 
 
@@ -53,7 +59,9 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
     """Print names and values, a line each, unbroken so that they can be copied."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        console.print(Text.assemble((f"{name:{width}}  ", "bold"), visible(str(value))), soft_wrap=True)
+        console.print(
+            Text.assemble((f"{name:{width}}  ", "bold"), visible(str(value))), soft_wrap=True
+        )
 
 
 def mark(ok: bool) -> Text:
@@ -82,7 +90,11 @@ class _Bars:
     """A bar a stage, on a terminal."""
 
     def __init__(self, tally: Tally) -> None:
-        columns = (TextColumn("{task.description:11}"), BarColumn(), TextColumn("{task.fields[told]}"))
+        columns = (
+            TextColumn("{task.description:11}"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}"),
+        )
         self.progress = Progress(*columns, console=console)
         self._tally, self._lock = tally, threading.Lock()
         self._bars: dict[str, TaskID] = {}
@@ -109,7 +121,9 @@ class _Lines:
         if stage is None:
             return
         with self._lock:
-            if (event.ended and stage.over) or stage.seconds - self._shown.get(event.stage, 0) >= PLAIN_SECONDS:
+            if (event.ended and stage.over) or stage.seconds - self._shown.get(
+                event.stage, 0
+            ) >= PLAIN_SECONDS:
                 self._shown[event.stage] = stage.seconds
                 console.print(Text(f"{event.stage:11} {stage.told}"), soft_wrap=True)
 
@@ -117,8 +131,8 @@ class _Lines:
 @contextmanager
 def progress() -> Iterator[None]:
     """Show the progress of every stage while the block lasts."""
-    from tasks.progress import listening
-    from tasks.tally import Tally
+    from tasks.monitor.totals import Tally
+    from tasks.run.progress import listening
 
     tally = Tally()
     with listening(tally):

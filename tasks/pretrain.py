@@ -9,7 +9,7 @@ from prefect import task
 
 from models.embedded.loop import Progress
 from models.embedded.pretraining import Recipe, make_autoencoder, make_oracle, make_pipeline
-from tasks.progress import Report
+from tasks.run.progress import Report
 
 __all__ = ["Recipe", "autoencoder", "diffusion", "oracle"]
 

@@ -1,7 +1,8 @@
-"""Synthesize: rows of the plan → images, each with the attention of its noun phrases and of its ground.
+"""Synthesize: rows of the plan → images, each with the attention of its noun phrases and of its
+ground.
 
-Self-attention is large (2 MB an image at 32²), so attention is spread along it here, at once, and only the small result
-is stored.
+Self-attention is large (2 MB an image at 32²), so attention is spread along it here, at once, and
+only the small result is stored.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from infra.store import Marker, read_marker, write_shard
 from infra.vocabulary import Vocabulary, has_word
 from models.generators import generate, load_pipeline
 from models.masks import merge_resolutions, propagate
-from tasks.planned import Plan
-from tasks.progress import Report
-from tasks.shards import over_shards
+from tasks.plan.table import Plan
+from tasks.run.progress import Report
+from tasks.run.stages import over_shards
 
 __all__ = ["phrases_of", "synthesize", "synthesize_rows", "synthesize_shard"]
 
@@ -32,27 +33,37 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """What attention is recorded for: each class's noun phrase, then what the prompt calls its ground.
+    """What attention is recorded for: each class's noun phrase, then what the prompt calls its
+    ground.
 
-    The adjectives belong to it: a colour attends to parts that the noun leaves out, such as a boat's hull. On 160 drawn
-    scenes the noun alone gave label IoU 0.889, with its adjectives 0.903.
+    The adjectives belong to it: a colour attends to parts that the noun leaves out, such as a
+    boat's hull. On 160 drawn scenes the noun alone gave label IoU 0.889, with its adjectives 0.903.
     """
-    synonyms = [s for b in vocabulary.backgrounds if b.name == row["background"] for s in b.synonyms]
+    synonyms = [
+        s for b in vocabulary.backgrounds if b.name == row["background"] for s in b.synonyms
+    ]
     grounds = [s for s in synonyms if has_word(row["prompt"], s)]
     return [*row["phrases"], *sorted(grounds, key=len)[-1:]]
 
 
 def names_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """A text of class names alone, in parts: each class's first word, then what the prompt calls its ground."""
+    """A text of class names alone, in parts: each class's first word, then what the prompt calls
+    its ground.
+    """
     words = {entry.name: entry.words[0] for entry in vocabulary.classes}
-    return [*(words[name] for name in row["classes"]), *phrases_of(row, vocabulary)[len(row["phrases"]) :]]
+    return [
+        *(words[name] for name in row["classes"]),
+        *phrases_of(row, vocabulary)[len(row["phrases"]) :],
+    ]
 
 
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
-    """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16, `finite` (n,) bool.
+    """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16,
+    `finite` (n,) bool.
 
-    A row's last map is its ground's; maps beyond that are zero. `cross` is the mean over steps, layers, heads and
-    resolutions; `attention` is that spread `refine.propagation_steps` steps along self-attention.
+    A row's last map is its ground's; maps beyond that are zero. `cross` is the mean over steps,
+    layers, heads and resolutions; `attention` is that spread `refine.propagation_steps` steps along
+    self-attention.
     """
     vocabulary, chosen = settings.load_vocabulary(), settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
@@ -69,7 +80,9 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
             num_inference_steps=chosen.num_inference_steps,
             guidance_scale=chosen.guidance_scale,
             guidance_rescale=chosen.guidance_rescale,
-            class_prompts=[", ".join(names) for names in recorded] if chosen.attention == "names" else None,
+            class_prompts=[", ".join(names) for names in recorded]
+            if chosen.attention == "names"
+            else None,
             objects=list(batch["phrases"]),
             excitation=chosen.excitation,
             height=chosen.height,
@@ -91,13 +104,18 @@ def spread_attention(
     steps: int,
     resolutions: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Maps (B, W, r, r) merged over resolutions, and the same after some steps along the finest self-attention.
+    """Maps (B, W, r, r) merged over resolutions, and the same after some steps along the finest
+    self-attention.
 
     `resolutions` as in `merge_resolutions`; an image may have fewer words there than maps.
     """
     side, words = max(affinity), next(iter(cross.values())).shape[1]
-    chosen = resolutions and [[*of_image, *[()] * (words - len(of_image))] for of_image in resolutions]
-    merged = merge_resolutions({r: torch.from_numpy(maps) for r, maps in cross.items()}, side, chosen)
+    chosen = resolutions and [
+        [*of_image, *[()] * (words - len(of_image))] for of_image in resolutions
+    ]
+    merged = merge_resolutions(
+        {r: torch.from_numpy(maps) for r, maps in cross.items()}, side, chosen
+    )
     spread = propagate(merged, torch.from_numpy(affinity[side]).float(), steps)
     return merged.half().numpy(), spread.half().numpy()
 
@@ -121,7 +139,9 @@ def synthesize_shard(settings: Settings, shard: int) -> Marker:
     start = time.monotonic()
     with gpu_slot(settings.compute), Report("synthesize", f"{shard:05d}", len(rows)) as report:
         arrays = synthesize_rows(rows, settings, phrases, report)
-    return write_shard(store, path, arrays, rows[["row", "id"]], {"images": len(rows)}, time.monotonic() - start)
+    return write_shard(
+        store, path, arrays, rows[["row", "id"]], {"images": len(rows)}, time.monotonic() - start
+    )
 
 
 synthesize = over_shards("synthesize", synthesize_shard)

@@ -1,7 +1,7 @@
 """Fixtures for all rooms."""
 
-from tests.fleet import fleet
-from tests.postgres import postgres
-from tests.swift import bucket, s3
+from testbed.fleet import fleet
+from testbed.postgres import postgres
+from testbed.swift import bucket, s3
 
 __all__ = ["bucket", "fleet", "postgres", "s3"]

@@ -1,4 +1,6 @@
-"""A short run of `benchmarks.chaos`: a night on real servers is disturbed, and its bucket is as if nothing had been."""
+"""A short run of `benchmarks.chaos`: a night on real servers is disturbed, and its bucket is as if
+nothing had been.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from benchmarks.chaos.night import Night, undisturbed_night
 
 
 def test_a_night_loses_worker_bucket_and_scheduler_and_nothing_else(tmp_path: Path) -> None:
-    faults = [Fault("worker killed", 0.2, 1), Fault("S3 killed", 0.5, 4), Fault("scheduler killed", 0.7, 1)]
+    faults = [
+        Fault("worker killed", 0.2, 1),
+        Fault("S3 killed", 0.5, 4),
+        Fault("scheduler killed", 0.7, 1),
+    ]
     with Fleet(tmp_path / "fleet", seed=1) as fleet:
         reference = undisturbed_night(fleet, tmp_path / "undisturbed")
         outcome = Night(fleet, 1, faults).run(reference, tmp_path / "night")
@@ -26,4 +32,6 @@ def test_a_plan_has_all_kinds_as_often_and_is_the_same_for_a_seed() -> None:
     assert plan == list(night_plan(100, seed=5)) != list(night_plan(100, seed=6))
     counts = [sum(fault.kind == kind for faults in plan for fault in faults) for kind in KINDS]
     assert set(counts) == {7, 8}
-    assert all(len(faults) == 1 for faults in plan if any(KINDS[fault.kind].alone for fault in faults))
+    assert all(
+        len(faults) == 1 for faults in plan if any(KINDS[fault.kind].alone for fault in faults)
+    )

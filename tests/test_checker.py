@@ -32,7 +32,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in (f"runs/night/refine/{shard:05d}", f"versions/night-1/data/{shard:05d}-abc"):
             write_shard(store, path, arrays, rows[["id"]])
     paths = [f"versions/night-1/data/{shard:05d}-abc" for shard in range(3)]
-    publish_version(store, "night-1", shards=paths, meta={}, files={"card.md": b"six samples of noise"})
+    publish_version(
+        store, "night-1", shards=paths, meta={}, files={"card.md": b"six samples of noise"}
+    )
     store.write_bytes("checkpoints/night-1-abc/weights", b"weights")
     files = {"weights": hashlib.sha256(b"weights").hexdigest()}
     store.write_json("checkpoints/night-1-abc/meta.json", {"files": files})

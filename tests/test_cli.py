@@ -14,9 +14,9 @@ from infra.store import Store, publish_version, write_shard
 from models.embedded.architecture import build_tokenizer
 from segmint import console
 from segmint.cli import ENVIRONMENT, QUIET, app
-from tasks.plan import start_run
-from tasks.progress import Event
-from tasks.tally import Tally
+from tasks.monitor.totals import Tally
+from tasks.plan.rows import start_run
+from tasks.run.progress import Event
 
 
 class Shell:
@@ -41,7 +41,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Shell:
     monkeypatch.setattr(console.console, "_width", 200)
     return Shell(tmp_path, capsys)
 
@@ -55,9 +57,14 @@ def tokenizer(tmp_path: Path) -> str:
 
 def publish(store: Store, version: str) -> None:
     shard = f"versions/{version}/data/00000"
-    arrays: dict[str, Any] = {"image": np.ones((2, 4, 4, 3), np.uint8), "label": np.zeros((2, 4, 4), np.uint8)}
+    arrays: dict[str, Any] = {
+        "image": np.ones((2, 4, 4, 3), np.uint8),
+        "label": np.zeros((2, 4, 4), np.uint8),
+    }
     write_shard(store, shard, arrays, pd.DataFrame({"id": ["a", "b"]}))
-    publish_version(store, version, shards=[shard], meta={"run": version[:3], "classes": {"car": 1}})
+    publish_version(
+        store, version, shards=[shard], meta={"run": version[:3], "classes": {"car": 1}}
+    )
 
 
 def test_help_starts_without_the_heavy_modules() -> None:
@@ -66,7 +73,9 @@ def test_help_starts_without_the_heavy_modules() -> None:
         "try: segmint.cli.app(['--help'])\n"
         "except SystemExit: print(sorted({'torch', 'prefect', 'pandas', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert said.stdout.endswith("[]\n")
     assert all(
         command in said.stdout
@@ -90,12 +99,15 @@ def test_help_starts_without_the_heavy_modules() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "plan", "report", "versions", "train", "evaluate", "rollback", "gc", "setup", "doctor"]
+    "command",
+    ["run", "plan", "report", "versions", "train", "evaluate", "rollback", "gc", "setup", "doctor"],
 )
 def test_a_wrong_setting_is_one_message_and_exit_2(shell: Shell, command: str) -> None:
     code, out, err = shell(command, "--set", "plan.imges=3")
     assert (code, out) == (2, "")
-    assert err == "unknown setting 'plan.imges' (from --set plan.imges): did you mean 'plan.images'?\n"
+    assert (
+        err == "unknown setting 'plan.imges' (from --set plan.imges): did you mean 'plan.images'?\n"
+    )
 
 
 def test_a_wrong_file_is_named(shell: Shell) -> None:
@@ -107,7 +119,10 @@ def test_a_wrong_file_is_named(shell: Shell) -> None:
 def test_pretraining_has_settings_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         app(["pretrain", "--set", "diffusion_step=3"])
-    assert "unknown setting 'diffusion_step' (from --set diffusion_step): did you mean" in capsys.readouterr().err
+    assert (
+        "unknown setting 'diffusion_step' (from --set diffusion_step): did you mean"
+        in capsys.readouterr().err
+    )
 
 
 def test_debug_shows_where_an_error_came_from() -> None:
@@ -126,25 +141,35 @@ def test_an_error_of_no_known_kind_is_named(shell: Shell, monkeypatch: pytest.Mo
 
 
 def test_a_dry_run_shows_the_plan_and_starts_nothing(shell: Shell, tokenizer: str) -> None:
-    code, out, err = shell("plan", "--set", tokenizer, "--set", "plan.images=40", "--set", "classes=car,tree")
+    code, out, err = shell(
+        "plan", "--set", tokenizer, "--set", "plan.images=40", "--set", "classes=car,tree"
+    )
     assert (code, err) == (0, "")
     assert all(shown in out for shown in ("single", "negative", "multi", "car", "tree", "00000000"))
     assert "40 images in 1 shards; the cost is not known" in out
     assert shell.store.list("") == []
 
 
-def test_a_dry_run_tells_which_captions_are_kept(shell: Shell, tokenizer: str, tmp_path: Path) -> None:
+def test_a_dry_run_tells_which_captions_are_kept(
+    shell: Shell, tokenizer: str, tmp_path: Path
+) -> None:
     (tmp_path / "captions.txt").write_text("a red car on sand\na car, stock photo\na dog\n")
     flags = ["--set", f"plan.captions={tmp_path / 'captions.txt'}", "--set", "plan.images=20"]
     code, out, _ = shell("plan", "--set", tokenizer, *flags)
     assert code == 0
-    found = {line.split()[:-1][0]: int(line.split()[-1]) for line in _cells(out) if line.split()[-1].isdigit()}
+    found = {
+        line.split()[:-1][0]: int(line.split()[-1])
+        for line in _cells(out)
+        if line.split()[-1].isdigit()
+    }
     assert (found["prompts"], found["holds"], found["names"]) == (1, 1, 1)
 
 
 def _cells(out: str) -> list[str]:
     """Rows of the tables in `out`, without their borders."""
-    return [line.replace("│", " ").strip() for line in out.splitlines() if line.strip().startswith("│")]
+    return [
+        line.replace("│", " ").strip() for line in out.splitlines() if line.strip().startswith("│")
+    ]
 
 
 def test_a_dry_run_tells_the_cost_from_shards_that_were_made(shell: Shell, tokenizer: str) -> None:
@@ -188,7 +213,9 @@ def test_versions_are_listed_and_verified(shell: Shell) -> None:
 def test_verify_names_a_flipped_byte_and_exits_1(shell: Shell) -> None:
     publish(shell.store, "monday-1")
     file = next(
-        path for path in Path(shell.store.url).rglob("*.zarr/image/**/*") if path.is_file() and path.suffix != ".json"
+        path
+        for path in Path(shell.store.url).rglob("*.zarr/image/**/*")
+        if path.is_file() and path.suffix != ".json"
     )
     content = bytearray(file.read_bytes())
     content[5] ^= 1
@@ -227,7 +254,9 @@ def told(*events: Event, ticks: Iterator[float]) -> console._Lines:
     return lines
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     begun, halfway = Event("refine", 0, "00000", 0, 4), Event("refine", 2, "00000", 2, 4)
     told(begun, halfway, Event("refine", 2, "00000", 4, 4, ended=True), ticks=count(0.0, 1.0))
     assert capsys.readouterr().out == "refine      100 % · 2.0/s · 4 of 4\n"
@@ -237,9 +266,16 @@ def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     announced = Event("refine", awaited=("00000", "00001"))
-    events = announced, Event("refine", 0, "00000", 0, 20), Event("refine", 20, "00000", 20, 20, ended=True)
+    events = (
+        announced,
+        Event("refine", 0, "00000", 0, 20),
+        Event("refine", 20, "00000", 20, 20, ended=True),
+    )
     told(*events, ticks=iter([0.0, 100.0, 110.0]))
-    assert capsys.readouterr().out == "refine      50 % · 10.0 s left · 2.0/s · 1 of 2 shards, 20 done\n"
+    assert (
+        capsys.readouterr().out
+        == "refine      50 % · 10.0 s left · 2.0/s · 1 of 2 shards, 20 done\n"
+    )
 
 
 def test_a_bar_moves_within_a_shard() -> None:
@@ -254,7 +290,12 @@ def test_a_bar_moves_within_a_shard() -> None:
 
 def test_amounts_are_told_as_people_say_them() -> None:
     assert [console.duration(s) for s in (4.2, 600, 12_000)] == ["4 s", "10 min", "3 h 20 min"]
-    assert [console.size(b) for b in (12, 1.5e6, 2e12, 9e15)] == ["12 B", "2 MB", "2.0 TB", "9000.0 TB"]
+    assert [console.size(b) for b in (12, 1.5e6, 2e12, 9e15)] == [
+        "12 B",
+        "2 MB",
+        "2.0 TB",
+        "9000.0 TB",
+    ]
 
 
 def test_gc_shows_what_would_go_and_deletes_when_told_to(shell: Shell) -> None:

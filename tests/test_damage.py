@@ -1,4 +1,6 @@
-"""Byte damage: whatever a flipped or missing byte leads to, it is the true content or an error that names the file."""
+"""Byte damage: whatever a flipped or missing byte leads to, it is the true content or an error that
+names the file.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,20 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from infra.store import Store, StoreError, publish_version, read_shard, read_version, verify_version, write_shard
+from infra.store import (
+    Store,
+    StoreError,
+    publish_version,
+    read_shard,
+    read_version,
+    verify_version,
+    write_shard,
+)
 from infra.voc import VocError, VocFolder
 from models.masks import AffinityNet
 from models.segmenters import build_segmenter, pack_segmenter
-from tasks.affinity import read_affinity
-from tasks.train import _sha256, _snapshots, load_checkpoint
+from tasks.refine.affinity import read_affinity
+from tasks.train.train import _sha256, _snapshots, load_checkpoint
 from tests.malformed import file
 from tests.malformed.pictures import voc
 from tests.malformed.stored import store_of
@@ -30,7 +40,9 @@ FLIPS = 40  # bytes of each file, one bit of each; and as many places to cut it
 
 
 def damages(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
-    """The file with one bit changed, or cut short, at places drawn from all of it and from both ends."""
+    """The file with one bit changed, or cut short, at places drawn from all of it and from both
+    ends.
+    """
     rng = np.random.default_rng(seed)
     ends = [*range(min(8, len(content))), *range(max(0, len(content) - 8), len(content))]
     for place in sorted({*rng.integers(len(content), size=FLIPS).tolist(), *ends}):
@@ -41,7 +53,10 @@ def damages(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def check(path: Path, read: Callable[[], Any], errors: type[Exception], words: str) -> None:
-    """Damage the file in every way; `read` has to give what it gave before, or one of `errors` naming `words`."""
+    """Damage the file in every way;
+
+    `read` has to give what it gave before, or one of `errors` naming `words`.
+    """
     content, true = path.read_bytes(), read()
     refused = 0
     for what, damaged in damages(content, len(content)):
@@ -62,7 +77,9 @@ def store(tmp_path: Path) -> Store:
     label = np.zeros((4, 32, 32), np.uint8)
     label[:, :9, :7] = rng.integers(1, 9, (4, 9, 7))
     image = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    table = pd.DataFrame({"id": list("abcd"), "row": range(4), "classes": [["car"]] * 4, "score": rng.random(4)})
+    table = pd.DataFrame(
+        {"id": list("abcd"), "row": range(4), "classes": [["car"]] * 4, "score": rng.random(4)}
+    )
     write_shard(store, SHARD, {"label": label, "image": image}, table, {"kept": 4})
     publish_version(store, "v1", shards=[SHARD], meta={"run": "nightly", "classes": {"car": 1}})
     return store
@@ -74,7 +91,9 @@ def whole(store: Store) -> Any:
     return {name: array.tolist() for name, array in arrays.items()}, table.to_dict("list")
 
 
-@pytest.mark.parametrize("suffix", [".json", ".parquet", ".zarr/label/c/0/0/0", ".zarr/image/c/0/0/0/0"])
+@pytest.mark.parametrize(
+    "suffix", [".json", ".parquet", ".zarr/label/c/0/0/0", ".zarr/image/c/0/0/0/0"]
+)
 def test_a_damaged_shard_gives_its_samples_or_its_name(store: Store, suffix: str) -> None:
     check(Path(store.url, SHARD + suffix), lambda: whole(store), StoreError, "00000")
 
@@ -96,22 +115,46 @@ def test_a_damaged_manifest_is_the_true_one_or_named(store: Store) -> None:
 
 def test_a_damaged_plan_is_the_true_one_or_named(store: Store) -> None:
     rows = range(300)
-    table = {"row": rows, "id": [f"{row:08d}" for row in rows], "classes": [["car", "tree"][: row % 3] for row in rows]}
+    table = {
+        "row": rows,
+        "id": [f"{row:08d}" for row in rows],
+        "classes": [["car", "tree"][: row % 3] for row in rows],
+    }
     store.write_table("runs/nightly/plan.parquet", pd.DataFrame(table))
     path = Path(store.url, "runs/nightly/plan.parquet")
-    check(path, lambda: store.read_table("runs/nightly/plan.parquet").to_dict("list"), StoreError, "plan.parquet")
+    check(
+        path,
+        lambda: store.read_table("runs/nightly/plan.parquet").to_dict("list"),
+        StoreError,
+        "plan.parquet",
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
-def test_a_damaged_checkpoint_is_the_true_one_or_named(store: Store, tmp_path: Path, name: str) -> None:
+def test_a_damaged_checkpoint_is_the_true_one_or_named(
+    store: Store, tmp_path: Path, name: str
+) -> None:
     torch.manual_seed(0)
-    files = pack_segmenter(build_segmenter(str(file(tmp_path / "tiny.py", TINY)), ("ground", "car")))
+    files = pack_segmenter(
+        build_segmenter(str(file(tmp_path / "tiny.py", TINY)), ("ground", "car"))
+    )
     for each, content in files.items():
         store.write_bytes(f"checkpoints/c/{each}", content)
     sums = {each: _sha256(content) for each, content in files.items()}
-    meta = {"checkpoint": "c", "version": "v1", "manifest": "", "files": sums, "classes": ["ground", "car"]}
+    meta = {
+        "checkpoint": "c",
+        "version": "v1",
+        "manifest": "",
+        "files": sums,
+        "classes": ["ground", "car"],
+    }
     store.write_json("checkpoints/c/meta.json", meta)
-    check(Path(store.url, "checkpoints/c", name), lambda: pack_segmenter(load_checkpoint(store, "c")), StoreError, name)
+    check(
+        Path(store.url, "checkpoints/c", name),
+        lambda: pack_segmenter(load_checkpoint(store, "c")),
+        StoreError,
+        name,
+    )
 
 
 def test_a_damaged_affinity_network_is_the_true_one_or_named(store: Store) -> None:
@@ -128,10 +171,17 @@ def test_a_damaged_affinity_network_is_the_true_one_or_named(store: Store) -> No
 def test_a_damaged_snapshot_is_the_true_one_or_named(store: Store) -> None:
     path = "checkpoints/c/snapshot.safetensors"
     snapshots = _snapshots(store, path)
-    snapshots.write(safetensors.torch.save({"a": torch.arange(64.0), "notes": torch.zeros(8, dtype=torch.uint8)}))
+    snapshots.write(
+        safetensors.torch.save(
+            {"a": torch.arange(64.0), "notes": torch.zeros(8, dtype=torch.uint8)}
+        )
+    )
 
     def read() -> Any:
-        return {name: tensor.tolist() for name, tensor in safetensors.torch.load(snapshots.read()).items()}
+        return {
+            name: tensor.tolist()
+            for name, tensor in safetensors.torch.load(snapshots.read()).items()
+        }
 
     check(Path(store.url, path), read, StoreError, "snapshot.safetensors")
 
@@ -142,4 +192,9 @@ def test_a_damaged_label_is_the_true_one_or_named(tmp_path: Path) -> None:
     folder = voc(tmp_path)
     Image.new("RGB", (32, 24), (9, 9, 9)).save(folder / "JPEGImages" / "a.jpg")
     path = file(folder / "SegmentationClass/a.png", buffer.getvalue())
-    check(path, lambda: VocFolder(folder, "val", ["ground", "car", "tree"])[0]["label"].tolist(), VocError, "a.png")
+    check(
+        path,
+        lambda: VocFolder(folder, "val", ["ground", "car", "tree"])[0]["label"].tolist(),
+        VocError,
+        "a.png",
+    )

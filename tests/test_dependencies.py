@@ -19,5 +19,9 @@ def locked(file: str) -> dict[str, str]:
 def test_every_locked_package_but_torch_has_its_sum() -> None:
     versions, sums = locked("requirements.lock"), locked("requirements.sums")
     versions.pop("torch")
-    found = {name: re.fullmatch(r"(\S+) --hash=sha256:[0-9a-f]{64}", rest) for name, rest in sums.items()}
-    assert {name: match and match[1] for name, match in found.items()} == versions, "run `make sums`"
+    found = {
+        name: re.fullmatch(r"(\S+) --hash=sha256:[0-9a-f]{64}", rest) for name, rest in sums.items()
+    }
+    assert {name: match and match[1] for name, match in found.items()} == versions, (
+        "run `make sums`"
+    )

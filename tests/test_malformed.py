@@ -1,7 +1,8 @@
-"""Malformed input of every kind that comes from outside: each is refused by name, with a remedy, and costs nothing.
+"""Malformed input of every kind that comes from outside: each is refused by name, with a remedy,
+and costs nothing.
 
-What is tried stands in `tests.malformed`. The process may take only a little more memory than it has, so what declares
-more than it holds has to be refused before it is allocated.
+What is tried stands in `tests.malformed`. The process may take only a little more memory than it
+has, so what declares more than it holds has to be refused before it is allocated.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def test_there_are_two_hundred_and_more_each_with_its_own_name() -> None:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """Let the process have `ROOM` more address space than it takes now; what asks for more gets a MemoryError."""
+    """Let the process have `ROOM` more address space than it takes now; what asks for more gets a
+    MemoryError.
+    """
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, before[1]))
@@ -41,7 +44,9 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_malformed_input_is_refused_by_name_with_a_remedy(name: str, tmp_path: Path, little_memory: None) -> None:
+def test_malformed_input_is_refused_by_name_with_a_remedy(
+    name: str, tmp_path: Path, little_memory: None
+) -> None:
     case = CASES[name]
     with pytest.raises(case.error) as caught:
         case.attempt(tmp_path)

@@ -1,7 +1,9 @@
-"""The whole team's night, all parts real: PostgreSQL, Prefect's server and worker, Dask, S3, and somebody who looks.
+"""The whole team's night, all parts real: PostgreSQL, Prefect's server and worker, Dask, S3, and
+somebody who looks.
 
-`segmint setup` and `prefect deploy --all`; the schedule fires, the run publishes, the publication's event starts the
-training, the champion moves, the next plan's budget follows, and Prefect's pages show all of it.
+`segmint setup` and `prefect deploy --all`; the schedule fires, the run publishes, the publication's
+event starts the training, the champion moves, the next plan's budget follows, and Prefect's pages
+show all of it.
 """
 
 from __future__ import annotations
@@ -32,16 +34,18 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.store import Store, list_versions, verify_version
-from tasks.prepare import prepare
-from tests.browser import browser
-from tests.dasks import Dask
-from tests.fleet import Prefect
-from tests.flows import nights
-from tests.postgres import Postgres
-from tests.processes import wait_until
-from tests.swift import Bucket, Swift
+from tasks.plan.prepare import prepare
+from testbed import nights
+from testbed.browser import browser
+from testbed.dasks import Dask
+from testbed.fleet import Prefect
+from testbed.postgres import Postgres
+from testbed.processes import wait_until
+from testbed.swift import Bucket, Swift
 
-SECONDS = 1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes three minutes
+SECONDS = (
+    1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes three minutes
+)
 LINKS = "https://data.example/team"
 SMALL = {
     "train": {"steps": 2, "batch_size": 2},
@@ -95,22 +99,30 @@ class Team:
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=begun)),
         )
         for run in found:
-            assert run.state and run.state.type not in LOUD, f"{flow}: {run.state}\n{self.prefect.log('worker')}"
+            assert run.state and run.state.type not in LOUD, (
+                f"{flow}: {run.state}\n{self.prefect.log('worker')}"
+            )
         return found
 
     def completed(self, client: SyncPrefectClient, flow: str) -> FlowRun | None:
         """The first run of a flow that has ended."""
-        return next((run for run in self.runs(client, flow) if run.state and run.state.is_completed()), None)
+        return next(
+            (run for run in self.runs(client, flow) if run.state and run.state.is_completed()), None
+        )
 
 
 def artifacts(client: SyncPrefectClient, run: UUID) -> dict[str, Artifact]:
     """What a run shows, by key."""
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
-    return {str(artifact.key): artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
+    return {
+        str(artifact.key): artifact for artifact in client.read_artifacts(artifact_filter=of_run)
+    }
 
 
 @pytest.fixture
-def team(tmp_path: Path, s3: Swift, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+def team(
+    tmp_path: Path, s3: Swift, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Team]:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     team = Team(tmp_path, s3, bucket)
@@ -129,8 +141,12 @@ def client(team: Team) -> Iterator[SyncPrefectClient]:
 
 
 def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
-    """Give a deployment another schedule, which fires soon and, if the server was too slow for that, later again."""
-    soon = datetime.now(UTC) + timedelta(seconds=75)  # Prefect looks for new schedules once a minute
+    """Give a deployment another schedule, which fires soon and, if the server was too slow for
+    that, later again.
+    """
+    soon = datetime.now(UTC) + timedelta(
+        seconds=75
+    )  # Prefect looks for new schedules once a minute
     schedule = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=soon)
     (made,) = client.create_deployment_schedules(deployment, [(schedule, True)])
     return made.id
@@ -160,17 +176,27 @@ def test_a_team_s_night_goes_from_its_schedule_to_the_next_plan_s_budget_and_is_
 
 
 def see_the_run_form(page: Page, team: Team, deployment: DeploymentResponse) -> None:
-    """Every setting with its explanation, none filled in, for the worker's environment has them; wrong ones refused."""
+    """Every setting with its explanation, none filled in, for the worker's environment has them;
+    wrong ones refused.
+    """
     page.goto(f"{team.pages}/deployments/deployment/{deployment.id}/run")
     expect(page.get_by_text("Denoising steps of an image.")).to_be_visible()
     sections = (deployment.parameter_openapi_schema or {})["definitions"].values()
-    told = {field["description"] for of in sections for field in of["properties"].values() if "description" in field}
+    told = {
+        field["description"]
+        for of in sections
+        for field in of["properties"].values()
+        if "description" in field
+    }
     shown = page.locator("form").inner_text()
     assert len(told) > 90 and [text for text in told if text not in shown] == []
     images = page.get_by_label("Images (Optional)").first
     expect(images).to_have_value("")
     images.fill("-3")
-    assert images.evaluate("field => field.validationMessage") == "Value must be greater than or equal to 1."
+    assert (
+        images.evaluate("field => field.validationMessage")
+        == "Value must be greater than or equal to 1."
+    )
     keep(page, team, "form")
 
 
@@ -178,7 +204,9 @@ def see_the_progress(page: Page, team: Team, night: UUID) -> None:
     """How much of a stage is done, on the page of the run that goes on."""
     page.goto(f"{team.pages}/runs/flow-run/{night}?tab=Artifacts")
     expect(page.get_by_text("progress-synthesize")).to_be_visible()
-    expect(page.get_by_text(re.compile(r"^\d+ % · .*\d of 4 shards, \d done$")).first).to_be_visible()
+    expect(
+        page.get_by_text(re.compile(r"^\d+ % · .*\d of 4 shards, \d done$")).first
+    ).to_be_visible()
     keep(page, team, "progress")
 
 
@@ -188,7 +216,12 @@ def see_the_pictures(page: Page, team: Team, shown: Mapping[str, Artifact]) -> N
         page.goto(f"{team.pages}/artifacts/artifact/{shown[key].id}")
         picture = page.get_by_alt_text("artifact-image")
         expect(picture).to_be_visible()
-        assert picture.evaluate("async picture => { await picture.decode(); return picture.naturalWidth }") > 250
+        assert (
+            picture.evaluate(
+                "async picture => { await picture.decode(); return picture.naturalWidth }"
+            )
+            > 250
+        )
         keep(page, team, key)
 
 
@@ -199,7 +232,11 @@ def see_the_tables(page: Page, team: Team, shown: Mapping[str, Artifact]) -> Non
         expect(page.get_by_role("table")).to_be_visible()
         cells = page.get_by_role("table").inner_text()
         rows = json.loads(shown[key].data)[:10]
-        assert rows and [row for row in rows if any(as_shown(value) not in cells for value in row.values())] == []
+        assert (
+            rows
+            and [row for row in rows if any(as_shown(value) not in cells for value in row.values())]
+            == []
+        )
         keep(page, team, key)
     page.goto(f"{team.pages}/artifacts/artifact/{shown['progress-select'].id}")
     expect(page.get_by_text("Progress: 100%")).to_be_visible()
@@ -215,7 +252,10 @@ def see_the_links(page: Page, team: Team, links: Artifact) -> None:
     """Report, version and champion, each a link to where the store can be read."""
     page.goto(f"{team.pages}/artifacts/artifact/{links.id}")
     (version,), champion = list_versions(team.store), team.store.read_json("champion.json")
-    for path in (f"versions/{version.version}/manifest.json", f"checkpoints/{champion['checkpoint']}/meta.json"):
+    for path in (
+        f"versions/{version.version}/manifest.json",
+        f"checkpoints/{champion['checkpoint']}/meta.json",
+    ):
         expect(page.locator(f'a[href="{LINKS}/{path}"]')).to_be_visible()
     expect(page.locator('a[href$="/report.html"]')).to_be_visible()
     keep(page, team, "links")
@@ -236,8 +276,12 @@ def check_the_champion(team: Team) -> None:
 def check_the_next_plan(team: Team) -> None:
     """Its budget is the champion's, where the night before had none."""
     (before,) = team.store.list("runs")
-    assert team.store.read_json(f"runs/{before}/settings.json")["settings"]["plan"]["budget"] is None
+    assert (
+        team.store.read_json(f"runs/{before}/settings.json")["settings"]["plan"]["budget"] is None
+    )
     following, _ = prepare.fn(team.settings.model_copy(update={"name": "next"}))
     budget = team.store.read_json("champion.json")["budget"]
     mean = sum(budget.values()) / len(budget)
-    assert following.plan.budget == pytest.approx({name: share / mean for name, share in budget.items()}, abs=1e-5)
+    assert following.plan.budget == pytest.approx(
+        {name: share / mean for name, share in budget.items()}, abs=1e-5
+    )

@@ -33,14 +33,21 @@ def main(size: Size) -> list[Claim]:
     while left := sorted(plan.keys() - {outcome.night for outcome in recorded(record)}):
         nights = iter([(number, plan[number]) for number in left])  # each is taken by one fleet
         with ThreadPoolExecutor(FLEETS) as fleets:
-            for fleet in [fleets.submit(disturb, nights, place, record) for _ in range(min(FLEETS, len(left)))]:
+            for fleet in [
+                fleets.submit(disturb, nights, place, record) for _ in range(min(FLEETS, len(left)))
+            ]:
                 fleet.result()
     return claims(list(recorded(record)))
 
 
 def disturb(nights: Iterator[tuple[int, list[Fault]]], place: Path, record: Path) -> None:
-    """Run nights on one fleet, and write down what became of each; one that is stuck is the last on this fleet."""
-    with tempfile.TemporaryDirectory(dir=place) as temporary, Fleet(Path(temporary).resolve(), SEED) as fleet:
+    """Run nights on one fleet, and write down what became of each; one that is stuck is the last on
+    this fleet.
+    """
+    with (
+        tempfile.TemporaryDirectory(dir=place) as temporary,
+        Fleet(Path(temporary).resolve(), SEED) as fleet,
+    ):
         folder = fleet.root
         undisturbed = folder / "undisturbed"
         first = Night(fleet, 0, []).run(None, undisturbed)
@@ -53,7 +60,10 @@ def disturb(nights: Iterator[tuple[int, list[Fault]]], place: Path, record: Path
                 night.outcome.hands.append(f"stuck: {stuck}")
             with record.open("a") as file:
                 file.write(json.dumps(asdict(night.outcome)) + "\n")
-            print(f"night {number}: {night.outcome.seconds} s, {night.outcome.found or 'as it should be'}", flush=True)
+            print(
+                f"night {number}: {night.outcome.seconds} s, {night.outcome.found or 'as it should be'}",
+                flush=True,
+            )
             if not night.outcome.seconds:
                 return
             shutil.rmtree(folder / f"night-{number}")
@@ -87,9 +97,13 @@ def fault(kind: str, draw: random.Random) -> Fault:
 
 def claims(outcomes: list[Outcome]) -> list[Claim]:
     faults = sum(len(outcome.faults) for outcome in outcomes)
-    found = Counter(name for outcome in outcomes for name, problems in outcome.found.items() for _ in problems)
+    found = Counter(
+        name for outcome in outcomes for name, problems in outcome.found.items() for _ in problems
+    )
     killed = [outcome for outcome in outcomes if outcome.kills]
-    again = sum(outcome.again for outcome in killed) / max(sum(outcome.kills for outcome in killed), 1)
+    again = sum(outcome.again for outcome in killed) / max(
+        sum(outcome.kills for outcome in killed), 1
+    )
     handed = sum(len(outcome.faults) for outcome in outcomes if outcome.hands)
     found["stuck"] = sum(not outcome.seconds for outcome in outcomes)
     return [

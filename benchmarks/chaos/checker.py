@@ -1,7 +1,9 @@
-"""Judges what a bucket holds, given as files: knows how it is laid out, but none of the code that wrote it.
+"""Judges what a bucket holds, given as files: knows how it is laid out, but none of the code that
+wrote it.
 
-Samples are read with plain zarr and pyarrow and compared, id by id and byte by byte, with those of a bucket that
-nothing disturbed. A version is a folder with a manifest; manifest, log of publications and every file must agree.
+Samples are read with plain zarr and pyarrow and compared, id by id and byte by byte, with those of
+a bucket that nothing disturbed. A version is a folder with a manifest; manifest, log of
+publications and every file must agree.
 """
 
 from __future__ import annotations
@@ -41,11 +43,14 @@ class Findings:
 def check(root: Path, undisturbed: Path, without: frozenset[int] = frozenset()) -> Findings:
     """Compare the store in `root` with one in which nothing was disturbed.
 
-    Beside the whole version, or in its place if it is not there, one without these shards is as it should be.
+    Beside the whole version, or in its place if it is not there, one without these shards is as it
+    should be.
     """
     found = Findings()
     whole, wanted = _all_samples(undisturbed, found), _shards(undisturbed)
-    versions = {path.parent.name: _unsealed(path) for path in sorted(root.glob("versions/*/manifest.json"))}
+    versions = {
+        path.parent.name: _unsealed(path) for path in sorted(root.glob("versions/*/manifest.json"))
+    }
     for version, manifest in versions.items():
         if manifest is None:
             found.partial.append(f"{version}: its manifest is not what was written")
@@ -64,7 +69,9 @@ def check(root: Path, undisturbed: Path, without: frozenset[int] = frozenset()) 
     return found
 
 
-def _check_version(folder: Path, manifest: dict[str, Any], expected: _Samples, found: Findings) -> None:
+def _check_version(
+    folder: Path, manifest: dict[str, Any], expected: _Samples, found: Findings
+) -> None:
     """A version's files are those that its manifest names, and its samples those that are expected."""
     there: Counter[str] = Counter()
     for shard, told in manifest["shards"].items():
@@ -73,21 +80,35 @@ def _check_version(folder: Path, manifest: dict[str, Any], expected: _Samples, f
         if marker is None:
             found.partial.append(f"{folder.name}: shard {shard} has no marker that is whole")
             continue
-        if _sha256(_sealed({**marker, "seconds": 0.0})) != told["sha256"] or len(marker["ids"]) != told["samples"]:
-            found.corrupt.append(f"{folder.name}: the marker of shard {shard} is not the one that was published")
+        if (
+            _sha256(_sealed({**marker, "seconds": 0.0})) != told["sha256"]
+            or len(marker["ids"]) != told["samples"]
+        ):
+            found.corrupt.append(
+                f"{folder.name}: the marker of shard {shard} is not the one that was published"
+            )
         missing = [suffix for suffix in marker["files"] if not _beside(place, suffix).exists()]
         found.partial += [f"{folder.name}: {shard}{suffix} is missing" for suffix in missing]
         if not missing:
-            found.corrupt += [f"{folder.name}: {problem}" for problem in _check_files(place, marker)]
+            found.corrupt += [
+                f"{folder.name}: {problem}" for problem in _check_files(place, marker)
+            ]
             samples = _samples(place, found)
             there.update(list(_ids(place)))
             found.corrupt += [
                 f"{folder.name}: {name} is not the sample that it should be"
-                for name, value in samples.items() if name in expected and value != expected[name]
-            ]  # fmt: skip
+                for name, value in samples.items()
+                if name in expected and value != expected[name]
+            ]
     found.lost += [f"{folder.name}: {name}" for name in expected if name not in there]
-    found.doubled += [f"{folder.name}: {name} is there {times} times" for name, times in there.items() if times > 1]
-    found.corrupt += [f"{folder.name}: nobody knows sample {name}" for name in there if name not in expected]
+    found.doubled += [
+        f"{folder.name}: {name} is there {times} times"
+        for name, times in there.items()
+        if times > 1
+    ]
+    found.corrupt += [
+        f"{folder.name}: nobody knows sample {name}" for name in there if name not in expected
+    ]
     for name, told in manifest["files"].items():
         file = folder / name
         if not file.exists():
@@ -97,15 +118,28 @@ def _check_version(folder: Path, manifest: dict[str, Any], expected: _Samples, f
 
 
 def _check_log(root: Path, versions: dict[str, Any], found: Findings) -> None:
-    """Versions are numbered from 1 on, each once, and the log says of each number what the version says."""
+    """Versions are numbered from 1 on, each once, and the log says of each number what the version
+    says.
+    """
     entries = {int(path.stem): _unsealed(path) for path in root.glob("publications/*.json")}
     numbers = {manifest["number"]: version for version, manifest in versions.items() if manifest}
     for number, entry in sorted(entries.items()):
         if entry is None or numbers.get(number) != entry["version"]:
-            found.partial.append(f"publication {number} is of {entry and entry['version']}, which has no such manifest")
-        elif _sha256((root / "versions" / entry["version"] / "manifest.json").read_bytes()) != entry["sha256"]:
-            found.corrupt.append(f"publication {number}: the manifest of {entry['version']} is another one")
-    found.partial += [f"{version} is no publication" for number, version in numbers.items() if number not in entries]
+            found.partial.append(
+                f"publication {number} is of {entry and entry['version']}, which has no such manifest"
+            )
+        elif (
+            _sha256((root / "versions" / entry["version"] / "manifest.json").read_bytes())
+            != entry["sha256"]
+        ):
+            found.corrupt.append(
+                f"publication {number}: the manifest of {entry['version']} is another one"
+            )
+    found.partial += [
+        f"{version} is no publication"
+        for number, version in numbers.items()
+        if number not in entries
+    ]
     if sorted(numbers) != list(range(1, len(numbers) + 1)):
         found.doubled.append(f"publications are numbered {sorted(numbers)}")
 
@@ -125,8 +159,13 @@ def _check_shards(root: Path, undisturbed: Path, without: frozenset[int], found:
 
 
 def _check_files(place: Path, marker: dict[str, Any]) -> Iterator[str]:
-    """Files whose size or sum is not what the marker says; an array's object is summed as it is read, by its CRC32C."""
-    objects = {f".zarr/{name}/c" + "/0" * len(told["shape"]): name for name, told in marker["fields"].items()}
+    """Files whose size or sum is not what the marker says; an array's object is summed as it is
+    read, by its CRC32C.
+    """
+    objects = {
+        f".zarr/{name}/c" + "/0" * len(told["shape"]): name
+        for name, told in marker["fields"].items()
+    }
     for suffix, told in marker["files"].items():
         file = _beside(place, suffix)
         if not file.exists():
@@ -144,7 +183,9 @@ def _check_champion(root: Path, found: Findings) -> None:
     if not champion.exists() or json.loads(champion.read_bytes())["checkpoint"] not in checkpoints:
         found.lost.append(f"the champion; there are checkpoints {checkpoints}")
     for name in checkpoints:
-        for file, checksum in json.loads((root / "checkpoints" / name / "meta.json").read_bytes())["files"].items():
+        for file, checksum in json.loads((root / "checkpoints" / name / "meta.json").read_bytes())[
+            "files"
+        ].items():
             path = root / "checkpoints" / name / file
             if not path.exists() or _sha256(path.read_bytes()) != checksum:
                 found.corrupt.append(f"checkpoint {name}: {file} is not what was written")
@@ -177,13 +218,19 @@ def _samples(place: Path, found: Findings) -> _Samples:
         group = zarr.open_group(str(_beside(place, ".zarr")), mode="r")
         arrays = {name: array[:] for name, array in sorted(group.arrays())}
     except Exception as error:  # damage leads zarr and its codecs to errors of every kind
-        found.corrupt.append(f"{place.parent.parent.name}/{place.name}: {type(error).__name__}: {error}")
+        found.corrupt.append(
+            f"{place.parent.parent.name}/{place.name}: {type(error).__name__}: {error}"
+        )
         return {}
     if wrong := {name: len(array) for name, array in arrays.items() if len(array) != len(ids)}:
-        found.corrupt.append(f"{place.parent.parent.name}/{place.name} has {len(ids)} ids, but {wrong}")
+        found.corrupt.append(
+            f"{place.parent.parent.name}/{place.name} has {len(ids)} ids, but {wrong}"
+        )
         return {}
     return {
-        name: _sha256(b"".join(field.encode() + array[row].tobytes() for field, array in arrays.items()))
+        name: _sha256(
+            b"".join(field.encode() + array[row].tobytes() for field, array in arrays.items())
+        )
         for row, name in enumerate(ids)
     }
 
@@ -194,7 +241,10 @@ def _beside(place: Path, suffix: str) -> Path:
 
 
 def _unsealed(path: Path) -> dict[str, Any] | None:
-    """The JSON of a file whose last key is the SHA-256 of all before it; None if it is not there, or not so."""
+    """The JSON of a file whose last key is the SHA-256 of all before it;
+
+    None if it is not there, or not so.
+    """
     data = path.read_bytes() if path.exists() else b""
     body, mark, seal = data.rpartition(b', "seal": "')
     if not mark or _sha256(body).encode() + b'"}' != seal:

@@ -1,7 +1,9 @@
-"""What a night of the benchmark runs on: the tests' servers, and a Dask cluster whose dead are replaced.
+"""What a night of the benchmark runs on: the tests' servers, and a Dask cluster whose dead are
+replaced.
 
-Prefect's server on PostgreSQL with what `segmint setup` and `prefect deploy --all` make, a worker of ours, Swift with
-its devices on a small file system of their own, a gateway in front of it, a Dask scheduler and two workers.
+Prefect's server on PostgreSQL with what `segmint setup` and `prefect deploy --all` make, a worker
+of ours, Swift with its devices on a small file system of their own, a gateway in front of it, a
+Dask scheduler and two workers.
 """
 
 from __future__ import annotations
@@ -22,27 +24,32 @@ import psutil
 import flows.nightly
 from benchmarks.chaos import witness
 from benchmarks.chaos.front import Front
-from tests.dasks import Dask
-from tests.fleet import Prefect
-from tests.postgres import Postgres
-from tests.processes import wait_until
-from tests.swift import Swift
+from testbed.dasks import Dask
+from testbed.fleet import Prefect
+from testbed.postgres import Postgres
+from testbed.processes import wait_until
+from testbed.swift import Swift
 
 __all__ = ["Fleet", "KeptDask"]
 
 DISK = "512m"  # that Swift's devices lie on, where this user may mount
 REPLACED_SECONDS = 1.0  # until a dead scheduler or worker is replaced
 START_SECONDS = 300.0
-# as in infra/compose; and a worker that is not heard of for so long, of Dask's five minutes, is given up
+# as in infra/compose; and a worker that is not heard of for so long, of Dask's five minutes, is
+# given up
 _DASK = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "300 s",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60 s",
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",  # of three: a poisoned shard is found out sooner
+    # of three: a poisoned shard is found out sooner
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
 }
 
 
 class KeptDask(Dask):
-    """Two workers that tell what they do. What ends is started again, as Docker, Kubernetes or systemd would."""
+    """Two workers that tell what they do.
+
+    What ends is started again, as Docker, Kubernetes or systemd would.
+    """
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
         super().__init__(root, environment, workers=2)
@@ -86,7 +93,9 @@ class KeptDask(Dask):
 
     def _keep(self) -> None:
         while not self._stopped.wait(0.1):
-            for name in [name for name, process in self._running.items() if process.poll() is not None]:
+            for name in [
+                name for name, process in self._running.items() if process.poll() is not None
+            ]:
                 if not self._stopped.wait(REPLACED_SECONDS):
                     self._start(name)
 
@@ -107,7 +116,9 @@ class Fleet:
 
     @cached_property
     def clock(self) -> Path:
-        """A library that sets the clock of whoever loads it wrong, built by this machine's C compiler."""
+        """A library that sets the clock of whoever loads it wrong, built by this machine's C
+        compiler.
+        """
         library, source = self.root / "clock.so", Path(__file__).with_name("clock.c")
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
         return library
@@ -135,7 +146,9 @@ class Fleet:
     def api(self, method: str, path: str, **given: Any) -> Any:
         """What Prefect's server answers; None if it does not."""
         with suppress(httpx.HTTPError):
-            answer = httpx.request(method, f"{self.prefect.url}/{path}", json=given or None, timeout=20.0)
+            answer = httpx.request(
+                method, f"{self.prefect.url}/{path}", json=given or None, timeout=20.0
+            )
             if answer.is_success:
                 return answer.json()
         return None
@@ -154,7 +167,10 @@ class Fleet:
         """The process that a flow run has right now."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("PREFECT__FLOW_RUN_ID") == flow_run and "python" in process.name():
+                if (
+                    process.environ().get("PREFECT__FLOW_RUN_ID") == flow_run
+                    and "python" in process.name()
+                ):
                     return process
         return None
 

@@ -1,7 +1,8 @@
 """A gateway in front of an S3 server, as load balancers stand there; on demand it is overloaded.
 
-Bytes pass as they are, the Host that was signed included. In trouble it cuts connections that are open, answers some
-requests with 503 (as S3 does, or as a balancer does) and hands on the rest slowly.
+Bytes pass as they are, the Host that was signed included. In trouble it cuts connections that are
+open, answers some requests with 503 (as S3 does, or as a balancer does) and hands on the rest
+slowly.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ PIECE = 1 << 16
 _XML = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
 _PAGE = b"<html><body><h1>503 Service Unavailable</h1>No server is available.</body></html>"
 _ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
-_REFUSALS = [_ANSWER % (kind, len(body), body) for kind, body in ((b"application/xml", _XML), (b"text/html", _PAGE))]
+_REFUSALS = [
+    _ANSWER % (kind, len(body), body)
+    for kind, body in ((b"application/xml", _XML), (b"text/html", _PAGE))
+]
 
 
 class Front:
-    """Listens on a free port of 127.0.0.1 and hands on to `port`; `trouble` may be set and taken back at any time."""
+    """Listens on a free port of 127.0.0.1 and hands on to `port`;
+
+    `trouble` may be set and taken back at any time.
+    """
 
     def __init__(self, port: int, seed: int) -> None:
         self._behind, self._random = port, random.Random(seed)
@@ -55,7 +62,9 @@ class Front:
                 self._refuse(client)
                 return
             with socket.create_connection(("127.0.0.1", self._behind)) as server:
-                back = threading.Thread(target=self._pump, args=(server, client, troubled), daemon=True)
+                back = threading.Thread(
+                    target=self._pump, args=(server, client, troubled), daemon=True
+                )
                 back.start()
                 self._pump(client, server, troubled)
                 back.join()
@@ -72,7 +81,9 @@ class Front:
 
     def _pump(self, source: socket.socket, target: socket.socket, troubled: bool) -> None:
         with suppress(OSError):
-            while (piece := source.recv(PIECE)) and troubled >= self.trouble:  # it breaks what was open before
+            while (
+                piece := source.recv(PIECE)
+            ) and troubled >= self.trouble:  # it breaks what was open before
                 if troubled:
                     time.sleep(SLOW)
                 target.sendall(piece)

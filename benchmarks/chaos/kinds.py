@@ -1,7 +1,7 @@
 """The faults: how each is prepared before a night, strikes in it, and is mended after it.
 
-Who would mend them in a team's fleet does so here too, after some seconds: Docker, Kubernetes or systemd start again
-what died, somebody frees a disk. Nobody looks after the runs.
+Who would mend them in a team's fleet does so here too, after some seconds: Docker, Kubernetes or
+systemd start again what died, somebody frees a disk. Nobody looks after the runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from benchmarks.chaos import witness
-from tests.processes import wait_until
+from testbed.processes import wait_until
 
 if TYPE_CHECKING:
     from benchmarks.chaos.night import Night
@@ -36,7 +36,9 @@ Act = Callable[["Night", random.Random], str]
 
 @dataclass(frozen=True)
 class Fault:
-    """Its kind, the share of the night's rows at which it strikes (over 1: while a training runs), and its seed."""
+    """Its kind, the share of the night's rows at which it strikes (over 1: while a training runs),
+    and its seed.
+    """
 
     kind: str
     moment: float
@@ -54,7 +56,10 @@ class Kind:
     strike: Act = _nothing
     before: Act = _nothing
     after: Act = _nothing
-    moments: tuple[float, float] = (0.0, 1.25)  # shares of the night's rows; over 1 while a training runs
+    moments: tuple[float, float] = (
+        0.0,
+        1.25,
+    )  # shares of the night's rows; over 1 while a training runs
     kills: bool = False  # a process that works, so that shards may have to be done again
     alone: bool = False  # no other fault in its night
 
@@ -71,7 +76,9 @@ def kill_scheduler(night: Night, draw: random.Random) -> str:
 
 
 def kill_flow(night: Night, draw: random.Random) -> str:
-    process = wait_until(lambda: _flow_process(night) or night.is_over(), PATIENCE, lambda: "no run has a process")
+    process = wait_until(
+        lambda: _flow_process(night) or night.is_over(), PATIENCE, lambda: "no run has a process"
+    )
     if not isinstance(process, psutil.Process):
         return "nothing ran any more"
     process.kill()
@@ -113,14 +120,20 @@ def overload_bucket(night: Night, draw: random.Random) -> str:
 
 
 def freeze_worker(night: Night, draw: random.Random) -> str:
-    """Until somebody else has begun what it was at; it wakes while that one is at it, or afterwards."""
+    """Until somebody else has begun what it was at; it wakes while that one is at it, or
+    afterwards.
+    """
     dask = night.fleet.dask
     pids = {dask.pid(worker): worker for worker in dask.workers}
     frozen = wait_until(lambda: night.is_over() or _frozen_at_work(dask.log, pids), PATIENCE)
     if not isinstance(frozen, witness.Sight):
         return "nobody was at work any more"
     try:
-        wait_until(lambda: night.is_over() or _taken(dask.log, frozen), PATIENCE, lambda: f"nobody else took {frozen}")
+        wait_until(
+            lambda: night.is_over() or _taken(dask.log, frozen),
+            PATIENCE,
+            lambda: f"nobody else took {frozen}",
+        )
         seconds = _wait(draw, 0, 4)
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
@@ -158,10 +171,15 @@ def check_poison(night: Night, draw: random.Random) -> str:
     told, shard = str(state["message"]), night.poison[1]
     if night.partial:
         told = wait_until(night.published, PATIENCE)["payload"]["version"]
-        night.without = {shard, *range(GENERATED, SHARDS)}  # scenes are made of all that was selected
+        night.without = {
+            shard,
+            *range(GENERATED, SHARDS),
+        }  # scenes are made of all that was selected
     if f"shard {shard:05d}" not in told and "-without-" not in told:
         raise RuntimeError(f"shard {shard} is not named: {told}")
-    night.outcome.kills += sum(sight[:3] == night.poison for sight in witness.sights(night.fleet.dask.log))
+    night.outcome.kills += sum(
+        sight[:3] == night.poison for sight in witness.sights(night.fleet.dask.log)
+    )
     return f"{told[:100]}: {state['name']}"
 
 
@@ -189,7 +207,9 @@ def start_twin(night: Night, draw: random.Random) -> str:
     settings.write_text(json.dumps(night.settings))  # JSON is YAML
     command = [Path(sys.executable).with_name("segmint"), "run", "--config", settings, "--no-train"]
     with settings.with_suffix(".log").open("ab") as log:
-        night.twin = subprocess.Popen(command, env=night.fleet.prefect.environment, stdout=log, stderr=log)
+        night.twin = subprocess.Popen(
+            command, env=night.fleet.prefect.environment, stdout=log, stderr=log
+        )
     return ""
 
 
@@ -213,7 +233,11 @@ def repeat_event(night: Night, draw: random.Random) -> str:
 
 
 def _away(
-    begin: Callable[[], object], end: Callable[[], object], draw: random.Random, least: float, most: float
+    begin: Callable[[], object],
+    end: Callable[[], object],
+    draw: random.Random,
+    least: float,
+    most: float,
 ) -> float:
     """Seconds that lay between its beginning and its end."""
     begin()

@@ -18,9 +18,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from benchmarks.chaos import checker, witness
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.kinds import KINDS, Fault
-from tests.flows import nights
-from tests.processes import wait_until
-from tests.swift import Bucket
+from testbed import nights
+from testbed.processes import wait_until
+from testbed.swift import Bucket
 
 __all__ = ["ROWS", "Night", "Outcome", "undisturbed_night"]
 
@@ -69,7 +69,12 @@ class Night:
         compute = {"runner": self.fleet.dask.address, "workers": 2}
         publish = {"partial": self.partial}
         own = nights.settings(
-            f"{self.bucket.url}/team", plan=PLAN, compose=SCENES, compute=compute, publish=publish, **TINY
+            f"{self.bucket.url}/team",
+            plan=PLAN,
+            compose=SCENES,
+            compute=compute,
+            publish=publish,
+            **TINY,
         )
         return own.model_dump(mode="json", exclude_unset=True)
 
@@ -94,7 +99,9 @@ class Night:
         self.outcome.again = sum(count - 1 for count in self.begun().values())
         download(self.fleet, self.bucket, target)
         found = checker.check(target, reference or target, frozenset(self.without))
-        self.outcome.found = {name: problems for name, problems in asdict(found).items() if problems}
+        self.outcome.found = {
+            name: problems for name, problems in asdict(found).items() if problems
+        }
         self.outcome.seconds = round(time.monotonic() - begun, 1)
         return self.outcome
 
@@ -102,8 +109,14 @@ class Night:
         """Start it by its deployment; id of the flow run."""
         deployment = self.fleet.ask("GET", "deployments/name/nightly/nightly")["id"]
         variables = {"env": self.job_environment} if self.job_environment else {}
-        given = {"parameters": {"settings": self.settings}, "job_variables": variables, "state": {"type": "SCHEDULED"}}
-        return str(self.fleet.ask("POST", f"deployments/{deployment}/create_flow_run", **given)["id"])
+        given = {
+            "parameters": {"settings": self.settings},
+            "job_variables": variables,
+            "state": {"type": "SCHEDULED"},
+        }
+        return str(
+            self.fleet.ask("POST", f"deployments/{deployment}/create_flow_run", **given)["id"]
+        )
 
     def state(self, flow_run: str) -> str | None:
         """Type of a run's state; None if the server does not say."""
@@ -121,7 +134,9 @@ class Night:
         wanted = {"event": {"name": ["segmint.version.published"]}, "occurred": {"until": until}}
         given = {"filter": wanted, "limit": 50}
         found = self.fleet.api("POST", "events/filter", **given) or {"events": []}
-        return next((event for event in found["events"] if self.bucket.url in str(event["payload"])), None)
+        return next(
+            (event for event in found["events"] if self.bucket.url in str(event["payload"])), None
+        )
 
     def repeat(self, event: dict[str, Any]) -> None:
         """Tell of something once more."""
@@ -136,10 +151,16 @@ class Night:
 
     def begun(self) -> Counter[tuple[str, int]]:
         """How often each stage of each shard was begun."""
-        return Counter((sight.stage, sight.shard) for sight in witness.sights(self.fleet.dask.log) if not sight.rows)
+        return Counter(
+            (sight.stage, sight.shard)
+            for sight in witness.sights(self.fleet.dask.log)
+            if not sight.rows
+        )
 
     def wait_for(self, fault: Fault) -> None:
-        """Until so many rows are done; beyond those of the night, until a retraining runs; or until all is over."""
+        """Until so many rows are done; beyond those of the night, until a retraining runs; or until
+        all is over.
+        """
         if fault.moment <= 1:
             wait_until(lambda: self.done() >= fault.moment * ROWS or self.is_over(), PATIENCE)
         else:
@@ -147,14 +168,18 @@ class Night:
         time.sleep(random.Random(fault.seed).uniform(0, 1 if fault.moment <= 1 else 10))
 
     def is_over(self) -> bool:
-        """Whether it failed, crashed for good, or a training on it is done; the server is asked every other second."""
+        """Whether it failed, crashed for good, or a training on it is done; the server is asked
+        every other second.
+        """
         if (now := time.monotonic()) - self._asked > 2:
             needs_hand = self.needs_hand(self.flow_run, self.state(self.flow_run))
             self._over, self._asked = bool(needs_hand or self.trainings("COMPLETED")), now
         return self._over
 
     def needs_hand(self, flow_run: str, state: str | None) -> bool:
-        """Whether a run in this state has failed, or has been crashed for longer than it takes to go on by itself."""
+        """Whether a run in this state has failed, or has been crashed for longer than it takes to
+        go on by itself.
+        """
         if state != "CRASHED":
             self._crashed.pop(flow_run, None)
             return state in {"FAILED", "CANCELLED"}
@@ -169,13 +194,17 @@ class Night:
         return [run for run in ours if not states or run["state_type"] in states]
 
     def end(self, flow_run: str) -> None:
-        """Wait until a run is completed; where it cannot be by itself, give the command that its state asks for."""
+        """Wait until a run is completed; where it cannot be by itself, give the command that its
+        state asks for.
+        """
         begun = time.monotonic()
         while (state := self.state(flow_run)) != "COMPLETED":
             if self.needs_hand(flow_run, state):
                 self.retry(flow_run)
             if time.monotonic() - begun > PATIENCE:
-                raise RuntimeError(f"night {self.outcome.night} is stuck: run {flow_run} is {state}")
+                raise RuntimeError(
+                    f"night {self.outcome.night} is stuck: run {flow_run} is {state}"
+                )
             time.sleep(1)
 
     def retry(self, flow_run: str) -> None:
@@ -183,7 +212,9 @@ class Night:
         found = self.fleet.ask("GET", f"flow_runs/{flow_run}")
         self.hand(f"prefect flow-run retry, {found['state']['name']}: {found['state']['message']}")
         if len(self.outcome.hands) > 5:
-            raise RuntimeError(f"night {self.outcome.night} fails again and again: {self.outcome.hands}")
+            raise RuntimeError(
+                f"night {self.outcome.night} fails again and again: {self.outcome.hands}"
+            )
         self.fleet.prefect.command("prefect", "--no-prompt", "flow-run", "retry", flow_run)
         wait_until(lambda: self.state(flow_run) not in {*_ENDED, None}, ALONE)
 
@@ -209,7 +240,9 @@ class Night:
 
 
 def undisturbed_night(fleet: Fleet, target: Path) -> Path:
-    """A folder like the bucket of a night that nothing disturbs, made here; its retraining is not awaited."""
+    """A folder like the bucket of a night that nothing disturbs, made here; its retraining is not
+    awaited.
+    """
     with temporary_settings({PREFECT_API_URL: fleet.prefect.url}):
         nights.run(nights.settings(target, plan=PLAN, compose=SCENES, **TINY))
     return target

@@ -1,7 +1,8 @@
-"""What a Dask worker of the benchmark loads first: it tells of its shards, and dies of a poisoned one.
+"""What a Dask worker of the benchmark loads first: it tells of its shards, and dies of a poisoned
+one.
 
-A line `STAGE SHARD ROWS PID` (no rows: it begins) in the file that `LOG` names, written at once; `POISON` names a file
-with the `STAGE SHARD` that kills whoever begins it, if there is one.
+A line `STAGE SHARD ROWS PID` (no rows: it begins) in the file that `LOG` names, written at once;
+`POISON` names a file with the `STAGE SHARD` that kills whoever begins it, if there is one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import NamedTuple
 
 from prefect.context import TaskRunContext
 
-import flows.nightly  # a worker that imports it later is long silent, and given up, on a busy machine
-from tasks.progress import Event, listening
+# a worker that imports it later is long silent, and given up, on a busy machine
+import flows.nightly
+from tasks.run.progress import Event, listening
 
 __all__ = ["LOG", "POISON", "Sight", "dask_setup", "flows", "sights"]
 

@@ -1,8 +1,9 @@
 """Agreement of processes that know nothing of each other on one of the values that they propose.
 
-Commit-adopt in rounds (Gafni 1998, "Round-by-round fault detectors"; rounds until one commits give consensus), over
-nothing but files that are written once and whole, and listings that show them. No lock that a killed process could
-keep, no clock, and no conditional write, which many S3 servers ignore or do not check atomically.
+Commit-adopt in rounds (Gafni 1998, "Round-by-round fault detectors"; rounds until one commits give
+consensus), over nothing but files that are written once and whole, and listings that show them. No
+lock that a killed process could keep, no clock, and no conditional write, which many S3 servers
+ignore or do not check atomically.
 
 <folder>/<value>                              a proposal, named by its SHA-256
 <folder>/<round>.proposed.<value>.<who>       somebody goes into the round with it
@@ -22,19 +23,22 @@ from infra.store.store import Store
 
 __all__ = ["agree"]
 
-LISTED_SECONDS = 60.0  # within which a listing must show what was written; S3, Ceph and folders show it at once
+LISTED_SECONDS = (
+    60.0  # within which a listing must show what was written; S3, Ceph and folders show it at once
+)
 _SAYING = re.compile(r"(\d+)\.(proposed|agreed|open)\.([0-9a-f]{64})\.[0-9a-f]+")
 _Sayings = set[tuple[str, str]]  # word and value
 
 
 def agree(store: Store, folder: str, proposal: bytes) -> bytes:
-    """Return the proposal that wins in `folder`: the same one to all who ever ask, whatever they propose.
+    """Return the proposal that wins in `folder`: the same one to all who ever ask, whatever they
+    propose.
 
-    Of two processes whose listings hold what each wrote itself, the later listing holds the other's as well. So no
-    round has two values that are `agreed`; and where one process sees nothing else, and returns, all others of that
-    round see it `agreed` and go on with it. Processes may stop for ever, or sleep and wake, at any line. One alone is
-    done in the first round; of several proposals the least soon stands alone. Raises `StoreError` if the store does not
-    list what it holds.
+    Of two processes whose listings hold what each wrote itself, the later listing holds the other's
+    as well. So no round has two values that are `agreed`; and where one process sees nothing else,
+    and returns, all others of that round see it `agreed` and go on with it. Processes may stop for
+    ever, or sleep and wake, at any line. One alone is done in the first round; of several proposals
+    the least soon stands alone. Raises `StoreError` if the store does not list what it holds.
     """
     value, who = hashlib.sha256(proposal).hexdigest(), secrets.token_hex(8)
     store.write_bytes(f"{folder}/{value}", proposal)
@@ -48,7 +52,9 @@ def agree(store: Store, folder: str, proposal: bytes) -> bytes:
         value = min(agreed or _values(said, "proposed"))
     won = store.read_bytes(f"{folder}/{value}")
     if hashlib.sha256(won).hexdigest() != value:
-        raise StoreError(f"{store.url}/{folder}/{value} is not what was proposed; restore it from a copy")
+        raise StoreError(
+            f"{store.url}/{folder}/{value} is not what was proposed; restore it from a copy"
+        )
     return won
 
 

@@ -1,7 +1,8 @@
 """A bucket (or any other remote file system that fsspec knows) as the place where a dataset lies.
 
-One PUT an object, so objects appear whole or not at all. Whatever may pass, such as an endpoint that is down, is tried
-again with growing pauses for `retry_seconds`; what cannot pass, such as wrong keys, is an error at once.
+One PUT an object, so objects appear whole or not at all. Whatever may pass, such as an endpoint
+that is down, is tried again with growing pauses for `retry_seconds`; what cannot pass, such as
+wrong keys, is an error at once.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from infra.store.place import Usage
 
 __all__ = ["RETRY_SECONDS", "Bucket"]
 
-# How long an endpoint may stay away before a run gives up, unless the options say otherwise. A minute is too short: a
-# disk of Swift's that was full for 15 s was set aside for a minute more (its proxy's error_suppression_interval).
+# How long an endpoint may stay away before a run gives up, unless the options say otherwise. A
+# minute is too short: a disk of Swift's that was full for 15 s was set aside for a minute more (its
+# proxy's error_suppression_interval).
 RETRY_SECONDS = 300.0
 LONGEST_PAUSE = 5.0  # seconds between two attempts
-_KEYS = (
-    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and delete in this bucket"
-)
+_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and delete in this bucket"
 _FORBIDDEN = (PermissionError, NoCredentialsError, PartialCredentialsError)
 _WRONG = (ValueError, TypeError, NotImplementedError, ImportError)
-_WRONG_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE, errno.ENAMETOOLONG}  # s3fs: the request itself is refused
+_WRONG_ERRNO = {
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EMSGSIZE,
+    errno.ENAMETOOLONG,
+}  # s3fs: the request itself is refused
 _SECRETS = ("key", "secret", "token", "password")
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -41,8 +46,8 @@ _logger = logging.getLogger(__name__)
 class Bucket:
     """Objects below `url`, such as `s3://bucket/prefix`; `options` go to the fsspec file system.
 
-    `options["retry_seconds"]` (default 300) is ours. Credentials may stand in `options` or in the environment and never
-    appear in a message.
+    `options["retry_seconds"]` (default 300) is ours. Credentials may stand in `options` or in the
+    environment and never appear in a message.
     """
 
     writers = 8
@@ -56,7 +61,10 @@ class Bucket:
         protocol = url.partition("://")[0]
         self._whole: dict[str, int] = {}
         if protocol in ("s3", "s3a"):
-            rest, self._whole = _s3_options(rest), {"max_concurrency": 1}  # else s3fs asks for the size before each GET
+            rest, self._whole = (
+                _s3_options(rest),
+                {"max_concurrency": 1},
+            )  # else s3fs asks for the size before each GET
         self._files = self._call("", fsspec.filesystem, protocol, **rest)
         self._root: str = self._files._strip_protocol(url)
 
@@ -85,7 +93,9 @@ class Bucket:
         try:
             self._call(path, self._files.pipe_file, self._key(path), b"".join(parts))
         except MissingError as error:
-            raise StoreError(f"{self.url}: there is no such bucket; create it or correct the store url") from error
+            raise StoreError(
+                f"{self.url}: there is no such bucket; create it or correct the store url"
+            ) from error
 
     def exists(self, path: str) -> bool:
         """Whether an object lies there or below."""
@@ -104,16 +114,26 @@ class Bucket:
             keys = self._call(path, self._files.ls, self._key(path), detail=False)
         except MissingError:
             return []
-        return [key.rstrip("/").rpartition("/")[2] for key in keys if key.strip("/") != self._key(path).strip("/")]
+        return [
+            key.rstrip("/").rpartition("/")[2]
+            for key in keys
+            if key.strip("/") != self._key(path).strip("/")
+        ]
 
     def usage(self, path: str) -> Usage:
-        """Size and age of what lies there; what has no time is as of now, so that nobody takes it for old."""
+        """Size and age of what lies there; what has no time is as of now, so that nobody takes it
+        for old.
+        """
         try:
             found = self._call(path, self._files.find, self._key(path), detail=True).values()
         except MissingError:
             found = []
-        times = [info.get("LastModified") or info.get("mtime") or info.get("created") for info in found]
-        return Usage(sum(info["size"] or 0 for info in found), max(map(_seconds, times), default=0.0))
+        times = [
+            info.get("LastModified") or info.get("mtime") or info.get("created") for info in found
+        ]
+        return Usage(
+            sum(info["size"] or 0 for info in found), max(map(_seconds, times), default=0.0)
+        )
 
     def _key(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -138,7 +158,9 @@ class Bucket:
                 if time.monotonic() + pause > deadline:
                     raise self._given_up(path, error) from None
                 if attempt == 0:
-                    _logger.warning("%s: %s; trying for %g s", self.url, self._text(error), self.patience)
+                    _logger.warning(
+                        "%s: %s; trying for %g s", self.url, self._text(error), self.patience
+                    )
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -148,13 +170,17 @@ class Bucket:
             return MissingError(f"{where} is not there")
         if isinstance(error, _FORBIDDEN):
             return StoreError(f"{where}: refused ({self._text(error)}): {_KEYS}")
-        if isinstance(error, _WRONG) or (isinstance(error, OSError) and error.errno in _WRONG_ERRNO):
+        if isinstance(error, _WRONG) or (
+            isinstance(error, OSError) and error.errno in _WRONG_ERRNO
+        ):
             return StoreError(f"{where}: {self._text(error)}: check the store's url and options")
         return None
 
     def _given_up(self, path: str, error: Exception) -> StoreError:
         remedy = "everything finished is kept; bring the endpoint back and run again, or correct AWS_ENDPOINT_URL"
-        return StoreError(f"{self.url}/{path}: no answer for {self.patience:g} s ({self._text(error)}): {remedy}")
+        return StoreError(
+            f"{self.url}/{path}: no answer for {self.patience:g} s ({self._text(error)}): {remedy}"
+        )
 
     def _text(self, error: Exception) -> str:
         text = f"{type(error).__name__}: {error}"
@@ -178,9 +204,15 @@ def _bytes_or_raise(data: Any) -> bytes:
 
 
 def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what a store needs of s3fs: no stale listings, one layer of retries, path-style keys on own endpoints."""
+    """Fill in what a store needs of s3fs: no stale listings, one layer of retries, path-style keys
+    on own endpoints.
+    """
     config = {"retries": {"total_max_attempts": 1}, **options.get("config_kwargs", {})}
-    if options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
+    if (
+        options.get("endpoint_url")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+    ):
         config.setdefault("s3", {"addressing_style": "path"})
     return {"use_listings_cache": False, **options, "config_kwargs": config}
 
@@ -188,4 +220,8 @@ def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
 def _secrets(options: Mapping[str, Any]) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     named = {**environment, **options, **options.get("client_kwargs", {})}.items()
-    return [text for name, text in named if isinstance(text, str) and text and any(s in name.lower() for s in _SECRETS)]
+    return [
+        text
+        for name, text in named
+        if isinstance(text, str) and text and any(s in name.lower() for s in _SECRETS)
+    ]

@@ -8,7 +8,9 @@ __all__ = ["CorruptShardError", "MissingError", "PublishedError", "StoreError"]
 
 
 class StoreError(Exception):
-    """The store could not do what was asked; the message says why and what helps, safe for a terminal or a log."""
+    """The store could not do what was asked; the message says why and what helps, safe for a
+    terminal or a log.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(message))

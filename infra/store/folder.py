@@ -16,7 +16,9 @@ from infra.store.place import Usage
 
 __all__ = ["Folder"]
 
-BUFFER = 1 << 20  # bytes; joins the small parts of a file into writes that the kernel takes at full speed
+BUFFER = (
+    1 << 20
+)  # bytes; joins the small parts of a file into writes that the kernel takes at full speed
 ABANDONED = 3600.0  # seconds; no living writer leaves its partial file untouched that long
 PARTIAL = ".partial"  # suffix of a file under way; names that end so are never listed
 _REMEDIES = {
@@ -49,18 +51,25 @@ class Folder:
                 raise FileNotFoundError(path) from error
 
     def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:
-        """Fill each buffer of `(path, start, buffer)` from there on; `CorruptShardError` where a file ends before."""
+        """Fill each buffer of `(path, start, buffer)` from there on;
+
+        `CorruptShardError` where a file ends before.
+        """
         for path, start, buffer in pieces:
             with self._explained(path), open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - hot path
                 file.seek(start)
                 got = file.readinto(buffer)
             if got != len(buffer):
-                raise CorruptShardError(f"{self.root}/{path} ends at byte {start + got}; run the stage again")
+                raise CorruptShardError(
+                    f"{self.root}/{path} ends at byte {start + got}; run the stage again"
+                )
 
     def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None:
-        """Write the parts, one after another, as one file that is on the disk before it can be seen.
+        """Write the parts, one after another, as one file that is on the disk before it can be
+        seen.
 
-        The order of two renames survives a power cut on journalling file systems, so a marker never outlives its data.
+        The order of two renames survives a power cut on journalling file systems, so a marker never
+        outlives its data.
         """
         target = Path(self.root, path)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}{PARTIAL}")
@@ -98,7 +107,9 @@ class Folder:
         """Size and age of what lies there; unlike `list`, it counts files under way."""
         with self._explained(path):
             found = [file.stat() for file in _files(Path(self.root, path))]
-        return Usage(sum(file.st_size for file in found), max((file.st_mtime for file in found), default=0.0))
+        return Usage(
+            sum(file.st_size for file in found), max((file.st_mtime for file in found), default=0.0)
+        )
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
@@ -107,7 +118,9 @@ class Folder:
         except FileNotFoundError as error:
             raise MissingError(f"{self.root}/{path} is not there") from error
         except OSError as error:
-            remedy = _REMEDIES.get(error.errno or 0, "check the disk and the folder, then run again")
+            remedy = _REMEDIES.get(
+                error.errno or 0, "check the disk and the folder, then run again"
+            )
             raise StoreError(f"{self.root}/{path}: {error.strerror or error}: {remedy}") from error
 
 

@@ -1,8 +1,10 @@
-"""The layout of one array in Zarr v3: chunk = sample, all chunks and then their index in one shard object.
+"""The layout of one array in Zarr v3: chunk = sample, all chunks and then their index in one shard
+object.
 
-Encoded by hand, because zarr's sharding codec takes 3 to 5 times as long as writing the same bytes (64 images of
-512x512: 0.19 s against 0.06 s) and milliseconds for each chunk read. Plain zarr opens the result.
-Source: Zarr core specification v3 with its codecs `sharding_indexed` 1.0, `bytes`, `zstd` and `crc32c`.
+Encoded by hand, because zarr's sharding codec takes 3 to 5 times as long as writing the same bytes
+(64 images of 512x512: 0.19 s against 0.06 s) and milliseconds for each chunk read. Plain zarr opens
+the result. Source: Zarr core specification v3 with its codecs `sharding_indexed` 1.0, `bytes`,
+`zstd` and `crc32c`.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ _Parts = list[bytes | memoryview]
 _INTEGERS = [f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)]
 DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 CHECK_BYTES = 4
-# Labels shrink 18 times, noisy photographs 1.1 times at a tenth of the speed: what does not halve is stored as it is.
+# Labels shrink 18 times, noisy photographs 1.1 times at a tenth of the speed: what does not halve
+# is stored as it is.
 WORTHWHILE = 0.5
 TRIAL = 4  # samples of which a part is compressed to find that out
-TRIAL_BYTES = 1 << 14  # from the middle of each; all of them would take as long as a tenth of the writing
+TRIAL_BYTES = (
+    1 << 14
+)  # from the middle of each; all of them would take as long as a tenth of the writing
 MOST_SHRUNK = 1 << 15  # zstd cannot do better: 128 KiB of one value in a block of 4 bytes
 _ZSTD_LEVEL = 3
 _ZSTD = pa.Codec("zstd", _ZSTD_LEVEL)
@@ -74,18 +79,27 @@ class Layout:
         return 16 * self.shape[0] + CHECK_BYTES
 
     def check_size(self, size: int) -> None:
-        """Raise ValueError unless a shard object of `size` bytes can hold such an array, before anything is allocated.
+        """Raise ValueError unless a shard object of `size` bytes can hold such an array, before
+        anything is allocated.
 
         Also for a dtype that is none of `DTYPES`.
         """
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
-        held, declared = size - self.index_bytes, math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        held, declared = (
+            size - self.index_bytes,
+            math.prod(self.shape) * np.dtype(self.dtype).itemsize,
+        )
         if declared > held * MOST_SHRUNK if self.codec == "zstd" else declared != held:
-            raise ValueError(f"shape {self.shape} of {self.dtype} is {declared} bytes, which {size} stored cannot hold")
+            raise ValueError(
+                f"shape {self.shape} of {self.dtype} is {declared} bytes, which {size} stored cannot hold"
+            )
 
     def metadata(self) -> bytes:
-        """Return the array's `zarr.json`. What was never written reads as 255 (ignore) or NaN, not as background."""
+        """Return the array's `zarr.json`.
+
+        What was never written reads as 255 (ignore) or NaN, not as background.
+        """
         shard = [max(1, size) for size in self.shape]
         little = _LITTLE if np.dtype(self.dtype).itemsize > 1 else {"name": "bytes"}
         sharding = {
@@ -110,7 +124,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A shard object: `parts`, to be written in order, and in them `chunks`, a sample each, and `index` at the end."""
+    """A shard object:
+
+    `parts`, to be written in order, and in them `chunks`, a sample each, and `index` at the end.
+    """
 
     parts: _Parts
     chunks: _Parts
@@ -129,14 +146,17 @@ class Encoded:
     def parse(cls, data: bytes, layout: Layout) -> Encoded:
         """Take a stored object apart again; ValueError if its index is damaged."""
         index, view = data[-layout.index_bytes :], memoryview(data)
-        chunks = [view[start : start + length] for start, length in parse_index(index, layout, len(data)).tolist()]
+        chunks = [
+            view[start : start + length]
+            for start, length in parse_index(index, layout, len(data)).tolist()
+        ]
         return cls([data], list(chunks), index)
 
     def sum(self, checks: bytes) -> FileSum:
         """Return size and digest: SHA-256 over the chunks' checksums and the index.
 
-        Two levels, since SHA-256 of every byte takes as long as writing it to a disk (three times as long without SHA
-        instructions) and CRC32C a fifth of that.
+        Two levels, since SHA-256 of every byte takes as long as writing it to a disk (three times
+        as long without SHA instructions) and CRC32C a fifth of that.
         """
         return FileSum(self.size, hashlib.sha256(checks + self.index).hexdigest())
 
@@ -144,7 +164,9 @@ class Encoded:
 def encode(array: Array, layout: Layout) -> Encoded:
     """Return the shard object of an array that is not empty; uncompressed samples are not copied."""
     rows = _rows(array)
-    chunks: _Parts = [_compress(row) for row in rows] if layout.codec == "zstd" else [row.data for row in rows]
+    chunks: _Parts = (
+        [_compress(row) for row in rows] if layout.codec == "zstd" else [row.data for row in rows]
+    )
     lengths = np.array([len(chunk) for chunk in chunks], dtype="<u8")
     index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype("<u8").tobytes()
     index += check(index)
@@ -153,9 +175,11 @@ def encode(array: Array, layout: Layout) -> Encoded:
 
 
 def parse_index(data: bytes | bytearray, layout: Layout, size: int) -> NDArray[np.int64]:
-    """Return offset and length of each chunk, (n, 2), from the last bytes of a shard object of `size` bytes.
+    """Return offset and length of each chunk, (n, 2), from the last bytes of a shard object of
+    `size` bytes.
 
-    ValueError if it is damaged, or if the chunks do not fill the object one after another, as `encode` lays them.
+    ValueError if it is damaged, or if the chunks do not fill the object one after another, as
+    `encode` lays them.
     """
     body = bytes(data[:-CHECK_BYTES])
     if len(data) != layout.index_bytes or check(body) != data[-CHECK_BYTES:]:
@@ -165,12 +189,15 @@ def parse_index(data: bytes | bytearray, layout: Layout, size: int) -> NDArray[n
     if (starts != ends - lengths).any() or ends[-1] != size - len(data):
         raise ValueError("the index of its chunks points elsewhere than at them")
     if layout.codec == "raw" and (lengths != layout.sample_bytes).any():
-        raise ValueError(f"its index has chunks of other than {layout.sample_bytes} bytes, which a sample takes")
+        raise ValueError(
+            f"its index has chunks of other than {layout.sample_bytes} bytes, which a sample takes"
+        )
     return np.stack([starts, lengths], axis=1).astype(np.int64)
 
 
 def decompress(chunks: memoryview, out: Array) -> None:
-    """Decode one or several adjoining zstd chunks into `out`, contiguous; ValueError if they are damaged.
+    """Decode one or several adjoining zstd chunks into `out`, contiguous; ValueError if they are
+    damaged.
 
     128x128 label maps take 0.6 of the time when many are decoded in one call.
     """

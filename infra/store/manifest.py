@@ -1,4 +1,6 @@
-"""The manifest of a version: the one small object that makes it, with the checksum of everything that it holds."""
+"""The manifest of a version: the one small object that makes it, with the checksum of everything
+that it holds.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ Date = Annotated[str, AfterValidator(_date)]
 
 @dataclass(frozen=True)
 class ShardSum:
-    """Number of samples of a shard, and the SHA-256 of its marker (without the seconds), which holds all checksums."""
+    """Number of samples of a shard, and the SHA-256 of its marker (without the seconds), which
+    holds all checksums.
+    """
 
     samples: Count
     sha256: Sha256
@@ -43,10 +47,11 @@ class ShardSum:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version holds: shards by name, loose files by name, and what the publisher tells of it in `meta`.
+    """What a version holds: shards by name, loose files by name, and what the publisher tells of it
+    in `meta`.
 
-    `created` is in UTC, ISO 8601, by the publisher's clock. `number` is the place in the order of publication, from 1
-    on; 0 for what was published before there was such an order.
+    `created` is in UTC, ISO 8601, by the publisher's clock. `number` is the place in the order of
+    publication, from 1 on; 0 for what was published before there was such an order.
     """
 
     version: Name
@@ -84,7 +89,10 @@ class Manifest:
 
 
 def read_version(store: Store, version: str) -> Manifest:
-    """Return the manifest of a version; `MissingError` if it is not published, `StoreError` if that is damaged."""
+    """Return the manifest of a version;
+
+    `MissingError` if it is not published, `StoreError` if that is damaged.
+    """
     try:
         manifest = Manifest.from_bytes(store.read_bytes(manifest_path(version)))
         if manifest.version != version:  # its paths lead to that one
@@ -92,7 +100,9 @@ def read_version(store: Store, version: str) -> Manifest:
         return manifest
     except MissingError:
         there = ", ".join(store.list("versions")) or "none"
-        raise MissingError(f"no version {version!r} is published in {store.url}; there are: {there}") from None
+        raise MissingError(
+            f"no version {version!r} is published in {store.url}; there are: {there}"
+        ) from None
     except ValueError as error:
         path = f"{store.url}/{manifest_path(version)}"
         raise StoreError(f"{path}: {error}; restore it from a copy or publish anew") from error

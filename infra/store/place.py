@@ -9,7 +9,9 @@ __all__ = ["Place", "Usage"]
 
 
 class Usage(NamedTuple):
-    """What lies below a path: bytes, and when the newest file of it was written, in seconds since 1970 (0: none)."""
+    """What lies below a path: bytes, and when the newest file of it was written, in seconds since
+    1970 (0: none).
+    """
 
     size: int
     modified: float

@@ -1,7 +1,9 @@
-"""Files that carry their own checksum: what was cut off or changed is not taken for what was written.
+"""Files that carry their own checksum: what was cut off or changed is not taken for what was
+written.
 
-JSON has it as its last key; Parquet and safetensors in a place of their metadata that is blank when the sum is taken.
-A seal tells of damage, not of intent: whoever may write to the store can seal anew.
+JSON has it as its last key; Parquet and safetensors in a place of their metadata that is blank when
+the sum is taken. A seal tells of damage, not of intent: whoever may write to the store can seal
+anew.
 """
 
 from __future__ import annotations
@@ -50,8 +52,13 @@ class FileSum:
 
 
 def seal(value: Mapping[str, Any]) -> bytes:
-    """Return `value` as JSON with a last key `seal`, the SHA-256 of all the text before it; ValueError for NaN."""
-    body = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain)[:-1].encode()
+    """Return `value` as JSON with a last key `seal`, the SHA-256 of all the text before it;
+
+    ValueError for NaN.
+    """
+    body = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain)[
+        :-1
+    ].encode()
     return body + _tail(body)
 
 
@@ -83,7 +90,9 @@ def stamp(data: bytes) -> bytes:
 
 
 def stamped(data: bytes, seal: bytes) -> bool:
-    """Whether `seal`, found in `data`, is what `stamp` put there and every other byte is as it was then."""
+    """Whether `seal`, found in `data`, is what `stamp` put there and every other byte is as it was
+    then.
+    """
     at, rest = data.rfind(seal), memoryview(data)
     digest = hashlib.sha256(rest[:at])
     digest.update(BLANK)
@@ -92,7 +101,9 @@ def stamped(data: bytes, seal: bytes) -> bool:
 
 
 def seal_tensors(data: bytes) -> bytes:
-    """Return a safetensors file with a seal in its metadata, so that it is a safetensors file still."""
+    """Return a safetensors file with a seal in its metadata, so that it is a safetensors file
+    still.
+    """
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size]) | {"__metadata__": {"seal": BLANK.decode()}}
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -1,4 +1,7 @@
-"""One root, a folder or a bucket, under which everything lies: runs, versions, checkpoints. The only way to it."""
+"""One root, a folder or a bucket, under which everything lies: runs, versions, checkpoints.
+
+The only way to it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ from infra.text import UNSEEN
 
 __all__ = ["NAME", "Store", "check_name"]
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a run, version, checkpoint or shard: one part of a path, one word of a shell
+# of a run, version, checkpoint or shard: one part of a path, one word of a shell
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _LONGEST = 255  # bytes of a part of a path, on every file system that is likely
 _PROBE_BYTES = 1 << 16
 
@@ -33,9 +37,10 @@ _PROBE_BYTES = 1 << 16
 class Store:
     """A root URL and how to reach it; picklable, and opened anew in each process.
 
-    `url` is an absolute folder or a URL such as `s3://bucket/prefix`; `options` go to fsspec (`retry_seconds`: how long
-    an endpoint may stay away) and are shown nowhere. All paths are relative to the root. Methods raise `StoreError`
-    with the remedy, and `MissingError` where nothing lies at a path that is to be read.
+    `url` is an absolute folder or a URL such as `s3://bucket/prefix`; `options` go to fsspec
+    (`retry_seconds`: how long an endpoint may stay away) and are shown nowhere. All paths are
+    relative to the root. Methods raise `StoreError` with the remedy, and `MissingError` where
+    nothing lies at a path that is to be read.
     """
 
     url: str
@@ -79,25 +84,38 @@ class Store:
         return self.place.get(_relative(path))
 
     def write_bytes(self, path: str, data: bytes | memoryview) -> None:
-        """Write a file, whole or not at all; in a published version only what is there already may be written."""
+        """Write a file, whole or not at all; in a published version only what is there already may
+        be written.
+        """
         path = _relative(path)
         if not self.is_published(path):
             self.place.put(path, [data])
         elif not self.exists(path) or self.read_bytes(path) != data:
-            raise PublishedError(f"{self.url}/{path}: this version is published and stays as it is; take another name")
+            raise PublishedError(
+                f"{self.url}/{path}: this version is published and stays as it is; take another name"
+            )
 
     def is_published(self, path: str) -> bool:
         """Whether `path` lies in a dataset version that has its manifest."""
         top, _, rest = path.partition("/")
-        return top == "versions" and "/" in rest and self.exists(f"versions/{rest.split('/')[0]}/manifest.json")
+        return (
+            top == "versions"
+            and "/" in rest
+            and self.exists(f"versions/{rest.split('/')[0]}/manifest.json")
+        )
 
     def read_json(self, path: str, shape: Any = Any) -> Any:
-        """Return the value of a JSON file, as it is; `StoreError` unless it has the `shape`, such as a model."""
+        """Return the value of a JSON file, as it is;
+
+        `StoreError` unless it has the `shape`, such as a model.
+        """
         data = self.read_bytes(path)
         try:
             value = parse_json(data)
         except ValueError as error:
-            raise StoreError(f"{self.url}/{path} is not JSON ({error}); delete it and run again") from error
+            raise StoreError(
+                f"{self.url}/{path} is not JSON ({error}); delete it and run again"
+            ) from error
         try:
             checked(value, shape)
         except ValueError as error:
@@ -109,7 +127,9 @@ class Store:
     def write_json(self, path: str, value: Any) -> None:
         """Write a value as JSON with sorted keys; numpy numbers and arrays become plain ones."""
         try:
-            text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain)
+            text = json.dumps(
+                value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
+            )
         except ValueError as error:  # what is read must be finite, so what is written must be
             raise StoreError(f"{path}: {error}; mend what computed it") from error
         self.write_bytes(path, text.encode())
@@ -117,31 +137,41 @@ class Store:
     def read_table(self, path: str, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
         """Return a Parquet file as a table; columns of lists hold lists.
 
-        `columns` are those that have to be there and whole, with their kinds: "bool", "int", "str", "list[int]" or
-        "list[str]". Raises `StoreError` for a file that is damaged, or that declares more rows than it can hold.
+        `columns` are those that have to be there and whole, with their kinds: "bool", "int", "str",
+        "list[int]" or "list[str]". Raises `StoreError` for a file that is damaged, or that declares
+        more rows than it can hold.
         """
         data = self.read_bytes(path)
         try:
             return as_frame(parse_table(data, columns or {}))
         except Exception as error:  # damage leads pyarrow and pandas to errors of every kind
-            raise StoreError(f"{self.url}/{path} is not Parquet ({error}); delete it and run again") from error
+            raise StoreError(
+                f"{self.url}/{path} is not Parquet ({error}); delete it and run again"
+            ) from error
 
     def write_table(self, path: str, table: pd.DataFrame) -> None:
         """Write a table as Parquet, without its index."""
         self.write_bytes(path, parquet(table))
 
     def probe(self) -> None:
-        """Write, read, list and delete a small file, so that what is wrong with a store shows before a run begins."""
+        """Write, read, list and delete a small file, so that what is wrong with a store shows
+        before a run begins.
+        """
         path, data = f".probe-{secrets.token_hex(8)}", secrets.token_bytes(_PROBE_BYTES)
         self.write_bytes(path, data)
         found = self.read_bytes(path), path in self.list()
         self.delete(path)
         if found != (data, True):
-            raise StoreError(f"{self.url}: reads or lists other than what was written; set another store url")
+            raise StoreError(
+                f"{self.url}: reads or lists other than what was written; set another store url"
+            )
 
 
 def check_name(what: str, name: str) -> str:
-    """Return `name`, of a run, version or checkpoint; `StoreError` unless it can only be a folder's name."""
+    """Return `name`, of a run, version or checkpoint;
+
+    `StoreError` unless it can only be a folder's name.
+    """
     if not re.fullmatch(NAME, name) or len(name) > _LONGEST:
         raise StoreError(
             f"{what} {name[:_LONGEST]!r} is no name: use letters, digits, '.', '_' and '-', a letter or digit first, "
@@ -153,15 +183,21 @@ def check_name(what: str, name: str) -> str:
 def _resolved(url: str) -> str:
     protocol, mark, rest = url.partition("://")
     if UNSEEN.search(url):
-        raise StoreError(f"store url {url!r} has characters that cannot be seen; use a folder or s3://bucket/prefix")
+        raise StoreError(
+            f"store url {url!r} has characters that cannot be seen; use a folder or s3://bucket/prefix"
+        )
     if not mark or protocol in ("file", "local"):
         return str(Path(rest if mark else url).expanduser().resolve())
     if protocol not in fsspec.available_protocols():
-        raise StoreError(f"store url {url!r}: unknown protocol {protocol!r}; use a folder or s3://bucket/prefix")
+        raise StoreError(
+            f"store url {url!r}: unknown protocol {protocol!r}; use a folder or s3://bucket/prefix"
+        )
     if not rest.strip("/") and protocol != "memory":
         raise StoreError(f"store url {url!r} names no bucket; use s3://bucket/prefix")
     if "@" in rest.split("/")[0]:
-        raise StoreError(f"store url of {protocol}: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        raise StoreError(
+            f"store url of {protocol}: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     return url.rstrip("/")
 
 
@@ -177,7 +213,9 @@ def _relative(path: str) -> str:
     parts = path.rstrip("/").split("/")
     if path.startswith("/") or ".." in parts:
         raise StoreError(f"path {path!r} leads out of the store; it must be relative, without '..'")
-    if path and any(part in ("", ".") or UNSEEN.search(part) or len(part.encode()) > _LONGEST for part in parts):
+    if path and any(
+        part in ("", ".") or UNSEEN.search(part) or len(part.encode()) > _LONGEST for part in parts
+    ):
         raise StoreError(
             f"path {path[: 2 * _LONGEST]!r} has a part that is no name: empty, '.', longer than {_LONGEST} bytes, or "
             "with characters that cannot be seen; correct the name"

@@ -1,4 +1,6 @@
-"""Is every byte still the one that was written? Reads everything and names what is gone, cut off or changed."""
+"""Is every byte still the one that was written? Reads everything and names what is gone, cut off or
+changed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ __all__ = ["Problem", "verify_run", "verify_version"]
 _T = TypeVar("_T")
 _SUFFIXES = (".json", ".parquet", ".zarr")
 # stages with one kind of rows; others have all
-_COMPOSED = {"synthesize": False, "refine": False, "screen": False, "held-out": False, "compose": True}
+_COMPOSED = {
+    "synthesize": False,
+    "refine": False,
+    "screen": False,
+    "held-out": False,
+    "compose": True,
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class Problem:
 def verify_version(store: Store, version: str) -> list[Problem]:
     """Return all that is wrong with a published version; empty if every byte is as published.
 
-    What lies beside it and is not in its manifest, such as shards of a publication that lost, does no harm.
-    `MissingError` if there is no such version.
+    What lies beside it and is not in its manifest, such as shards of a publication that lost, does
+    no harm. `MissingError` if there is no such version.
     """
     folder = f"versions/{version}"
     try:
@@ -50,26 +58,36 @@ def verify_version(store: Store, version: str) -> list[Problem]:
         raise
     except StoreError as error:
         return [Problem(f"{folder}/manifest.json", str(error))]
-    loose = _each(store, lambda name: _check_file(store, f"{folder}/{name}", manifest.files[name]), manifest.files)
+    loose = _each(
+        store,
+        lambda name: _check_file(store, f"{folder}/{name}", manifest.files[name]),
+        manifest.files,
+    )
     shards = _each(store, lambda name: _check_published(store, manifest, name), manifest.shards)
     return [*_check_manifest(store, manifest), *loose, *shards]
 
 
 def verify_run(store: Store, run: str) -> list[Problem]:
-    """Return all that is wrong with the stages of a run that have begun: damage, and shards not finished.
+    """Return all that is wrong with the stages of a run that have begun: damage, and shards not
+    finished.
 
-    Each of them should hold every shard of the plan that has rows of its kind: generated or composed ones, or all.
-    `MissingError` if there is no such run.
+    Each of them should hold every shard of the plan that has rows of its kind: generated or
+    composed ones, or all. `MissingError` if there is no such run.
     """
     folder = f"runs/{check_name('run', run)}"
     stages = [name for name in store.list(folder) if "." not in name]
     if not store.exists(folder):
-        raise MissingError(f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}")
+        raise MissingError(
+            f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}"
+        )
     try:
         planned = _planned(store, f"{folder}/plan.parquet")
     except StoreError as error:
         return [Problem(f"{folder}/plan.parquet", str(error))]
-    names = {stage: _of_stage(planned, stage) | _shard_names(store, f"{folder}/{stage}") for stage in stages}
+    names = {
+        stage: _of_stage(planned, stage) | _shard_names(store, f"{folder}/{stage}")
+        for stage in stages
+    }
     paths = [f"{folder}/{stage}/{name}" for stage in stages for name in sorted(names[stage])]
     return _each(store, lambda path: _check_shard(store, path), paths)
 
@@ -87,11 +105,15 @@ def _planned(store: Store, path: str) -> dict[str, set[int]]:
 
 def _of_stage(planned: dict[str, set[int]], stage: str) -> set[str]:
     wanted = _COMPOSED.get(stage)
-    kinds = [kind for kind in planned if wanted is None or not kind or (kind == "composed") == wanted]
+    kinds = [
+        kind for kind in planned if wanted is None or not kind or (kind == "composed") == wanted
+    ]
     return {f"{shard:05d}" for kind in kinds for shard in planned[kind]}
 
 
-def _each(store: Store, check: Callable[[_T], Iterable[Problem]], items: Iterable[_T]) -> list[Problem]:
+def _each(
+    store: Store, check: Callable[[_T], Iterable[Problem]], items: Iterable[_T]
+) -> list[Problem]:
     with ThreadPoolExecutor(store.place.readers) as pool:
         return list(itertools.chain.from_iterable(pool.map(lambda item: list(check(item)), items)))
 
@@ -119,7 +141,9 @@ def _check_shard(store: Store, path: str) -> Iterator[Problem]:
     try:
         marker = check_marker(store, path)
     except MissingError as error:
-        yield Problem(f"{path}.json", f"the shard is missing: it has no valid marker{_reason(error)}")
+        yield Problem(
+            f"{path}.json", f"the shard is missing: it has no valid marker{_reason(error)}"
+        )
         return
     fields = {marker.suffix(field): field for field in marker.fields}
     for suffix, expected in marker.files.items():
@@ -154,7 +178,9 @@ def _check_object(store: Store, path: str, marker: Marker, field: str) -> Iterat
     except MissingError:
         yield Problem(path + suffix, "is missing")
     except ValueError as error:
-        yield Problem(path + suffix, f"{error}; it has {len(data)} bytes, {expected.size} were written")
+        yield Problem(
+            path + suffix, f"{error}; it has {len(data)} bytes, {expected.size} were written"
+        )
     else:
         checks = encoded.checks()
         damaged = [
@@ -165,7 +191,10 @@ def _check_object(store: Store, path: str, marker: Marker, field: str) -> Iterat
         if damaged:
             yield Problem(path + suffix, f"has changed: damaged samples: {', '.join(damaged)}")
         elif encoded.sum(checks) != expected:
-            yield Problem(path + suffix, f"has changed: it has {len(data)} bytes, {expected.size} were written")
+            yield Problem(
+                path + suffix,
+                f"has changed: it has {len(data)} bytes, {expected.size} were written",
+            )
 
 
 def _at(checks: bytes, number: int) -> bytes:

@@ -1,4 +1,5 @@
-"""Dataset versions: immutable, checksummed, in one order, there whole or not at all: the manifest makes a version.
+"""Dataset versions: immutable, checksummed, in one order, there whole or not at all: the manifest
+makes a version.
 
 versions/<version>/data/<shard>.{zarr,parquet,json}
 versions/<version>/{card,vocabulary}-<digest>.{md,json}
@@ -32,14 +33,17 @@ def publish_version(
     meta: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and return its manifest.
+    """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and
+    return its manifest.
 
-    `files`, such as the card, go beside `data`, with a digest in their name. Publishing the same content again changes
-    nothing; other content under a published name is a `PublishedError`, an unfinished shard a `StoreError`.
+    `files`, such as the card, go beside `data`, with a digest in their name. Publishing the same
+    content again changes nothing; other content under a published name is a `PublishedError`, an
+    unfinished shard a `StoreError`.
 
-    Of several who publish different content under one name at once, one wins whole and for ever, if their shards have
-    different names; it holds wherever listings show what was written. After any other error, such as an endpoint that
-    went away, publishing again tells whether it was published.
+    Of several who publish different content under one name at once, one wins whole and for ever, if
+    their shards have different names; it holds wherever listings show what was written. After any
+    other error, such as an endpoint that went away, publishing again tells whether it was
+    published.
     """
     manifest = _compose(store, version, shards, meta, _write_files(store, version, files or {}))
     published = append(store, manifest)
@@ -62,7 +66,11 @@ def _write_files(store: Store, version: str, files: Mapping[str, bytes]) -> dict
 
 
 def _compose(
-    store: Store, version: str, shards: Sequence[str], meta: Mapping[str, Any], files: Mapping[str, FileSum]
+    store: Store,
+    version: str,
+    shards: Sequence[str],
+    meta: Mapping[str, Any],
+    files: Mapping[str, FileSum],
 ) -> Manifest:
     folder = f"versions/{version}"
     names = [path.removeprefix(f"{folder}/data/") for path in sorted(shards)]
@@ -80,5 +88,7 @@ def _compose(
 def _shard_sum(store: Store, path: str) -> ShardSum:
     marker = read_marker(store, path)
     if marker is None:
-        raise StoreError(f"{store.url}/{path} is not finished; write the shard before the version is published")
+        raise StoreError(
+            f"{store.url}/{path} is not finished; write the shard before the version is published"
+        )
     return ShardSum.of(marker)

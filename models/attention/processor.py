@@ -1,7 +1,9 @@
-"""Attention processors that look on: the output is the original processor's own, the probabilities a running mean.
+"""Attention processors that look on: the output is the original processor's own, the probabilities
+a running mean.
 
-`RecordingProcessor` calls the processor that it covers, so the picture cannot change, and overhears the queries and
-keys that this projects. Of the conditional half, softmax(QKᵀ) is computed again, in small blocks, and added to sums.
+`RecordingProcessor` calls the processor that it covers, so the picture cannot change, and overhears
+the queries and keys that this projects. Of the conditional half, softmax(QKᵀ) is computed again, in
+small blocks, and added to sums.
 """
 
 from __future__ import annotations
@@ -16,17 +18,19 @@ from torch import Tensor
 
 __all__ = ["Means", "Overheard", "RecordingProcessor", "grid", "split_heads"]
 
-# Probabilities computed at once. On a CPU 1 MB, which stays in its cache and on the heap: with 16 MB the same sums took
-# 1.3 times as long at 16² and 1.4 times at 32². Elsewhere 64 MB, for few launches.
+# Probabilities computed at once. On a CPU 1 MB, which stays in its cache and on the heap: with 16
+# MB the same sums took 1.3 times as long at 16² and 1.4 times at 32². Elsewhere 64 MB, for few
+# launches.
 BLOCK = {"cpu": 2**18, "else": 2**24}
 
 
 class Means:
-    """Sums of head-wise attention by resolution, and how the U-Net call that is under way has to be read.
+    """Sums of head-wise attention by resolution, and how the U-Net call that is under way has to be
+    read.
 
-    `size`: latent (height, width) · `conditional`: rows of the batch that carry prompts · `weights`: (B, T, W), see
-    `Spans` · `text`: (B, T, d), read in the prompts' place unless None · `largest`: the most positions a self-attention
-    layer may have to be recorded; 0 records none.
+    `size`: latent (height, width) · `conditional`: rows of the batch that carry prompts ·
+    `weights`: (B, T, W), see `Spans` · `text`: (B, T, d), read in the prompts' place unless None ·
+    `largest`: the most positions a self-attention layer may have to be recorded; 0 records none.
     """
 
     size: tuple[int, int]
@@ -39,10 +43,14 @@ class Means:
         self._sums: dict[tuple[str, int, int], Tensor] = {}
         self._counts: dict[tuple[str, int, int], int] = {}
 
-    def add(self, kind: str, query: Tensor, key: Tensor, bias: Tensor | None, weights: Tensor | None) -> None:
-        """Add softmax(query·keyᵀ + bias), summed over heads and, if there are `weights`, over tokens.
+    def add(
+        self, kind: str, query: Tensor, key: Tensor, bias: Tensor | None, weights: Tensor | None
+    ) -> None:
+        """Add softmax(query·keyᵀ + bias), summed over heads and, if there are `weights`, over
+        tokens.
 
-        All float32: `query` (B, h, N, d); `key` (B, h, M, d), the scale in it; `bias` (B, 1, M); `weights` (B, M, W).
+        All float32: `query` (B, h, N, d); `key` (B, h, M, d), the scale in it; `bias` (B, 1, M);
+        `weights` (B, M, W).
         """
         images, heads, positions, _ = query.shape
         where = (kind, *grid(positions, self.size))
@@ -61,9 +69,14 @@ class Means:
             total.add_(summed) if weights is None else total.baddbmm_(summed, weights[rows])
 
     def mean(self, kind: str) -> dict[int, tuple[Tensor, tuple[int, int]]]:
-        """Longer side of the grid → mean (B, N, W or N) and the grid's (height, width), smallest first."""
+        """Longer side of the grid → mean (B, N, W or N) and the grid's (height, width), smallest
+        first.
+        """
         found = sorted((h * w, h, w) for name, h, w in self._sums if name == kind)
-        return {max(h, w): (self._sums[kind, h, w] / self._counts[kind, h, w], (h, w)) for _, h, w in found}
+        return {
+            max(h, w): (self._sums[kind, h, w] / self._counts[kind, h, w], (h, w))
+            for _, h, w in found
+        }
 
 
 class RecordingProcessor:
@@ -84,8 +97,12 @@ class RecordingProcessor:
     ) -> Tensor:
         """The original processor's output for the same arguments."""
         is_own = encoder_hidden_states is None
-        layer: Any = attn if is_own and hidden_states.shape[1] > self.means.largest else Overheard(attn)
-        output: Tensor = self.original(layer, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+        layer: Any = (
+            attn if is_own and hidden_states.shape[1] > self.means.largest else Overheard(attn)
+        )
+        output: Tensor = self.original(
+            layer, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
+        )
         if layer is not attn:
             self._record(layer, "self" if is_own else "cross", attention_mask)
         return output
@@ -102,7 +119,9 @@ class RecordingProcessor:
 
 
 class Overheard:
-    """An attention layer to the processor called with it; keeps what the layer projects, to save doing it twice."""
+    """An attention layer to the processor called with it; keeps what the layer projects, to save
+    doing it twice.
+    """
 
     query: Tensor
     key: Tensor
@@ -125,12 +144,16 @@ class Overheard:
 
 
 def grid(positions: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer with so many positions, in a U-Net that halves latents of `size`, rounding up."""
+    """Height and width of a layer with so many positions, in a U-Net that halves latents of `size`,
+    rounding up.
+    """
     height, width = size
     while height * width > positions:
         height, width = math.ceil(height / 2), math.ceil(width / 2)
     if height * width != positions:
-        raise ValueError(f"an attention layer has {positions} positions, which latents of {size} never halve to")
+        raise ValueError(
+            f"an attention layer has {positions} positions, which latents of {size} never halve to"
+        )
     return height, width
 
 
@@ -141,7 +164,9 @@ def split_heads(projected: Tensor, heads: int) -> Tensor:
 
 
 def _blocks(images: int, heads: int, scores: int, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Images and heads to take at once so that at most `limit` probabilities exist, `scores` of them a head."""
+    """Images and heads to take at once so that at most `limit` probabilities exist, `scores` of
+    them a head.
+    """
     some_heads = max(1, min(heads, limit // scores))
     some_images = max(1, limit // (heads * scores)) if some_heads == heads else 1
     for image in range(0, images, some_images):

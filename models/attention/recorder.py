@@ -26,30 +26,37 @@ _EXTRAS = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k", "adde
 
 
 class UnsupportedPipelineError(TypeError):
-    """The pipeline's architecture, or the way its attention is computed, is not one the recorder can read."""
+    """The pipeline's architecture, or the way its attention is computed, is not one the recorder
+    can read.
+    """
 
 
 class AttentionRecorder:
-    """Records one call of `pipeline` with `prompts`, any number of images each, for `phrases[i]` of `prompts[i]`.
+    """Records one call of `pipeline` with `prompts`, any number of images each, for `phrases[i]` of
+    `prompts[i]`.
 
-    Results, on the pipeline's device, once the block is left; B images in the order the pipeline returns them, W the
-    most phrases of any prompt:
+    Results, on the pipeline's device, once the block is left; B images in the order the pipeline
+    returns them, W the most phrases of any prompt:
 
-    - `cross`: grid size r → (B, W, r, r) float32 in [0, 1], the mean over steps, layers and heads of that resolution
-      and over the phrase's tokens (DAAM, Tang et al. 2023; DiffuMask §3.2). Zero where a prompt has fewer phrases.
+    - `cross`: grid size r → (B, W, r, r) float32 in [0, 1], the mean over steps, layers and heads
+      of that resolution and over the phrase's tokens (DAAM, Tang et al. 2023; DiffuMask §3.2). Zero
+      where a prompt has fewer phrases.
     - `valid`: (B, W) bool, false at that padding.
-    - `self_attention`: r → (B, r², r²) float32 with rows summing to 1, the mean over steps, layers and heads, for
-      r ≤ `max_resolution`; empty unless asked for.
+    - `self_attention`: r → (B, r², r²) float32 with rows summing to 1, the mean over steps, layers
+      and heads, for r ≤ `max_resolution`; empty unless asked for.
 
-    `class_prompts`, if given, are other texts whose phrases are recorded: class names alone, say, so that nothing but
-    classes competes for a place, while the picture follows its own prompt (Nguyen et al. 2023, "Dataset Diffusion").
+    `class_prompts`, if given, are other texts whose phrases are recorded: class names alone, say,
+    so that nothing but classes competes for a place, while the picture follows its own prompt
+    (Nguyen et al. 2023, "Dataset Diffusion").
 
-    If the picture is not square, r is its grid's longer side and the maps are (B, W, h, w) and (B, h·w, h·w).
-    Of a guided batch only the conditional half is read. Whether a call is guided is what the pipeline says of it; for a
-    sampling loop written by hand around `pipeline.unet`, say it with `guidance`.
+    If the picture is not square, r is its grid's longer side and the maps are (B, W, h, w) and (B,
+    h·w, h·w). Of a guided batch only the conditional half is read. Whether a call is guided is what
+    the pipeline says of it; for a sampling loop written by hand around `pipeline.unet`, say it with
+    `guidance`.
 
-    Raises before anything is sampled: `UnsupportedPipelineError`; `ValueError` if a prompt is too long, lacks one of
-    its phrases, or is not what the pipeline was called with. A recorder may be used again, and then starts afresh.
+    Raises before anything is sampled: `UnsupportedPipelineError`; `ValueError` if a prompt is too
+    long, lacks one of its phrases, or is not what the pipeline was called with. A recorder may be
+    used again, and then starts afresh.
     """
 
     def __init__(
@@ -71,7 +78,9 @@ class AttentionRecorder:
         self._spans = locate_phrases(self._pipeline.tokenizer, class_prompts or prompts, phrases)
         self._prompts, self._class_prompts = self._spans.ids, None
         if class_prompts is not None:
-            self._prompts = locate_phrases(self._pipeline.tokenizer, prompts, [[] for _ in class_prompts]).ids
+            self._prompts = locate_phrases(
+                self._pipeline.tokenizer, prompts, [[] for _ in class_prompts]
+            ).ids
             self._class_prompts = self._spans.ids
         self.cross: dict[int, Tensor] = {}
         self.self_attention: dict[int, Tensor] = {}
@@ -82,7 +91,9 @@ class AttentionRecorder:
         self._means = Means(self._largest)
         self._text = self._encode(self._class_prompts)
         self._originals = dict(self._unet.attn_processors)
-        covers: dict[str, Any] = {name: RecordingProcessor(each, self._means) for name, each in self._originals.items()}
+        covers: dict[str, Any] = {
+            name: RecordingProcessor(each, self._means) for name, each in self._originals.items()
+        }
         self._unet.set_attn_processor(covers)
         self._hooks: list[RemovableHandle] = [
             self._unet.register_forward_pre_hook(self._on_unet, with_kwargs=True),
@@ -92,13 +103,19 @@ class AttentionRecorder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for hook in self._hooks:
             hook.remove()
         self._unet.set_attn_processor(dict(self._originals))
         cross, own = self._means.mean("cross"), self._means.mean("self")
-        self.cross = {r: mean.transpose(1, 2).reshape(*mean.shape[::2], *size) for r, (mean, size) in cross.items()}
+        self.cross = {
+            r: mean.transpose(1, 2).reshape(*mean.shape[::2], *size)
+            for r, (mean, size) in cross.items()
+        }
         self.self_attention = {r: mean for r, (mean, _) in own.items()}
         del self._means
 
@@ -110,12 +127,18 @@ class AttentionRecorder:
         return text
 
     def _on_text(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The pipeline encodes its prompts first, then negative ones: they have to be the prompts recorded."""
+        """The pipeline encodes its prompts first, then negative ones: they have to be the prompts
+        recorded.
+        """
         ids = args[0] if args else kwargs["input_ids"]
         if self._images is not None:
-            raise ValueError("a second pipeline call would be averaged into the first: one recorder block a call")
+            raise ValueError(
+                "a second pipeline call would be averaged into the first: one recorder block a call"
+            )
         if not self._encoded and not torch.equal(ids.cpu(), self._prompts):
-            raise ValueError("the pipeline was called with other prompts than the recorder was given")
+            raise ValueError(
+                "the pipeline was called with other prompts than the recorder was given"
+            )
         self._encoded = True
 
     def _on_unet(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -142,7 +165,9 @@ class AttentionRecorder:
         if guided is None:
             guided = getattr(self._pipeline, "do_classifier_free_guidance", None)
         if guided is None:
-            raise ValueError("the pipeline does not say whether it guides: pass guidance=True or False")
+            raise ValueError(
+                "the pipeline does not say whether it guides: pass guidance=True or False"
+            )
         return bool(guided)
 
 
@@ -150,12 +175,20 @@ def _supported_unet(pipeline: DiffusionPipeline) -> UNet2DConditionModel:
     unet: Any = getattr(pipeline, "unet", None)
     if not isinstance(unet, UNet2DConditionModel):
         held = getattr(pipeline, "transformer", unet)
-        raise UnsupportedPipelineError(f"{type(pipeline).__name__} samples with {type(held).__name__}; {_SUPPORTED}")
+        raise UnsupportedPipelineError(
+            f"{type(pipeline).__name__} samples with {type(held).__name__}; {_SUPPORTED}"
+        )
     for name, processor in unet.attn_processors.items():
         layer = unet.get_submodule(name.removesuffix(".processor"))
         extras = [extra for extra in _EXTRAS if getattr(layer, extra, None) is not None]
-        if type(layer) is not Attention or type(processor) not in (AttnProcessor, AttnProcessor2_0) or extras:
+        if (
+            type(layer) is not Attention
+            or type(processor) not in (AttnProcessor, AttnProcessor2_0)
+            or extras
+        ):
             found = ", ".join([type(layer).__name__, type(processor).__name__, *extras])
-            raise UnsupportedPipelineError(f"{name.removesuffix('.processor')} is {found}; {_SUPPORTED}")
+            raise UnsupportedPipelineError(
+                f"{name.removesuffix('.processor')} is {found}; {_SUPPORTED}"
+            )
     supported: UNet2DConditionModel = unet
     return supported

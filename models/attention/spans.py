@@ -1,7 +1,9 @@
-"""Which tokens of a prompt make up a word or phrase, by character offsets, however the tokenizer splits.
+"""Which tokens of a prompt make up a word or phrase, by character offsets, however the tokenizer
+splits.
 
-CLIP splits "aeroplane" into "aerop" and "lane" and puts punctuation and digits into tokens of their own, so comparing
-decoded tokens with words (as DiffuMask and Dataset-Diffusion do) misses words without a sign.
+CLIP splits "aeroplane" into "aerop" and "lane" and puts punctuation and digits into tokens of their
+own, so comparing decoded tokens with words (as DiffuMask and Dataset-Diffusion do) misses words
+without a sign.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ Span = tuple[int, int]  # first character, one past the last
 class Spans:
     """Tokenised prompts and the share of every token in every phrase.
 
-    `ids`: (P, T) int64, padded as the pipeline pads. `weights`: (P, W, T) float32, W the most phrases of any prompt;
-    a phrase's row holds 1/n at each of its n tokens, a row of padding is zero. `valid`: (P, W) bool, false at padding.
+    `ids`: (P, T) int64, padded as the pipeline pads. `weights`: (P, W, T) float32, W the most
+    phrases of any prompt; a phrase's row holds 1/n at each of its n tokens, a row of padding is
+    zero. `valid`: (P, W) bool, false at padding.
     """
 
     ids: Tensor
@@ -35,20 +38,27 @@ class Spans:
 def locate_phrases(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], phrases: Sequence[Sequence[str]]
 ) -> Spans:
-    """Find each prompt's phrases among its tokens: whole words, any case; all occurrences count alike.
+    """Find each prompt's phrases among its tokens: whole words, any case; all occurrences count
+    alike.
 
-    "car" is not found in "carpet" nor in "cars". Words of a phrase may stand any white space apart. Raises
-    `ValueError` if a prompt is longer than the tokenizer takes, if a phrase is not in its prompt, or if the two lists
-    do not go together.
+    "car" is not found in "carpet" nor in "cars". Words of a phrase may stand any white space apart.
+    Raises `ValueError` if a prompt is longer than the tokenizer takes, if a phrase is not in its
+    prompt, or if the two lists do not go together.
     """
     _check_lists(tokenizer, prompts, phrases)
     limit = tokenizer.model_max_length
-    encoded = tokenizer(list(prompts), padding="max_length", max_length=limit, return_offsets_mapping=True)
+    encoded = tokenizer(
+        list(prompts), padding="max_length", max_length=limit, return_offsets_mapping=True
+    )
     for prompt, mask in zip(prompts, encoded["attention_mask"], strict=True):
         if len(mask) > limit:
-            raise ValueError(f"prompt {prompt!r} has {len(mask)} tokens and the text encoder takes {limit}: shorten it")
+            raise ValueError(
+                f"prompt {prompt!r} has {len(mask)} tokens and the text encoder takes {limit}: shorten it"
+            )
     weights = torch.zeros(len(prompts), max(map(len, phrases), default=0), limit)
-    for row, (prompt, wanted, offsets) in enumerate(zip(prompts, phrases, encoded["offset_mapping"], strict=True)):
+    for row, (prompt, wanted, offsets) in enumerate(
+        zip(prompts, phrases, encoded["offset_mapping"], strict=True)
+    ):
         for column, phrase in enumerate(wanted):
             tokens = _tokens_of(phrase, prompt, offsets)
             weights[row, column, tokens] = 1 / len(tokens)
@@ -57,21 +67,39 @@ def locate_phrases(
 
 def _tokens_of(phrase: str, prompt: str, offsets: Sequence[Span]) -> list[int]:
     spans = _find(phrase, prompt)
-    tokens = [i for i, (a, b) in enumerate(offsets) if any(a < stop and b > start for start, stop in spans)]
+    tokens = [
+        i
+        for i, (a, b) in enumerate(offsets)
+        if any(a < stop and b > start for start, stop in spans)
+    ]
     if not tokens:
-        raise ValueError(f"{phrase!r} is not a word or phrase of the prompt {prompt!r}: name it as the prompt does")
+        raise ValueError(
+            f"{phrase!r} is not a word or phrase of the prompt {prompt!r}: name it as the prompt does"
+        )
     return tokens
 
 
 def _find(phrase: str, prompt: str) -> list[Span]:
     words = r"\s+".join(map(re.escape, phrase.split()))
-    return [match.span() for match in re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE)] if words else []
+    return (
+        [match.span() for match in re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE)]
+        if words
+        else []
+    )
 
 
-def _check_lists(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], phrases: Sequence[Sequence[str]]) -> None:
+def _check_lists(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], phrases: Sequence[Sequence[str]]
+) -> None:
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: load the fast tokenizer")
+        raise ValueError(
+            f"{type(tokenizer).__name__} gives no character offsets: load the fast tokenizer"
+        )
     if isinstance(prompts, str) or any(isinstance(wanted, str) for wanted in phrases):
-        raise ValueError("prompts is a list of strings and phrases a list of lists of strings, one list a prompt")
+        raise ValueError(
+            "prompts is a list of strings and phrases a list of lists of strings, one list a prompt"
+        )
     if not prompts or len(prompts) != len(phrases):
-        raise ValueError(f"{len(prompts)} prompts with {len(phrases)} lists of phrases: give one list a prompt")
+        raise ValueError(
+            f"{len(prompts)} prompts with {len(phrases)} lists of phrases: give one list a prompt"
+        )

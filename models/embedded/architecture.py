@@ -1,7 +1,8 @@
 """The embedded model's parts: Stable Diffusion's own classes, small enough to ship.
 
-Images are 128², latents 16²×8 (factor 8; eight channels keep edges that four blur), the U-Net attends to the text at
-16², 8² and 4², and the text encoder is a two-layer CLIP trained jointly with it. Together under 32 MB in fp16.
+Images are 128², latents 16²×8 (factor 8; eight channels keep edges that four blur), the U-Net
+attends to the text at 16², 8² and 4², and the text encoder is a two-layer CLIP trained jointly with
+it. Together under 32 MB in fp16.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _DATA = Path(__file__).parent / "data"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer class over a byte-pair vocabulary trained on the world's own prompts (data/tokenizer.json)."""
+    """CLIP's tokenizer class over a byte-pair vocabulary trained on the world's own prompts
+    (data/tokenizer.json).
+    """
     stored = json.loads((_DATA / "tokenizer.json").read_text("utf-8"))
     merges: Any = [tuple(pair) for pair in stored["merges"]]  # pairs, whatever its annotation says
     return CLIPTokenizer(vocab=stored["vocab"], merges=merges, model_max_length=MAX_TOKENS)
@@ -55,34 +58,61 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """Factor 8, eight latent channels, 2.4 M parameters; `scaling_factor` is set once the latents' spread is known."""
+    """Factor 8, eight latent channels, 2.4 M parameters;
+
+    `scaling_factor` is set once the latents' spread is known.
+    """
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(24, 48, 96, 96), layers_per_block=1, latent_channels=LATENT_CHANNELS, norm_num_groups=8,
-        mid_block_add_attention=False, sample_size=128,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(24, 48, 96, 96),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=128,
+    )
 
 
 def build_unet() -> UNet2DConditionModel:
     """Cross- and self-attention at 16², 8² and 4², four heads, 11 M parameters."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
-        block_out_channels=(64, 128, 192), norm_num_groups=16, attention_head_dim=4, cross_attention_dim=TEXT_WIDTH,
-        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
+        norm_num_groups=16,
+        attention_head_dim=4,
+        cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+    )
 
 
 def build_scheduler() -> DDIMScheduler:
-    """v-prediction with zero terminal SNR (Lin et al. 2024) over the cosine schedule, which suits 16² latents."""
+    """v-prediction with zero terminal SNR (Lin et al. 2024) over the cosine schedule, which suits
+    16² latents.
+    """
     return DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True,
-        timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
         steps_offset=1,
-    )  # fmt: skip
+    )
 
 
 def build_pipeline(**parts: Any) -> StableDiffusionPipeline:
-    """The parts as a pipeline that `save_pretrained` writes and `DiffusionPipeline.from_pretrained` opens."""
+    """The parts as a pipeline that `save_pretrained` writes and `DiffusionPipeline.from_pretrained`
+    opens.
+    """
     return StableDiffusionPipeline(
-        **parts, scheduler=build_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **parts,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     ).to(torch.float32)

@@ -1,6 +1,8 @@
-"""Training data of the embedded models: drawn pictures, their labels and captions, kept on disk once drawn.
+"""Training data of the embedded models: drawn pictures, their labels and captions, kept on disk
+once drawn.
 
-Pictures are a function of their seed, so the files are a cache and nothing else: delete them and they come back.
+Pictures are a function of their seed, so the files are a cache and nothing else: delete them and
+they come back.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _BLOCK = 500  # pictures one process draws at a time
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures (n, 128, 128, 3), labels (n, 128, 128), grounds (n,), token ids (n, CAPTIONS, MAX_TOKENS), on disk."""
+    """Pictures (n, 128, 128, 3), labels (n, 128, 128), grounds (n,), token ids (n, CAPTIONS,
+    MAX_TOKENS), on disk.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -36,7 +40,9 @@ class Corpus:
     tokens: NDArray[np.int16]
 
 
-def open_corpus(folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_seed: int = 0) -> Corpus:
+def open_corpus(
+    folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_seed: int = 0
+) -> Corpus:
     """Draw pictures `first_seed …` into `folder`, or open what an earlier call finished there."""
     size, done = world.SIZE, folder / "done.json"
     shapes = {"images": (count, size, size, 3), "labels": (count, size, size), "grounds": (count,)}
@@ -48,8 +54,17 @@ def open_corpus(folder: Path, count: int, tokenizer: CLIPTokenizer, *, first_see
         jobs = [(folder, s, min(s + _BLOCK, count), first_seed) for s in starts]
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             captions = [text for texts in pool.map(_draw_block, jobs) for text in texts]
-        ids = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="np")
-        np.save(folder / "tokens.npy", ids["input_ids"].astype(np.int16).reshape(count, CAPTIONS, MAX_TOKENS))
+        ids = tokenizer(
+            captions,
+            padding="max_length",
+            truncation=True,
+            max_length=MAX_TOKENS,
+            return_tensors="np",
+        )
+        np.save(
+            folder / "tokens.npy",
+            ids["input_ids"].astype(np.int16).reshape(count, CAPTIONS, MAX_TOKENS),
+        )
         done.write_text(json.dumps([first_seed, count]))
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*shapes, "tokens")}
     return Corpus(**arrays)
@@ -63,20 +78,28 @@ def _draw_block(job: tuple[Path, int, int, int]) -> list[str]:
     order, captions = list(GROUNDS), []
     for row in range(start, stop):
         drawing = world.draw(first_seed + row)
-        images[row], labels[row], grounds[row] = drawing.image, drawing.label, order.index(drawing.scene.ground)
+        images[row], labels[row], grounds[row] = (
+            drawing.image,
+            drawing.label,
+            order.index(drawing.scene.ground),
+        )
         rng = np.random.default_rng([first_seed + row, 1])
         captions += [world.describe(drawing.scene, rng) for _ in range(CAPTIONS)]
     return captions
 
 
 def train_tokenizer(path: Path, prompts: int = 20_000) -> None:
-    """Write CLIP-style byte pairs for the world's prompts to `path`; other words fall apart into letters."""
+    """Write CLIP-style byte pairs for the world's prompts to `path`; other words fall apart into
+    letters.
+    """
     special = ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=special[1]))
     backend = CLIPTokenizer().backend_tokenizer
     tokenizer.normalizer, tokenizer.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
     letters = [chr(c) + end for c in range(33, 127) for end in ("", "</w>")]
-    trainer = trainers.BpeTrainer(vocab_size=768, special_tokens=special + letters, end_of_word_suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=768, special_tokens=special + letters, end_of_word_suffix="</w>"
+    )
     rngs = (np.random.default_rng([seed, 2]) for seed in range(prompts))
     tokenizer.train_from_iterator((world.describe(world.sample_scene(r), r) for r in rngs), trainer)
     model = json.loads(tokenizer.to_str())["model"]

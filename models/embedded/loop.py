@@ -1,4 +1,6 @@
-"""One training loop for the embedded models: resumable, averaged, and in whichever precision is faster here."""
+"""One training loop for the embedded models: resumable, averaged, and in whichever precision is
+faster here.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _BETAS = (0.9, 0.99)  # AdamW's, for what Muon leaves to it
 
 @dataclass(frozen=True)
 class Schedule:
-    """`steps` of training: linear warm-up, constant, linear to zero over the last `decay` share; weights averaged."""
+    """`steps` of training: linear warm-up, constant, linear to zero over the last `decay` share;
+    weights averaged.
+    """
 
     steps: int
     learning_rate: float
@@ -43,7 +47,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """What `fit` reports: the step just done, of how many, the mean loss since the last report, and steps a second."""
+    """What `fit` reports: the step just done, of how many, the mean loss since the last report, and
+    steps a second.
+    """
 
     step: int
     steps: int
@@ -63,10 +69,11 @@ def fit(
 ) -> nn.ModuleDict:
     """Train `modules` on `loss(modules, step)`; returns their exponential average in eval mode.
 
-    State goes to `folder/state.pt` every few minutes and at the end; a later call takes up from there, and a finished
-    one returns at once. `loss` must draw its randomness from the step alone, so a resumed run sees what it would have.
-    `dtype` None is whichever of float32 and bfloat16 takes a step faster here. Of processes `side_by_side` each trains
-    on steps of its own, so a step has as many batches as there are; the first alone saves, logs and reports.
+    State goes to `folder/state.pt` every few minutes and at the end; a later call takes up from
+    there, and a finished one returns at once. `loss` must draw its randomness from the step alone,
+    so a resumed run sees what it would have. `dtype` None is whichever of float32 and bfloat16
+    takes a step faster here. Of processes `side_by_side` each trains on steps of its own, so a step
+    has as many batches as there are; the first alone saves, logs and reports.
     """
     rank, processes = place()
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +103,9 @@ def fit(
     return average
 
 
-def _update(modules: nn.ModuleDict, loss: Loss, optimiser: Muon, step: int, rate: float, dtype: torch.dtype) -> float:
+def _update(
+    modules: nn.ModuleDict, loss: Loss, optimiser: Muon, step: int, rate: float, dtype: torch.dtype
+) -> float:
     with _training(modules, dtype):
         value = loss(modules, step)
     value.backward()  # type: ignore[no-untyped-call]
@@ -111,16 +120,27 @@ def _update(modules: nn.ModuleDict, loss: Loss, optimiser: Muon, step: int, rate
 
 @contextmanager
 def _training(modules: nn.ModuleDict, dtype: torch.dtype) -> Iterator[None]:
-    """Train mode under autocast; on a CPU with plain attention, as the flash kernel's backward took 46 % of a step."""
+    """Train mode under autocast; on a CPU with plain attention, as the flash kernel's backward took
+    46 % of a step.
+    """
     device = next(modules.parameters()).device.type
-    kernels = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    kernels = (
+        [SDPBackend.MATH]
+        if device == "cpu"
+        else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    )
     modules.train()
-    with torch.autocast(device, dtype, enabled=dtype != torch.float32), sdpa_kernel([*kernels, SDPBackend.MATH]):
+    with (
+        torch.autocast(device, dtype, enabled=dtype != torch.float32),
+        sdpa_kernel([*kernels, SDPBackend.MATH]),
+    ):
         yield
 
 
 def _faster(modules: nn.ModuleDict, loss: Loss) -> torch.dtype:
-    """Time a step of each precision: bf16 is twice as fast on some processors and many times slower on others."""
+    """Time a step of each precision: bf16 is twice as fast on some processors and many times slower
+    on others.
+    """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         for _ in range(2):  # the first warms up
@@ -150,13 +170,26 @@ def _restore(path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimis
     return int(state["step"])
 
 
-def _save(path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimiser: Muon, step: int) -> None:
-    parts: dict[str, nn.Module | Muon] = {"modules": modules, "average": average, "optimiser": optimiser}
+def _save(
+    path: Path, modules: nn.ModuleDict, average: nn.ModuleDict, optimiser: Muon, step: int
+) -> None:
+    parts: dict[str, nn.Module | Muon] = {
+        "modules": modules,
+        "average": average,
+        "optimiser": optimiser,
+    }
     temporary = path.with_suffix(".part")
-    torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)
+    torch.save(
+        {name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary
+    )
     temporary.replace(path)
 
 
 def _log(path: Path, progress: Progress) -> None:
     with path.open("a") as file:
-        file.write(json.dumps({"step": progress.step, "loss": progress.loss, "steps_per_second": progress.rate}) + "\n")
+        file.write(
+            json.dumps(
+                {"step": progress.step, "loss": progress.loss, "steps_per_second": progress.rate}
+            )
+            + "\n"
+        )

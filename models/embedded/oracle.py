@@ -1,7 +1,8 @@
-"""The oracle: a small segmenter trained on unlimited exact truth of the drawn world, used only to measure.
+"""The oracle: a small segmenter trained on unlimited exact truth of the drawn world, used only to
+measure.
 
-It names every pixel: one of the world's classes, or one of its grounds. So it tells both whether a generated picture
-shows what its prompt says, and how good a label is where no exact truth exists.
+It names every pixel: one of the world's classes, or one of its grounds. So it tells both whether a
+generated picture shows what its prompt says, and how good a label is where no exact truth exists.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ _WEIGHTS = Path(__file__).parent / "oracle.safetensors"
 _CLASSES = len(world.vocabulary()["classes"])
 _GROUNDS = [b["name"] for b in world.vocabulary()["backgrounds"]]
 _WIDTHS = (48, 96, 160, 224)
-_FOLD = (
-    2  # pixels of a side that go into channels: half the time of full-size layers, and room for three times the weights
-)
+# pixels of a side that go into channels: half the time of full-size layers, and room for three
+# times the weights
+_FOLD = 2
 
 
 class Seen(NamedTuple):
-    """Class ids (B, H, W) uint8 with 0 = ground, and the name of the ground that covers most of each picture."""
+    """Class ids (B, H, W) uint8 with 0 = ground, and the name of the ground that covers most of
+    each picture.
+    """
 
     labels: NDArray[np.uint8]
     grounds: list[str]
@@ -55,8 +58,8 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
 class Oracle(nn.Module):
     """A U-Net (Ronneberger et al. 2015) over 2×2 pixels folded into channels.
 
-    From (B, 3, H, W) in [-1, 1] to logits (B, 1 + classes + grounds, H, W).
-    Channel 0 is never right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
+    From (B, 3, H, W) in [-1, 1] to logits (B, 1 + classes + grounds, H, W). Channel 0 is never
+    right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
     """
 
     def __init__(self) -> None:
@@ -70,7 +73,10 @@ class Oracle(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits at full size."""
         folded = F.pixel_unshuffle(images, _FOLD)
-        x, skips = folded.contiguous(memory_format=torch.channels_last), []  # a fifth faster on CPUs
+        x, skips = (
+            folded.contiguous(memory_format=torch.channels_last),
+            [],
+        )  # a fifth faster on CPUs
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
@@ -83,11 +89,15 @@ class Oracle(nn.Module):
         """Label pictures (B, H, W, 3) uint8."""
         device = next(self.parameters()).device
         every = [
-            self(to_unit(images[i : i + batch], device)).argmax(1).byte().cpu() for i in range(0, len(images), batch)
+            self(to_unit(images[i : i + batch], device)).argmax(1).byte().cpu()
+            for i in range(0, len(images), batch)
         ]
         ids = np.asarray(torch.cat(every))
         counts = np.stack([(ids == 1 + _CLASSES + g).sum((1, 2)) for g in range(len(_GROUNDS))], 1)
-        return Seen(np.where(ids > _CLASSES, 0, ids).astype(np.uint8), [_GROUNDS[i] for i in counts.argmax(1)])
+        return Seen(
+            np.where(ids > _CLASSES, 0, ids).astype(np.uint8),
+            [_GROUNDS[i] for i in counts.argmax(1)],
+        )
 
 
 def load_oracle(path: Path = _WEIGHTS) -> Oracle:
@@ -104,16 +114,26 @@ def save_oracle(oracle: nn.Module, path: Path = _WEIGHTS) -> None:
 
 
 def train_oracle(
-    corpus: Corpus, folder: Path, schedule: Schedule, *, batch: int = 16, device: str = "cpu", report: Reporter = ignore
+    corpus: Corpus,
+    folder: Path,
+    schedule: Schedule,
+    *,
+    batch: int = 16,
+    device: str = "cpu",
+    report: Reporter = ignore,
 ) -> Oracle:
-    """Cross-entropy on exact labels; pictures flipped, blurred and shifted in tone, so it also reads generated ones."""
+    """Cross-entropy on exact labels; pictures flipped, blurred and shifted in tone, so it also
+    reads generated ones.
+    """
 
     def loss(modules: nn.ModuleDict, step: int) -> Tensor:
         rng = np.random.default_rng([step, 17])
         rows = np.sort(rng.integers(0, len(corpus.images), batch))
         images = _disturb(to_unit(corpus.images[rows], device), rng)
         labels = torch.from_numpy(corpus.labels[rows].astype(np.int64))
-        grounds = torch.from_numpy(corpus.grounds[rows].astype(np.int64))[:, None, None] + 1 + _CLASSES
+        grounds = (
+            torch.from_numpy(corpus.grounds[rows].astype(np.int64))[:, None, None] + 1 + _CLASSES
+        )
         target = torch.where(labels == 0, grounds, labels).to(device)
         if step % 2:
             images, target = images.flip(-1), target.flip(-1)
@@ -121,15 +141,21 @@ def train_oracle(
 
     torch.manual_seed(0)
     modules = nn.ModuleDict({"oracle": Oracle()}).to(device)
-    oracle = fit(modules, loss, schedule, folder, report=lambda progress, _: report(progress))["oracle"]
+    oracle = fit(modules, loss, schedule, folder, report=lambda progress, _: report(progress))[
+        "oracle"
+    ]
     assert isinstance(oracle, Oracle)
     return oracle
 
 
 def _disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Half of the pictures lose detail (down and up again by 1.3 to 2.5) and all vary in contrast, tint and noise."""
+    """Half of the pictures lose detail (down and up again by 1.3 to 2.5) and all vary in contrast,
+    tint and noise.
+    """
     half, size = len(images) // 2, images.shape[-1]
-    small = F.interpolate(images[:half], size=int(size / rng.uniform(1.3, 2.5)), mode="bilinear", antialias=True)
+    small = F.interpolate(
+        images[:half], size=int(size / rng.uniform(1.3, 2.5)), mode="bilinear", antialias=True
+    )
     images = torch.cat([F.interpolate(small, size=size, mode="bicubic"), images[half:]])
     gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(images), 1, 1, 1)).astype(np.float32))
     tint = torch.from_numpy(rng.normal(0, 0.04, (len(images), 3, 1, 1)).astype(np.float32))

@@ -1,4 +1,6 @@
-"""How the shipped weights come about: three trainings, each resumed from its folder, with logs and sheets beside it."""
+"""How the shipped weights come about: three trainings, each resumed from its folder, with logs and
+sheets beside it.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +18,45 @@ from models.embedded.corpus import Corpus, open_corpus
 from models.embedded.loop import Schedule
 from models.embedded.oracle import Oracle, save_oracle, train_oracle
 from models.embedded.parallel import side_by_side
-from models.embedded.training import Reporter, encode_latents, ignore, train_autoencoder, train_diffusion
+from models.embedded.training import (
+    Reporter,
+    encode_latents,
+    ignore,
+    train_autoencoder,
+    train_diffusion,
+)
 
 __all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline"]
 
 
 class Recipe(BaseModel):
-    """How long and on how much; the defaults are those of a GPU. MODEL_CARD.md tells what the shipped weights had."""
+    """How long and on how much; the defaults are those of a GPU.
+
+    MODEL_CARD.md tells what the shipped weights had.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path = Field(default=Path("out/pretrain"), description="where state, logs and sheets are kept")
+    folder: Path = Field(
+        default=Path("out/pretrain"), description="where state, logs and sheets are kept"
+    )
     device: str = Field(default="cpu", description="cpu or cuda")
     images: int = Field(default=100_000, ge=1, description="drawn pictures to train on")
-    autoencoder_steps: int = Field(default=10_000, ge=1, description="of the autoencoder's training")
+    autoencoder_steps: int = Field(
+        default=10_000, ge=1, description="of the autoencoder's training"
+    )
     diffusion_steps: int = Field(default=40_000, ge=1, description="of U-Net and text encoder")
     oracle_steps: int = Field(default=6_000, ge=1, description="of the oracle")
     batch: int = Field(default=32, ge=1, description="pictures a step of the U-Net")
-    processes: int = Field(default=1, ge=1, description="that train side by side, on a CPU one a core; batch is each's")
-    compiled: bool = Field(default=False, description="compile the U-Net; takes a C++ compiler and some minutes")
-    start: Path | None = Field(default=None, description="pipeline directory to go on from, its autoencoder as it is")
+    processes: int = Field(
+        default=1, ge=1, description="that train side by side, on a CPU one a core; batch is each's"
+    )
+    compiled: bool = Field(
+        default=False, description="compile the U-Net; takes a C++ compiler and some minutes"
+    )
+    start: Path | None = Field(
+        default=None, description="pipeline directory to go on from, its autoencoder as it is"
+    )
 
 
 def corpus_of(recipe: Recipe) -> Corpus:
@@ -44,14 +65,18 @@ def corpus_of(recipe: Recipe) -> Corpus:
 
 
 def make_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Path:
-    """Train the autoencoder and set its scaling factor, or take that of `start`; returns its directory."""
+    """Train the autoencoder and set its scaling factor, or take that of `start`; returns its
+    directory.
+    """
     if recipe.start:
         return recipe.start / "vae"
     corpus, folder = corpus_of(recipe), recipe.folder / "autoencoder"
     with side_by_side(recipe.processes, _train_autoencoder, recipe):
         vae = _train_autoencoder(recipe, report)
     latents = encode_latents(vae, corpus, recipe.folder / "latents.npy")
-    vae.register_to_config(scaling_factor=round(1 / float(latents[:4000].astype("float32").std()), 4))
+    vae.register_to_config(
+        scaling_factor=round(1 / float(latents[:4000].astype("float32").std()), 4)
+    )
     vae.save_pretrained(folder / "final")
     return folder / "final"
 
@@ -64,7 +89,9 @@ def make_pipeline(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) 
         parts = _train_diffusion(recipe, autoencoder, report)
     pipeline = build_pipeline(vae=vae, tokenizer=build_tokenizer(), **dict(parts.items()))
     for part in (pipeline.vae, pipeline.unet):
-        part.register_to_config(_name_or_path="")  # the folder it was loaded from is nobody's business
+        part.register_to_config(
+            _name_or_path=""
+        )  # the folder it was loaded from is nobody's business
     pipeline.to("cpu", torch.float16).save_pretrained(recipe.folder / "pipeline")
     return recipe.folder / "pipeline"
 
@@ -73,14 +100,20 @@ def _started(folder: Path | None) -> nn.ModuleDict | None:
     if folder is None:
         return None
     parts = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
-    loaded = {n: kind.from_pretrained(folder / n, torch_dtype=torch.float32) for n, kind in parts.items()}
+    loaded = {
+        n: kind.from_pretrained(folder / n, torch_dtype=torch.float32) for n, kind in parts.items()
+    }
     had = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
     loaded["text_encoder"] = with_words(loaded["text_encoder"], had, build_tokenizer())
     return nn.ModuleDict(loaded)
 
 
-def with_words(encoder: CLIPTextModel, had: dict[str, int], tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The encoder for another vocabulary: a token it `had` keeps its embedding, a new one begins at random."""
+def with_words(
+    encoder: CLIPTextModel, had: dict[str, int], tokenizer: CLIPTokenizer
+) -> CLIPTextModel:
+    """The encoder for another vocabulary: a token it `had` keeps its embedding, a new one begins at
+    random.
+    """
     grown, new = build_text_encoder(tokenizer), tokenizer.get_vocab()
     words, fresh = (cast(nn.Embedding, each.get_input_embeddings()) for each in (encoder, grown))
     table = fresh.weight.detach().clone()
@@ -103,7 +136,9 @@ def make_oracle(recipe: Recipe, report: Reporter = ignore) -> Path:
 def _train_autoencoder(recipe: Recipe, report: Reporter = ignore) -> AutoencoderKL:
     schedule = Schedule(recipe.autoencoder_steps, 2e-3, average=0.998, weight_decay=0.0)
     folder = recipe.folder / "autoencoder"
-    return train_autoencoder(corpus_of(recipe), folder, schedule, device=recipe.device, report=report)
+    return train_autoencoder(
+        corpus_of(recipe), folder, schedule, device=recipe.device, report=report
+    )
 
 
 def _train_diffusion(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) -> nn.ModuleDict:
@@ -124,4 +159,6 @@ def _train_diffusion(recipe: Recipe, autoencoder: Path, report: Reporter = ignor
 
 def _train_oracle(recipe: Recipe, report: Reporter = ignore) -> Oracle:
     schedule = Schedule(recipe.oracle_steps, 2e-3, decay=0.5, average=0.995)
-    return train_oracle(corpus_of(recipe), recipe.folder / "oracle", schedule, device=recipe.device, report=report)
+    return train_oracle(
+        corpus_of(recipe), recipe.folder / "oracle", schedule, device=recipe.device, report=report
+    )

@@ -1,6 +1,8 @@
-"""Grounds of the drawn world: six textured backgrounds, drawn from banks of noise that are made once a process.
+"""Grounds of the drawn world: six textured backgrounds, drawn from banks of noise that are made
+once a process.
 
-Everything here is numpy arithmetic on seeded noise: no filter whose result depends on the processor.
+Everything here is numpy arithmetic on seeded noise: no filter whose result depends on the
+processor.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _BANK = 512  # side of a bank of noise; a picture takes a window of it at a rand
 
 @cache
 def _bank(cell_y: int, cell_x: int) -> NDArray[np.float32]:
-    """Periodic noise of unit variance whose grains measure (cell_y, cell_x) pixels, linear between them."""
+    """Periodic noise of unit variance whose grains measure (cell_y, cell_x) pixels, linear between
+    them.
+    """
     rng = np.random.Generator(np.random.PCG64([7, cell_y, cell_x]))
     grid = rng.standard_normal((_BANK // cell_y, _BANK // cell_x)).astype(np.float32)
     for axis, cell in ((0, cell_y), (1, cell_x)):
@@ -29,16 +33,24 @@ def _bank(cell_y: int, cell_x: int) -> NDArray[np.float32]:
     return np.asarray(grid / grid.std(), np.float32)
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, cell_y: int, cell_x: int) -> NDArray[np.float32]:
-    """A (height, width) float32 window of unit-variance noise, its grains (cell_y, cell_x) pixels (powers of two)."""
+def smooth_noise(
+    rng: np.random.Generator, height: int, width: int, cell_y: int, cell_x: int
+) -> NDArray[np.float32]:
+    """A (height, width) float32 window of unit-variance noise, its grains (cell_y, cell_x) pixels
+    (powers of two).
+    """
     y, x = rng.integers(0, _BANK - height), rng.integers(0, _BANK - width)
     return _bank(cell_y, cell_x)[y : y + height, x : x + width]
 
 
 def _paint(
-    base: tuple[int, int, int], light: NDArray[np.float32], tint: tuple[float, float, float] = (1, 1, 1)
+    base: tuple[int, int, int],
+    light: NDArray[np.float32],
+    tint: tuple[float, float, float] = (1, 1, 1),
 ) -> Image:
-    return np.asarray(np.array(base, np.float32) + light[..., None] * np.array(tint, np.float32), np.float32)
+    return np.asarray(
+        np.array(base, np.float32) + light[..., None] * np.array(tint, np.float32), np.float32
+    )
 
 
 def _grass(rng: np.random.Generator, size: int) -> Image:
@@ -50,7 +62,9 @@ def _sand(rng: np.random.Generator, size: int) -> Image:
     y = np.arange(size, dtype=np.float32)[:, None]
     warp = smooth_noise(rng, size, size, 32, 64)
     ripples = np.sin(y * np.float32(rng.uniform(0.35, 0.6)) + 2 * warp)
-    return _paint((212, 184, 132), 8 * ripples + 6 * smooth_noise(rng, size, size, 1, 1), (1.0, 0.95, 0.8))
+    return _paint(
+        (212, 184, 132), 8 * ripples + 6 * smooth_noise(rng, size, size, 1, 1), (1.0, 0.95, 0.8)
+    )
 
 
 def _water(rng: np.random.Generator, size: int) -> Image:
@@ -64,17 +78,26 @@ def _water(rng: np.random.Generator, size: int) -> Image:
 
 def _snow(rng: np.random.Generator, size: int) -> Image:
     drifts = smooth_noise(rng, size, size, 32, 64)
-    return _paint((230, 236, 246), 8 * drifts + 3 * smooth_noise(rng, size, size, 1, 1), (1.0, 0.9, 0.6))
+    return _paint(
+        (230, 236, 246), 8 * drifts + 3 * smooth_noise(rng, size, size, 1, 1), (1.0, 0.9, 0.6)
+    )
 
 
 def _bricks(rng: np.random.Generator, size: int) -> Image:
     height, width = int(rng.integers(11, 17)), int(rng.integers(24, 34))
-    y, x = np.arange(size) + int(rng.integers(0, height)), np.arange(size) + int(rng.integers(0, width))
+    y, x = (
+        np.arange(size) + int(rng.integers(0, height)),
+        np.arange(size) + int(rng.integers(0, width)),
+    )
     row = y // height
     column = (x[None, :] + (row % 2)[:, None] * (width // 2)) // width
-    shade = rng.standard_normal((row.max() + 1, column.max() + 1)).astype(np.float32)[row[:, None], column]
+    shade = rng.standard_normal((row.max() + 1, column.max() + 1)).astype(np.float32)[
+        row[:, None], column
+    ]
     image = _paint((158, 84, 66), 12 * shade + 6 * smooth_noise(rng, size, size, 2, 2))
-    inside = ((y % height) >= 2)[:, None] & (((x[None, :] + (row % 2)[:, None] * (width // 2)) % width) >= 2)
+    inside = ((y % height) >= 2)[:, None] & (
+        ((x[None, :] + (row % 2)[:, None] * (width // 2)) % width) >= 2
+    )
     image[~inside] = np.float32(rng.uniform(170, 200))
     return image
 
@@ -84,7 +107,9 @@ def _wood(rng: np.random.Generator, size: int) -> Image:
     x = np.arange(size) + int(rng.integers(0, width))
     plank = x // width
     shade = rng.standard_normal(plank.max() + 1).astype(np.float32)[plank][None, :]
-    image = _paint((150, 106, 66), 9 * shade + 9 * smooth_noise(rng, size, size, 64, 2), (1.0, 0.85, 0.65))
+    image = _paint(
+        (150, 106, 66), 9 * shade + 9 * smooth_noise(rng, size, size, 64, 2), (1.0, 0.85, 0.65)
+    )
     image[:, (x % width) == 0] *= np.float32(0.6)
     return image
 

@@ -1,6 +1,8 @@
-"""What a pipeline directory has to hold before anything of it is loaded: whole, of a known kind, and no pickles.
+"""What a pipeline directory has to hold before anything of it is loaded: whole, of a known kind,
+and no pickles.
 
-Only names, JSON files and safetensors headers are read, so a check takes milliseconds for a model of any size.
+Only names, JSON files and safetensors headers are read, so a check takes milliseconds for a model
+of any size.
 """
 
 from __future__ import annotations
@@ -34,25 +36,33 @@ class PipelineError(Exception):
 def check_pipeline(path: str | Path) -> None:
     """Raise `PipelineError` unless `path` holds a whole Stable Diffusion pipeline in safetensors.
 
-    Looked for, in this order: the directory and its model_index.json, pickles anywhere, the architecture, each
-    component's configuration, and its weights' every file, none of them cut short. A safety checker is not loaded and
-    so not looked at.
+    Looked for, in this order: the directory and its model_index.json, pickles anywhere, the
+    architecture, each component's configuration, and its weights' every file, none of them cut
+    short. A safety checker is not loaded and so not looked at.
     """
     root = Path(path)
     if not root.is_dir():
-        raise PipelineError(f"{root} is not a directory: name a diffusers pipeline directory, or 'embedded'")
+        raise PipelineError(
+            f"{root} is not a directory: name a diffusers pipeline directory, or 'embedded'"
+        )
     if not (root / "model_index.json").is_file():
-        raise PipelineError(f"{root} has no model_index.json, so is no diffusers pipeline: {_SAVE_AGAIN}")
+        raise PipelineError(
+            f"{root} has no model_index.json, so is no diffusers pipeline: {_SAVE_AGAIN}"
+        )
     _refuse_pickles(root)
     index = _read_json(root / "model_index.json")
     if index.get("_class_name") != _PIPELINE:
-        raise PipelineError(f"{root} is a {index.get('_class_name')}; supported is {_PIPELINE} (1.x and 2.x)")
+        raise PipelineError(
+            f"{root} is a {index.get('_class_name')}; supported is {_PIPELINE} (1.x and 2.x)"
+        )
     for component in _COMPONENTS:
         _check_component(root, component, index.get(component))
 
 
 def pipeline_digest(path: str | Path) -> str:
-    """SHA-256 of names and contents of the directory's weights and configurations: what its pictures depend on."""
+    """SHA-256 of names and contents of the directory's weights and configurations: what its
+    pictures depend on.
+    """
     digest = hashlib.sha256()
     for file in sorted(f for f in Path(path).rglob("*") if f.suffix in (".json", ".safetensors")):
         with file.open("rb") as opened:
@@ -62,7 +72,9 @@ def pipeline_digest(path: str | Path) -> str:
 
 
 def _refuse_pickles(root: Path) -> None:
-    pickles = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.suffix.lower() in _PICKLES)
+    pickles = sorted(
+        str(file.relative_to(root)) for file in root.rglob("*") if file.suffix.lower() in _PICKLES
+    )
     if pickles:
         raise PipelineError(
             f"{root} holds pickles, which can run code when loaded: {', '.join(pickles)}. Delete them if the same "
@@ -72,20 +84,30 @@ def _refuse_pickles(root: Path) -> None:
 
 def _check_component(root: Path, name: str, entry: Any) -> None:
     classes, config, stem = _COMPONENTS[name]
-    library, kind = entry if isinstance(entry, list) and list(map(type, entry)) == [str, str] else (None, None)
+    library, kind = (
+        entry if isinstance(entry, list) and list(map(type, entry)) == [str, str] else (None, None)
+    )
     home = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
-    own = kind in classes if classes else str(kind).endswith("Scheduler")  # a pipeline in its place could bring code
+    own = (
+        kind in classes if classes else str(kind).endswith("Scheduler")
+    )  # a pipeline in its place could bring code
     if library != home or not kind or not own:
         wanted = " or ".join(sorted(classes)) or "one of its schedulers"
         raise PipelineError(f"{root}: {name} is {library}.{kind}; supported is {home}: {wanted}")
     folder = root / name
     described = _read_json(folder / config)
     if stem is not None and home == "diffusers" and described.get("_class_name") != kind:
-        raise PipelineError(f"{folder / config} describes a {described.get('_class_name')}, model_index.json a {kind}")
+        raise PipelineError(
+            f"{folder / config} describes a {described.get('_class_name')}, model_index.json a {kind}"
+        )
     for file in _weights(folder, stem) if stem else ():
         _check_weights(file)
-    if name == "tokenizer" and not (_has(folder, "tokenizer.json") or _has(folder, "vocab.json", "merges.txt")):
-        raise PipelineError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt: {_SAVE_AGAIN}")
+    if name == "tokenizer" and not (
+        _has(folder, "tokenizer.json") or _has(folder, "vocab.json", "merges.txt")
+    ):
+        raise PipelineError(
+            f"{folder} has neither tokenizer.json nor vocab.json and merges.txt: {_SAVE_AGAIN}"
+        )
 
 
 def _has(folder: Path, *names: str) -> bool:
@@ -99,8 +121,12 @@ def _weights(folder: Path, stem: str) -> list[Path]:
         return [folder / f"{stem}.safetensors"]
     parts = _read_json(index).get("weight_map")
     names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
-    if not names or any("/" in name or "\0" in name or not name.endswith(".safetensors") for name in names):
-        raise PipelineError(f"{index} names no files of its own folder in weight_map: copy it again, or {_SAVE_AGAIN}")
+    if not names or any(
+        "/" in name or "\0" in name or not name.endswith(".safetensors") for name in names
+    ):
+        raise PipelineError(
+            f"{index} names no files of its own folder in weight_map: copy it again, or {_SAVE_AGAIN}"
+        )
     return [folder / name for name in sorted(names)]
 
 
@@ -118,11 +144,15 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}") from None
+        raise PipelineError(
+            f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}"
+        ) from None
     except OSError as error:
         raise PipelineError(f"{file} cannot be read ({error.strerror}): copy it again") from None
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"{file} is not JSON ({error}): copy it again") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"{file} holds a {type(content).__name__}, not an object: copy it again")
+        raise PipelineError(
+            f"{file} holds a {type(content).__name__}, not an object: copy it again"
+        )
     return content

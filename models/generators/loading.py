@@ -1,4 +1,6 @@
-"""A pipeline directory into memory: once a process, from local safetensors only, never running code that it brings."""
+"""A pipeline directory into memory: once a process, from local safetensors only, never running code
+that it brings.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ __all__ = ["fastest_dtype", "load_pipeline", "pipeline_folder", "resolve_device"
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "pipeline"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # they take no part in text → picture
+_UNUSED = (
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+)  # they take no part in text → picture
 
 _loaded: dict[tuple[Path, str, torch.dtype], StableDiffusionPipeline] = {}
 _loading = threading.Lock()
@@ -36,12 +42,15 @@ def pipeline_folder(path: str | Path) -> Path:
     return (EMBEDDED if str(path) == "embedded" else Path(path)).resolve()
 
 
-def load_pipeline(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> StableDiffusionPipeline:
-    """The pipeline in directory `path`, or the embedded one for "embedded", in evaluation mode and without its bar.
+def load_pipeline(
+    path: str | Path, *, device: str = "auto", dtype: str = "auto"
+) -> StableDiffusionPipeline:
+    """The pipeline in directory `path`, or the embedded one for "embedded", in evaluation mode and
+    without its bar.
 
-    `device` and `dtype` as in `resolve_device` and `resolve_dtype`. The second call for the same model gives the same
-    object, from any thread. Raises `PipelineError` for a directory that `check_pipeline` refuses or diffusers cannot
-    open, and for a device that is not there.
+    `device` and `dtype` as in `resolve_device` and `resolve_dtype`. The second call for the same
+    model gives the same object, from any thread. Raises `PipelineError` for a directory that
+    `check_pipeline` refuses or diffusers cannot open, and for a device that is not there.
     """
     root = pipeline_folder(path)
     where = resolve_device(device)
@@ -55,12 +64,21 @@ def load_pipeline(path: str | Path, *, device: str = "auto", dtype: str = "auto"
 
 def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
     local = {"local_files_only": True, "use_safetensors": True}
-    kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    kinds: dict[str, Any] = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+    }
     try:
         with _no_bars():
-            parts = {name: _open_model(kind, root / name, dtype=dtype, **local) for name, kind in kinds.items()}
+            parts = {
+                name: _open_model(kind, root / name, dtype=dtype, **local)
+                for name, kind in kinds.items()
+            }
             unused = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False}
-            pipeline: Any = StableDiffusionPipeline.from_pretrained(root, **parts, **unused, **local)
+            pipeline: Any = StableDiffusionPipeline.from_pretrained(
+                root, **parts, **unused, **local
+            )
     except PipelineError:
         raise
     except Exception as error:  # two libraries, with errors of every kind
@@ -71,7 +89,9 @@ def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipelin
 
 
 def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """The model in `folder`; both libraries fill tensors that are not in the file with noise, and merely log it."""
+    """The model in `folder`; both libraries fill tensors that are not in the file with noise, and
+    merely log it.
+    """
     model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     absent = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
     if absent:
@@ -84,7 +104,9 @@ def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
+    shown = [
+        each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()
+    ]
     for each in shown:
         each.disable_progress_bar()
     try:
@@ -95,22 +117,32 @@ def _no_bars() -> Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """`device`, or for "auto" the best there is: cuda, mps, cpu. Raises `PipelineError` if it is not there."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """`device`, or for "auto" the best there is: cuda, mps, cpu.
+
+    Raises `PipelineError` if it is not there.
+    """
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if device == "auto":
         return next(name for name, there in present.items() if there)
     kind, _, number = device.partition(":")
     if not present.get(kind) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
         there = ", ".join(name for name, is_there in present.items() if is_there)
-        raise PipelineError(f"device {device!r} is not on this machine, which has: {there}. 'auto' takes the best")
+        raise PipelineError(
+            f"device {device!r} is not on this machine, which has: {there}. 'auto' takes the best"
+        )
     return device
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """The precision called `dtype`; "auto" is float32 on a CPU and float16 elsewhere.
 
-    Never a matter of timing, because precision changes the pictures: a run restarted on another machine would go on
-    with others. Whoever wants the faster one measures it with `fastest_dtype` and names it in the settings.
+    Never a matter of timing, because precision changes the pictures: a run restarted on another
+    machine would go on with others. Whoever wants the faster one measures it with `fastest_dtype`
+    and names it in the settings.
     """
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.float16
@@ -121,15 +153,19 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 
 @torch.no_grad()
 def fastest_dtype(pipeline: StableDiffusionPipeline, *, repeats: int = 3) -> str:
-    """Name of the precision in which a U-Net step is fastest here: float32 or bfloat16 on a CPU, else either half.
+    """Name of the precision in which a U-Net step is fastest here: float32 or bfloat16 on a CPU,
+    else either half.
 
-    Measured, as processors differ: with AVX-512's bf16 instructions bfloat16 is twice as fast, without them 5-80 times
-    slower. The U-Net is copied for it; the pipeline stays as it is.
+    Measured, as processors differ: with AVX-512's bf16 instructions bfloat16 is twice as fast,
+    without them 5-80 times slower. The U-Net is copied for it; the pipeline stays as it is.
     """
     parts: Any = pipeline
     unet, tokens = parts.unet, parts.tokenizer.model_max_length
     names = ("float32", "bfloat16") if unet.device.type == "cpu" else ("float16", "bfloat16")
-    return min(names, key=lambda name: _seconds_a_step(copy.deepcopy(unet).to(_DTYPES[name]), tokens, repeats))
+    return min(
+        names,
+        key=lambda name: _seconds_a_step(copy.deepcopy(unet).to(_DTYPES[name]), tokens, repeats),
+    )
 
 
 def _seconds_a_step(unet: Any, tokens: int, repeats: int) -> float:
@@ -141,6 +177,8 @@ def _seconds_a_step(unet: Any, tokens: int, repeats: int) -> float:
     seconds = []
     for _ in range(repeats + 1):  # the first warms up
         start = time.perf_counter()
-        unet(latents, 1, encoder_hidden_states=text).sample.sum().item()  # item() waits for the device
+        unet(
+            latents, 1, encoder_hidden_states=text
+        ).sample.sum().item()  # item() waits for the device
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])

@@ -1,17 +1,29 @@
 """Attention → label, as pure batched functions of tensors."""
 
-from models.masks.affinity import AffinityNet, affinity_loss, pair_affinity, pair_offsets, random_walk
 from models.masks.colours import grow_by_colour, split_by_colour
 from models.masks.contours import tidy
-from models.masks.crf import PUBLISHED, Kernel, binary_crf, dense_crf, two_label_certainty
+from models.masks.diffumask.affinity import (
+    AffinityNet,
+    affinity_loss,
+    pair_affinity,
+    pair_offsets,
+    random_walk,
+)
+from models.masks.diffumask.crf import PUBLISHED, Kernel, binary_crf, dense_crf, two_label_certainty
+from models.masks.diffumask.lattice import Lattice
+from models.masks.diffumask.seeds import SeedRule, seed_labels, seed_thresholds
+from models.masks.diffumask.threshold import GRID, adaptive_threshold
+from models.masks.diffumask.walk import class_seeds, train_affinity, walk_attention, walk_labels
 from models.masks.labels import IGNORE, Labels, label_maps, otsu
-from models.masks.lattice import Lattice
 from models.masks.pamr import pamr
 from models.masks.propagation import merge_resolutions, propagate
-from models.masks.refinement import Refined, attention_contrast, colour_scores, object_scores, refine_labels
-from models.masks.seeds import SeedRule, seed_labels, seed_thresholds
-from models.masks.threshold import GRID, adaptive_threshold
-from models.masks.walk import class_seeds, train_affinity, walk_attention, walk_labels
+from models.masks.refinement import (
+    Refined,
+    attention_contrast,
+    colour_scores,
+    object_scores,
+    refine_labels,
+)
 
 __all__ = [
     "GRID",

@@ -1,4 +1,6 @@
-"""Scores → label map: every named class and the ground compete; what is nearly undecided becomes 255."""
+"""Scores → label map: every named class and the ground compete; what is nearly undecided becomes
+255.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _BINS = 64
 
 
 class Labels(NamedTuple):
-    """Label maps (B, H, W) uint8 (0 ground, class ids, 255 undecided) and confidence (B, H, W) float32 in [0, 1]."""
+    """Label maps (B, H, W) uint8 (0 ground, class ids, 255 undecided) and confidence (B, H, W)
+    float32 in [0, 1].
+    """
 
     label: Tensor
     confidence: Tensor
@@ -23,7 +27,9 @@ class Labels(NamedTuple):
 def otsu(values: Tensor) -> Tensor:
     """Otsu's threshold (1979) of each row of `values` (N, M) in [0, 1], as (N,)."""
     bins = (values * _BINS).long().clamp(0, _BINS - 1)
-    histogram = torch.zeros(len(values), _BINS, device=values.device).scatter_add_(1, bins, torch.ones_like(values))
+    histogram = torch.zeros(len(values), _BINS, device=values.device).scatter_add_(
+        1, bins, torch.ones_like(values)
+    )
     share = histogram / values.shape[1]
     centres = (torch.arange(_BINS, device=values.device) + 0.5) / _BINS
     below, moment = share.cumsum(1), (share * centres).cumsum(1)
@@ -32,9 +38,11 @@ def otsu(values: Tensor) -> Tensor:
 
 
 def label_maps(scores: Tensor, ids: Tensor, band: float) -> Labels:
-    """The winner of `scores` (B, C, H, W), read as odds; `ids` (B, C) gives each channel's class (0 = ground).
+    """The winner of `scores` (B, C, H, W), read as odds; `ids` (B, C) gives each channel's class (0
+    = ground).
 
-    Confidence is the winner's lead over the next class, as a share of both. Pixels with less than `band` are 255.
+    Confidence is the winner's lead over the next class, as a share of both. Pixels with less than
+    `band` are 255.
     """
     total = scores.sum(1, keepdim=True).clamp_min(1e-12)
     top = (scores / total).topk(min(2, scores.shape[1]), dim=1)

@@ -1,4 +1,6 @@
-"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, section 3.3): scores spread where colours agree."""
+"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, section 3.3): scores spread where
+colours agree.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,28 @@ from torch.nn import functional as F
 
 __all__ = ["pamr"]
 
-# Distances of the eight neighbours that a pixel compares itself with, as in the paper's released configuration.
+# Distances of the eight neighbours that a pixel compares itself with, as in the paper's released
+# configuration.
 DILATIONS = (1, 2, 4, 8, 12, 24)
 _SCALE = 0.1  # unit of colour distance, in standard deviations of the neighbourhood: the paper's
 
 
-def pamr(images: Tensor, scores: Tensor, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS) -> Tensor:
-    """Refine `scores` (B, C, H, W) by `images` (B, 3, H, W) in [0, 1]; same shape, each pixel a mean of its neighbours.
+def pamr(
+    images: Tensor, scores: Tensor, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS
+) -> Tensor:
+    """Refine `scores` (B, C, H, W) by `images` (B, 3, H, W) in [0, 1]; same shape, each pixel a
+    mean of its neighbours.
 
-    The weight of a neighbour falls with its colour's distance in units of the neighbourhood's standard deviation.
+    The weight of a neighbour falls with its colour's distance in units of the neighbourhood's
+    standard deviation.
     """
-    shifts = [(y * d, x * d) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    shifts = [
+        (y * d, x * d)
+        for d in dilations
+        for y in (-1, 0, 1)
+        for x in (-1, 0, 1)
+        if (y, x) != (0, 0)
+    ]
     weights = _weights(images, shifts)
     for _ in range(iterations):
         padded = _extend(scores, shifts)

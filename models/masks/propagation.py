@@ -1,7 +1,8 @@
 """Cross-attention spread along self-attention (Dataset-Diffusion, Nguyen et al. 2023, section 3.3).
 
-A word's cross-attention lights up the telling parts of its object, such as a mushroom's cap. Self-attention knows which
-places belong together, so a few steps of a random walk along it fill the object out to its border.
+A word's cross-attention lights up the telling parts of its object, such as a mushroom's cap.
+Self-attention knows which places belong together, so a few steps of a random walk along it fill the
+object out to its border.
 """
 
 from __future__ import annotations
@@ -14,26 +15,32 @@ from torch.nn import functional as F
 
 __all__ = ["merge_resolutions", "propagate"]
 
-# Below, a word attends to much beside its object: on drawn scenes, 16² alone gave label IoU 0.76, with 8² 0.64, and
-# with 4² 0.57. Stable Diffusion keeps 16², 32² and 64².
+# Below, a word attends to much beside its object: on drawn scenes, 16² alone gave label IoU 0.76,
+# with 8² 0.64, and with 4² 0.57. Stable Diffusion keeps 16², 32² and 64².
 COARSEST = 16
 
 
 def merge_resolutions(
     cross: Mapping[int, Tensor], size: int, chosen: Sequence[Sequence[Sequence[int]]] | None = None
 ) -> Tensor:
-    """Mean over resolutions of maps (B, W, r, r), each resized to `size` and divided by its maximum (DiffuMask §3.2).
+    """Mean over resolutions of maps (B, W, r, r), each resized to `size` and divided by its maximum
+    (DiffuMask §3.2).
 
-    `chosen` names the resolutions that count for each word of each image; where it names none that there is, those from
-    `COARSEST` on do, or the finest. Returns (B, W, size, size) float32 in [0, 1].
+    `chosen` names the resolutions that count for each word of each image; where it names none that
+    there is, those from `COARSEST` on do, or the finest. Returns (B, W, size, size) float32 in [0,
+    1].
     """
     usual = [r for r in cross if r >= min(COARSEST, max(cross))]
     first = cross[max(cross)]
     wished = chosen or [[()] * first.shape[1]] * len(first)
-    counted = [[[r for r in of_word if r in cross] or usual for of_word in of_image] for of_image in wished]
+    counted = [
+        [[r for r in of_word if r in cross] or usual for of_word in of_image] for of_image in wished
+    ]
     total = first.new_zeros(*first.shape[:2], size, size, dtype=torch.float32)
     for resolution, maps in cross.items():
-        resized = F.interpolate(maps.float(), size=(size, size), mode="bilinear", align_corners=False)
+        resized = F.interpolate(
+            maps.float(), size=(size, size), mode="bilinear", align_corners=False
+        )
         share = [[(resolution in rs) / len(rs) for rs in of_image] for of_image in counted]
         weight = torch.tensor(share, device=maps.device)[..., None, None]
         total += weight * resized / resized.amax((-1, -2), keepdim=True).clamp_min(1e-12)
@@ -41,9 +48,11 @@ def merge_resolutions(
 
 
 def propagate(maps: Tensor, affinity: Tensor, power: int) -> Tensor:
-    """`power` steps of the walk `affinity` (B, r², r²), rows summing to one, from `maps` (B, W, r, r); same shape.
+    """`power` steps of the walk `affinity` (B, r², r²), rows summing to one, from `maps` (B, W, r,
+    r); same shape.
 
-    Each step replaces a place's value by the mean over the places that it attends to, so the range never widens.
+    Each step replaces a place's value by the mean over the places that it attends to, so the range
+    never widens.
     """
     flat = maps.flatten(2).transpose(1, 2)
     walk = affinity / affinity.sum(-1, keepdim=True)

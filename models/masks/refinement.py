@@ -1,4 +1,6 @@
-"""Image and spread attention → label map: normalise, find the split, follow the image's edges, leave a band unsure."""
+"""Image and spread attention → label map: normalise, find the split, follow the image's edges,
+leave a band unsure.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,22 @@ from models.masks.labels import label_maps, otsu
 from models.masks.pamr import pamr
 from models.smoothing import smooth
 
-__all__ = ["Refined", "attention_contrast", "colour_scores", "ground_alone", "object_scores", "refine_labels"]
+__all__ = [
+    "Refined",
+    "attention_contrast",
+    "colour_scores",
+    "ground_alone",
+    "object_scores",
+    "refine_labels",
+]
 
 
 class Refined(NamedTuple):
     """Labels (B, H, W) uint8; confidence and consistency (B,) float32 in [0, 1].
 
-    Confidence is the mean lead of the winning class over the labelled pixels. Consistency is the IoU of the foreground
-    before and after the image's edges were followed: attention and image agree where it is high.
+    Confidence is the mean lead of the winning class over the labelled pixels. Consistency is the
+    IoU of the foreground before and after the image's edges were followed: attention and image
+    agree where it is high.
     """
 
     label: Tensor
@@ -31,12 +41,14 @@ class Refined(NamedTuple):
 
 
 def object_scores(maps: Tensor, size: tuple[int, int], words: Tensor | None = None) -> Tensor:
-    """Scores in [0, 1] of ground and C classes, (B, 1 + C, H, W), from the classes' maps (B, C, r, r).
+    """Scores in [0, 1] of ground and C classes, (B, 1 + C, H, W), from the classes' maps (B, C, r,
+    r).
 
-    Each map is stretched to [0, 1], and the split between object and ground is Otsu's, moved to 0.5. What the ground's
-    own word attends to is of no help: subtracting it took label IoU from 0.76 to 0.43 on drawn scenes.
-    `words`, the maps before they were spread, tell the classes apart where there are several: spreading mixes objects
-    that look alike. With them a pixel's best class has the score of the object as a whole, the others less.
+    Each map is stretched to [0, 1], and the split between object and ground is Otsu's, moved to
+    0.5. What the ground's own word attends to is of no help: subtracting it took label IoU from
+    0.76 to 0.43 on drawn scenes. `words`, the maps before they were spread, tell the classes apart
+    where there are several: spreading mixes objects that look alike. With them a pixel's best class
+    has the score of the object as a whole, the others less.
     """
     maps = F.interpolate(maps.float(), size=size, mode="bicubic", align_corners=False)
     low, high = maps.amin((-1, -2), keepdim=True), maps.amax((-1, -2), keepdim=True)
@@ -44,14 +56,17 @@ def object_scores(maps: Tensor, size: tuple[int, int], words: Tensor | None = No
     split = otsu(lead.amax(1).flatten(1))[:, None, None, None]
     above = torch.where(lead > split, 0.5 + 0.5 * (lead - split) / (1 - split), 0.5 * lead / split)
     inside = above.amax(1, keepdim=True)
-    return torch.cat([1 - inside, above if words is None else inside * _rivalry(words.float(), size)], 1)
+    return torch.cat(
+        [1 - inside, above if words is None else inside * _rivalry(words.float(), size)], 1
+    )
 
 
 def attention_contrast(maps: Tensor) -> Tensor:
-    """How far a map falls below its maximum, as a share of it; the least of maps (B, C, r, r) an image: (B,) in [0, 1].
+    """How far a map falls below its maximum, as a share of it; the least of maps (B, C, r, r) an
+    image: (B,) in [0, 1].
 
-    Labels are made by how places compare, so a word that nothing in the picture answers to gets one as well; only the
-    contrast tells. Without a class it is 1.
+    Labels are made by how places compare, so a word that nothing in the picture answers to gets one
+    as well; only the contrast tells. Without a class it is 1.
     """
     if not maps.shape[1]:
         return torch.ones(len(maps))
@@ -61,10 +76,12 @@ def attention_contrast(maps: Tensor) -> Tensor:
 
 
 def _rivalry(words: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) in (0, 1]: each class's odds against the pixel's best, from its smoothed, standardised map.
+    """(B, C, H, W) in (0, 1]: each class's odds against the pixel's best, from its smoothed,
+    standardised map.
 
-    Of the objects' pixels in generated pictures of two and of three classes, the best was right for 0.95 and 0.95; by
-    the spread maps' values for 0.89 and 0.82, by their standardised values for 0.91 and 0.89.
+    Of the objects' pixels in generated pictures of two and of three classes, the best was right for
+    0.95 and 0.95; by the spread maps' values for 0.89 and 0.82, by their standardised values for
+    0.91 and 0.89.
     """
     blurred = F.interpolate(smooth(words), size=size, mode="bicubic", align_corners=False)
     deviation = blurred.std((-1, -2), keepdim=True).clamp_min(1e-12)
@@ -73,20 +90,32 @@ def _rivalry(words: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def refine_labels(
-    images: Tensor, maps: Tensor, ids: Sequence[int], *, iterations: int, band: float, words: Tensor | None = None
+    images: Tensor,
+    maps: Tensor,
+    ids: Sequence[int],
+    *,
+    iterations: int,
+    band: float,
+    words: Tensor | None = None,
 ) -> Refined:
-    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; `words`: see `object_scores`.
+    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; `words`:
+    see `object_scores`.
 
-    Without a class every pixel is ground. Attention's scores are averaged with those of the colours' split, and
-    `iterations` of PAMR follow the image's edges; on drawn scenes that gave label IoU 0.88, where PAMR alone gave 0.86,
-    colours alone 0.87 and neither 0.76. Parts that attention missed, found by colour, took 0.91 to 0.95. Pixels whose
-    winner leads by less than `band` are 255, and contours are made whole.
+    Without a class every pixel is ground. Attention's scores are averaged with those of the
+    colours' split, and `iterations` of PAMR follow the image's edges; on drawn scenes that gave
+    label IoU 0.88, where PAMR alone gave 0.86, colours alone 0.87 and neither 0.76. Parts that
+    attention missed, found by colour, took 0.91 to 0.95. Pixels whose winner leads by less than
+    `band` are 255, and contours are made whole.
     """
     height, width = images.shape[1:3]
     if not ids:
         return ground_alone(images)
     before = object_scores(maps, (height, width), words)
-    after = pamr(images.permute(0, 3, 1, 2).float() / 255, (before + colour_scores(images, before)) / 2, iterations)
+    after = pamr(
+        images.permute(0, 3, 1, 2).float() / 255,
+        (before + colour_scores(images, before)) / 2,
+        iterations,
+    )
     channel_ids = torch.tensor([0, *ids]).expand(len(images), -1)
     label, lead = label_maps(after, channel_ids, band)
     inside = (label > 0) & (label < 255)
@@ -103,7 +132,9 @@ def ground_alone(images: Tensor) -> Refined:
 
 
 def colour_scores(images: Tensor, scores: Tensor, *, grow: bool = True) -> Tensor:
-    """Scores (B, 1 + C, H, W) of 0 and 1: ground or not by colour, parts grown or not, and which class by `scores`."""
+    """Scores (B, 1 + C, H, W) of 0 and 1: ground or not by colour, parts grown or not, and which
+    class by `scores`.
+    """
     foreground = 1 - scores[:, 0]
     inside = split_by_colour(images, grow_by_colour(images, foreground) if grow else foreground)
     winner = F.one_hot(scores[:, 1:].argmax(1), scores.shape[1] - 1).movedim(-1, 1)

@@ -1,7 +1,8 @@
-"""Objects → scenes: cut objects out of labelled images, put several into one picture, tile pictures into mosaics.
+"""Objects → scenes: cut objects out of labelled images, put several into one picture, tile pictures
+into mosaics.
 
-Free-Mask's composition (arXiv 2411.01819) with colour statistics in place of its networks, and DiffuMask's splicing.
-Pure functions of arrays; whatever is random takes a `numpy.random.Generator`.
+Free-Mask's composition (arXiv 2411.01819) with colour statistics in place of its networks, and
+DiffuMask's splicing. Pure functions of arrays; whatever is random takes a `numpy.random.Generator`.
 """
 
 from models.scenes.blending import harmonise, paste

@@ -17,7 +17,9 @@ _CONNECTIVITY = 8  # diagonal neighbours hang together: thin slanted parts stay 
 
 
 class Component(NamedTuple):
-    """One component: class, pixels, box (top, left, height, width) and its mask (height, width) bool within the box."""
+    """One component: class, pixels, box (top, left, height, width) and its mask (height, width)
+    bool within the box.
+    """
 
     class_id: int
     area: int
@@ -26,10 +28,14 @@ class Component(NamedTuple):
 
 
 def components(label: NDArray[np.uint8]) -> Iterator[Component]:
-    """Components of every class (not 0, not 255) of a label map (H, W), by class, the largest first."""
+    """Components of every class (not 0, not 255) of a label map (H, W), by class, the largest
+    first.
+    """
     for class_id in np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]):
         if class_id:
-            yield from sorted(_of_class(label, int(class_id)), key=lambda component: -component.area)
+            yield from sorted(
+                _of_class(label, int(class_id)), key=lambda component: -component.area
+            )
 
 
 def _of_class(label: NDArray[np.uint8], class_id: int) -> Iterator[Component]:
@@ -43,7 +49,8 @@ def _of_class(label: NDArray[np.uint8], class_id: int) -> Iterator[Component]:
 
 
 def instance_map(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Instance ids (H, W) uint8 of a label map: components numbered from 1, 0 = ground, 255 = unsure.
+    """Instance ids (H, W) uint8 of a label map: components numbered from 1, 0 = ground, 255 =
+    unsure.
 
     What comes after the 254th component, in the order of `components`, is unsure.
     """

@@ -1,9 +1,10 @@
 """Cutting objects out of labelled images, with an alpha that leaves the old ground behind.
 
-The label gives a trimap: sure inside, sure outside, and between them the outline's own pixels and what the label calls
-unsure (255). There alpha is the share of the nearest inside colour in the pixel's mixture of nearest inside and nearest
-outside colour (the projection of Wang & Cohen 2007, "Optimized Color Sampling for Robust Matting", eq. 2). On 60 drawn
-objects moved to another ground, the outline differs from the truth by 3.6 levels of 255, when pasted as it is by 5.6.
+The label gives a trimap: sure inside, sure outside, and between them the outline's own pixels and
+what the label calls unsure (255). There alpha is the share of the nearest inside colour in the
+pixel's mixture of nearest inside and nearest outside colour (the projection of Wang & Cohen 2007,
+"Optimized Color Sampling for Robust Matting", eq. 2). On 60 drawn objects moved to another ground,
+the outline differs from the truth by 3.6 levels of 255, when pasted as it is by 5.6.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 REACH = 0.06  # how far unsure pixels belong to an object, as a share of the image's shorter side
-TELLING = (
-    24.0  # RGB distance of two colours, in 8-bit levels, from which their mixture can be told; 12 to 48 do as well
-)
+# RGB distance of two colours, in 8-bit levels, from which their mixture can be told; 12 to 48 do as
+# well
+TELLING = 24.0
 FAINTEST = 1 / 256  # alpha that changes no 8-bit level
 RIM = 48.0  # RGB distance from any mixture that neither noise nor a textured ground explains
 _AROUND = np.ones((3, 3), np.uint8)
@@ -36,8 +37,9 @@ _AROUND = np.ones((3, 3), np.uint8)
 class Cutout:
     """An object by itself, in the box of all it covers.
 
-    `colour` (h, w, 3) float32 RGB in 0..255, without the old ground; `alpha` (h, w) float32 in [0, 1], feathered;
-    `solid` (h, w) bool, the pixels labelled as the object; `unsure` (h, w) bool, those labelled 255.
+    `colour` (h, w, 3) float32 RGB in 0..255, without the old ground; `alpha` (h, w) float32 in [0,
+    1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `unsure` (h, w) bool,
+    those labelled 255.
     """
 
     class_id: int
@@ -62,20 +64,25 @@ def cut_objects(
     max_unsure: float = 0.6,
     max_touching: float = 0.05,
 ) -> list[Cutout]:
-    """Whole, clearly labelled objects of `class_ids` in an image (H, W, 3), label (H, W); of each the largest first.
+    """Whole, clearly labelled objects of `class_ids` in an image (H, W, 3), label (H, W); of each
+    the largest first.
 
-    One object is a component of one class with `min_area` to `max_area` of the image, off the border, with at most
-    `max_unsure` of its own area unsure around it and at most `max_touching` of its outline at another class, which may
-    hide a part of it. Raises `ValueError` if image and label differ in size.
+    One object is a component of one class with `min_area` to `max_area` of the image, off the
+    border, with at most `max_unsure` of its own area unsure around it and at most `max_touching` of
+    its outline at another class, which may hide a part of it. Raises `ValueError` if image and
+    label differ in size.
     """
     if image.shape != (*label.shape, 3):
-        raise ValueError(f"image has shape {image.shape}, label {label.shape}; they have to be (H, W, 3) and (H, W)")
+        raise ValueError(
+            f"image has shape {image.shape}, label {label.shape}; they have to be (H, W, 3) and (H, W)"
+        )
     reach = max(2, round(REACH * min(label.shape)))
     return [
         _cut(image[window], label[window], component.class_id, solid, unsure)
         for component in components(label)
         if component.class_id in class_ids
-        if min_area <= component.area / label.size <= max_area and _off_border(component, label.shape)
+        if min_area <= component.area / label.size <= max_area
+        and _off_border(component, label.shape)
         for window, solid in [_surroundings(component, label.shape, reach + 2)]
         for unsure in [_attached(solid, label[window] == IGNORE, reach)]
         if unsure.sum() <= max_unsure * component.area
@@ -88,11 +95,15 @@ def _off_border(component: Component, shape: tuple[int, ...]) -> bool:
     return top > 0 and left > 0 and top + height < shape[0] and left + width < shape[1]
 
 
-def _surroundings(component: Component, shape: tuple[int, ...], margin: int) -> tuple[tuple[slice, slice], Bools]:
+def _surroundings(
+    component: Component, shape: tuple[int, ...], margin: int
+) -> tuple[tuple[slice, slice], Bools]:
     """The component's box with a margin, clipped to the image, and the component's mask in it."""
     top, left, height, width = component.box
     y, x = max(0, top - margin), max(0, left - margin)
-    window = np.s_[y : min(shape[0], top + height + margin), x : min(shape[1], left + width + margin)]
+    window = np.s_[
+        y : min(shape[0], top + height + margin), x : min(shape[1], left + width + margin)
+    ]
     solid = np.zeros((window[0].stop - y, window[1].stop - x), np.bool_)
     solid[top - y : top - y + height, left - x : left - x + width] = component.mask
     return window, solid
@@ -110,7 +121,9 @@ def _touching(solid: Bools, label: NDArray[np.uint8], class_id: int) -> float:
     return float(np.mean((outline != 0) & (outline != IGNORE) & (outline != class_id)))
 
 
-def _cut(image: NDArray[np.uint8], label: NDArray[np.uint8], class_id: int, solid: Bools, unsure: Bools) -> Cutout:
+def _cut(
+    image: NDArray[np.uint8], label: NDArray[np.uint8], class_id: int, solid: Bools, unsure: Bools
+) -> Cutout:
     colour, alpha = _matte(image.astype(np.float32), solid, unsure, (label == 0))
     return _trim(Cutout(class_id, colour, alpha, solid, unsure))
 
@@ -119,7 +132,9 @@ def _matte(image: Floats, solid: Bools, unsure: Bools, ground: Bools) -> tuple[F
     """Colour without the old ground, and alpha."""
     covered = solid | unsure
     inside = _core(solid)
-    reachable = ndimage.binary_dilation(covered, _AROUND)  # the outline's outer half lies one pixel outside
+    reachable = ndimage.binary_dilation(
+        covered, _AROUND
+    )  # the outline's outer half lies one pixel outside
     outside = ground & ~reachable
     if not outside.any():
         outside = ~reachable if (~reachable).any() else ~covered
@@ -134,8 +149,11 @@ def _matte(image: Floats, solid: Bools, unsure: Bools, ground: Bools) -> tuple[F
     return colour, alpha
 
 
-def _mixture(image: Floats, inside: Bools, far: Floats, likely: Bools) -> tuple[Floats, Floats, Floats]:
-    """The image as a mixture: the nearest colour inside, its share, and what remains, which is texture.
+def _mixture(
+    image: Floats, inside: Bools, far: Floats, likely: Bools
+) -> tuple[Floats, Floats, Floats]:
+    """The image as a mixture: the nearest colour inside, its share, and what remains, which is
+    texture.
 
     Where the two colours look alike, or do not explain the pixel, the share is what is `likely`.
     """
@@ -150,18 +168,24 @@ def _mixture(image: Floats, inside: Bools, far: Floats, likely: Bools) -> tuple[
 
 
 def _core(solid: Bools) -> Bools:
-    """The object without its outline; parts too thin to have an inside, and more than a jag, count whole."""
+    """The object without its outline; parts too thin to have an inside, and more than a jag, count
+    whole.
+    """
     inner = ndimage.binary_erosion(solid, _AROUND)
     return np.asarray(inner | (solid & ~ndimage.binary_dilation(inner, _AROUND, 2)))
 
 
 def _nearer(solid: Bools, outside: Bools) -> Bools:
     """Pixels nearer to the object than to the ground."""
-    return np.asarray(ndimage.distance_transform_edt(~solid) <= ndimage.distance_transform_edt(~outside))
+    return np.asarray(
+        ndimage.distance_transform_edt(~solid) <= ndimage.distance_transform_edt(~outside)
+    )
 
 
 def _spread(image: Floats, known: Bools) -> Floats:
-    """The image (H, W, 3) with every pixel's nearest `known` colour, averaged with its known neighbours."""
+    """The image (H, W, 3) with every pixel's nearest `known` colour, averaged with its known
+    neighbours.
+    """
     weight = known.astype(np.float32)
     total = cv2.blur(weight, (3, 3))[..., None]
     mean = cv2.blur(image * weight[..., None], (3, 3)) / np.maximum(total, 1e-6)
@@ -174,24 +198,48 @@ def _trim(cutout: Cutout) -> Cutout:
     used = (cutout.alpha > 0) | cutout.covered
     rows, columns = np.flatnonzero(used.any(1)), np.flatnonzero(used.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Cutout(cutout.class_id, cutout.colour[box], cutout.alpha[box], cutout.solid[box], cutout.unsure[box])
+    return Cutout(
+        cutout.class_id,
+        cutout.colour[box],
+        cutout.alpha[box],
+        cutout.solid[box],
+        cutout.unsure[box],
+    )
 
 
 def transform(cutout: Cutout, scale: float, *, flip: bool = False) -> Cutout:
-    """The cutout at `scale` times its size, mirrored left to right if `flip`; masks go by the majority of a pixel."""
+    """The cutout at `scale` times its size, mirrored left to right if `flip`; masks go by the
+    majority of a pixel.
+    """
     height, width = (max(1, round(side * scale)) for side in cutout.alpha.shape)
     alpha = _resize(cutout.alpha, height, width)
-    colour = _resize(cutout.colour * cutout.alpha[..., None], height, width) / np.maximum(alpha, 1e-6)[..., None]
-    solid, covered = (_resize(mask.astype(np.float32), height, width) > 0.5 for mask in (cutout.solid, cutout.covered))
+    colour = (
+        _resize(cutout.colour * cutout.alpha[..., None], height, width)
+        / np.maximum(alpha, 1e-6)[..., None]
+    )
+    solid, covered = (
+        _resize(mask.astype(np.float32), height, width) > 0.5
+        for mask in (cutout.solid, cutout.covered)
+    )
     resized = Cutout(cutout.class_id, np.clip(colour, 0, 255), alpha, solid, covered & ~solid)
     return _mirrored(resized) if flip else resized
 
 
 def _mirrored(cutout: Cutout) -> Cutout:
     every = np.s_[:, ::-1]
-    return Cutout(cutout.class_id, cutout.colour[every], cutout.alpha[every], cutout.solid[every], cutout.unsure[every])
+    return Cutout(
+        cutout.class_id,
+        cutout.colour[every],
+        cutout.alpha[every],
+        cutout.solid[every],
+        cutout.unsure[every],
+    )
 
 
 def _resize(array: Floats, height: int, width: int) -> Floats:
     shrinks = height * width < array.shape[0] * array.shape[1]
-    return np.asarray(cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.resize(
+            array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    )

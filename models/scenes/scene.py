@@ -1,4 +1,6 @@
-"""Scenes: several cutouts on one ground, each mostly visible, with exact bookkeeping of who covers whom."""
+"""Scenes: several cutouts on one ground, each mostly visible, with exact bookkeeping of who covers
+whom.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from models.scenes.cutout import Bools, Cutout, transform
 
 __all__ = ["Pasted", "Scene", "compose_scene"]
 
-# Longer side of an object, as a share of the picture's shorter side, when it is alone; n objects share the room, so
-# each gets 1/sqrt(n) of it. The drawn world's own sizes for one to five objects follow the same law.
+# Longer side of an object, as a share of the picture's shorter side, when it is alone; n objects
+# share the room, so each gets 1/sqrt(n) of it. The drawn world's own sizes for one to five objects
+# follow the same law.
 SIDES = (0.45, 0.80)
 MOST_GROWTH = 1.25  # enlarging an object further would show as blur
 MIN_VISIBLE = 0.6  # of every object; the drawn world asks for 0.55
@@ -24,7 +27,8 @@ TRIES = 20
 
 @dataclass(frozen=True)
 class Pasted:
-    """Provenance of one object: `source` numbers the cutout it came from; box in pixels; `visible` share in [0, 1].
+    """Provenance of one object: `source` numbers the cutout it came from; box in pixels; `visible`
+    share in [0, 1].
 
     `instance` is its value in the instance map and its rank from far to near.
     """
@@ -43,7 +47,9 @@ class Pasted:
 
 @dataclass(frozen=True)
 class Scene:
-    """Image (H, W, 3), label (H, W) and instance ids (H, W), uint8; 255 = unsure in both maps; objects far to near."""
+    """Image (H, W, 3), label (H, W) and instance ids (H, W), uint8; 255 = unsure in both maps;
+    objects far to near.
+    """
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -84,7 +90,9 @@ class _Canvas:
         return self.count
 
     def around(self, cutout: Cutout, top: int, left: int) -> NDArray[np.uint8]:
-        """Colours (N, 3) around the object's place: its box and half as much again, but not what it covers."""
+        """Colours (N, 3) around the object's place: its box and half as much again, but not what it
+        covers.
+        """
         height, width = cutout.alpha.shape
         y, x = max(0, top - height // 4), max(0, left - width // 4)
         free = np.ones(self.label.shape, np.bool_)
@@ -101,36 +109,59 @@ def compose_scene(
     *,
     min_visible: float = MIN_VISIBLE,
 ) -> Scene:
-    """Lay the cutouts over a ground image (H, W, 3) and its label (H, W), in order, later ones nearer.
+    """Lay the cutouts over a ground image (H, W, 3) and its label (H, W), in order, later ones
+    nearer.
 
-    The ground's own objects stay, labelled. Size, side and place are drawn from `rng`; an object that in
-    `TRIES` finds no place where every other one keeps `min_visible` of its pixels is left out.
+    The ground's own objects stay, labelled. Size, side and place are drawn from `rng`; an object
+    that in `TRIES` finds no place where every other one keeps `min_visible` of its pixels is left
+    out.
     """
     canvas = _Canvas(image, label)
     crowd = len(cutouts) + canvas.count
-    pasted = [_place(canvas, source, cutout, crowd, rng, min_visible) for source, cutout in enumerate(cutouts)]
+    pasted = [
+        _place(canvas, source, cutout, crowd, rng, min_visible)
+        for source, cutout in enumerate(cutouts)
+    ]
     visible = canvas.visible() / np.maximum(canvas.areas, 1)
-    objects = tuple(replace(thing, visible=float(visible[thing.instance])) for thing in pasted if thing)
+    objects = tuple(
+        replace(thing, visible=float(visible[thing.instance])) for thing in pasted if thing
+    )
     return Scene(canvas.image, canvas.label, canvas.instance, objects)
 
 
 def _place(
-    canvas: _Canvas, source: int, cutout: Cutout, crowd: int, rng: np.random.Generator, min_visible: float
+    canvas: _Canvas,
+    source: int,
+    cutout: Cutout,
+    crowd: int,
+    rng: np.random.Generator,
+    min_visible: float,
 ) -> Pasted | None:
-    """Paste the cutout where it covers nobody too much; None if there is no such place, or no number left."""
+    """Paste the cutout where it covers nobody too much;
+
+    None if there is no such place, or no number left.
+    """
     for _ in range(TRIES if canvas.count < MOST_INSTANCES else 0):
         scale, flip = _draw_scale(cutout, canvas.label.shape, crowd, rng), bool(rng.random() < 0.5)
         thing = transform(cutout, scale, flip=flip)
         height, width = thing.alpha.shape
-        top, left = (int(rng.integers(room + 1)) for room in np.subtract(canvas.label.shape, (height, width)))
+        top, left = (
+            int(rng.integers(room + 1)) for room in np.subtract(canvas.label.shape, (height, width))
+        )
         if thing.solid.any() and canvas.leaves_visible(thing.covered, top, left, min_visible):
             number = canvas.add(harmonise(thing, canvas.around(thing, top, left)), top, left)
-            return Pasted(source, cutout.class_id, number, top, left, height, width, scale, flip, 1.0)
+            return Pasted(
+                source, cutout.class_id, number, top, left, height, width, scale, flip, 1.0
+            )
     return None
 
 
-def _draw_scale(cutout: Cutout, shape: tuple[int, ...], crowd: int, rng: np.random.Generator) -> float:
-    """Scale that gives the object a side drawn evenly, by its logarithm, from its share of the room, and fits it in."""
+def _draw_scale(
+    cutout: Cutout, shape: tuple[int, ...], crowd: int, rng: np.random.Generator
+) -> float:
+    """Scale that gives the object a side drawn evenly, by its logarithm, from its share of the
+    room, and fits it in.
+    """
     low, high = np.log(SIDES)
     side = np.exp(rng.uniform(low, high)) / np.sqrt(crowd) * min(shape)
     fits = min((room - 1) / own for room, own in zip(shape, cutout.alpha.shape, strict=True))

@@ -1,4 +1,5 @@
-"""Image → label: mmsegmentation's models, trained through mmengine's Runner and kept as safetensors.
+"""Image → label: mmsegmentation's models, trained through mmengine's Runner and kept as
+safetensors.
 
 samples.py   any labelled set as augmented training batches     sources.py    the drawn world, arrays, VOC folders
 networks.py  names and config files → networks ↔ safetensors    head.py       SegFormer's head, sooner done

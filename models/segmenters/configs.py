@@ -1,8 +1,9 @@
 """mmsegmentation's config files, read and not run.
 
-They are Python, and mmengine executes them. Here only the data in them is taken: names bound to literals, to `dict(…)`,
-to other names and to sums and products of these, and the files that `_base_` names, merged as mmengine merges them. Of
-the 667 models that mmsegmentation ships and mmengine reads, 651 are read so, all alike; 16 are refused.
+They are Python, and mmengine executes them. Here only the data in them is taken: names bound to
+literals, to `dict(…)`, to other names and to sums and products of these, and the files that
+`_base_` names, merged as mmengine merges them. Of the 667 models that mmsegmentation ships and
+mmengine reads, 651 are read so, all alike; 16 are refused.
 """
 
 from __future__ import annotations
@@ -39,15 +40,21 @@ def read_config(path: Path, bases: tuple[Path, ...] = ()) -> dict[str, Any]:
     for statement in _parse(path).body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a docstring
-        bound = [name.id for name in getattr(statement, "targets", ()) if isinstance(name, ast.Name)]
+        bound = [
+            name.id for name in getattr(statement, "targets", ()) if isinstance(name, ast.Name)
+        ]
         try:
             if not isinstance(statement, ast.Assign) or len(bound) < len(statement.targets):
                 raise _NoDataError
             value = _value(statement.value, names)
         except (_NoDataError, TypeError, ArithmeticError, RecursionError):
             if not bound or {"model", "_base_"} & set(bound):
-                raise ValueError(f"{path}, line {statement.lineno}: no plain data; write the values out") from None
-            names = {name: known for name, known in names.items() if name not in bound}  # a model may not need them
+                raise ValueError(
+                    f"{path}, line {statement.lineno}: no plain data; write the values out"
+                ) from None
+            names = {
+                name: known for name, known in names.items() if name not in bound
+            }  # a model may not need them
         else:
             names |= dict.fromkeys(bound, value)
     merged: dict[str, Any] = {}
@@ -58,19 +65,34 @@ def read_config(path: Path, bases: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _parse(path: Path) -> ast.Module:
     if path.suffix != ".py":
-        raise ValueError(f"{path} ends in {path.suffix!r}; give one of mmsegmentation's config files, which end in .py")
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}; give one of mmsegmentation's config files, which end in .py"
+        )
     try:
         return ast.parse(path.read_text("utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); give an mmsegmentation config file") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: too deep for the parser
-        raise ValueError(f"{path} is no config file ({error}); give an mmsegmentation config file") from None
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); give an mmsegmentation config file"
+        ) from None
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ) as error:  # the last two: too deep for the parser
+        raise ValueError(
+            f"{path} is no config file ({error}); give an mmsegmentation config file"
+        ) from None
 
 
 def _bases(path: Path, named: Any, above: tuple[Path, ...]) -> list[Path]:
     names = [named] if isinstance(named, str) else named
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and "::" not in name for name in names):
-        raise ValueError(f"{path}: _base_ is {named!r}; name config files by their paths from this one")
+    if not isinstance(names, list | tuple) or not all(
+        isinstance(name, str) and "::" not in name for name in names
+    ):
+        raise ValueError(
+            f"{path}: _base_ is {named!r}; name config files by their paths from this one"
+        )
     found = [(path.parent / name).resolve() for name in names]
     if {path.resolve(), *(file.resolve() for file in above)} & set(found):
         raise ValueError(f"{path} is its own _base_; take it out")
@@ -117,12 +139,18 @@ def _dict(items: list[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> dict[A
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """mmengine's rule: dictionaries are merged, unless the new one says `_delete_=True`; all else is replaced."""
+    """mmengine's rule: dictionaries are merged, unless the new one says `_delete_=True`; all else
+    is replaced.
+    """
     found = dict(base)
     for key, value in own.items():
         if isinstance(value, dict):
-            old = {} if value.get("_delete_") or not isinstance(found.get(key), dict) else found[key]
-            found[key] = _merged(old, {name: inner for name, inner in value.items() if name != "_delete_"})
+            old = (
+                {} if value.get("_delete_") or not isinstance(found.get(key), dict) else found[key]
+            )
+            found[key] = _merged(
+                old, {name: inner for name, inner in value.items() if name != "_delete_"}
+            )
         else:
             found[key] = value
     return found

@@ -1,7 +1,9 @@
-"""DiffuMask's augmentations of training pictures: blur, occlusion, perspective. Labels stay on their pixels.
+"""DiffuMask's augmentations of training pictures: blur, occlusion, perspective. Labels stay on
+their pixels.
 
-Each takes an image (3, H, W) and a label (H, W), both uint8, and gives back the same; what is drawn comes from `rng`
-alone. The paper's kernels, sizes and magnitudes are not published: those here are the project's own.
+Each takes an image (3, H, W) and a label (H, W), both uint8, and gives back the same; what is drawn
+comes from `rng` alone. The paper's kernels, sizes and magnitudes are not published: those here are
+the project's own.
 """
 
 from __future__ import annotations
@@ -19,18 +21,25 @@ __all__ = ["blur", "occlude", "tilt"]
 Picture = tuple[Tensor, Tensor]
 
 _BLUR = (0.004, 0.012)  # standard deviation, in sides of the picture: 0.5 to 1.5 pixels of 128
-_PATCHES, _PATCH = (1, 3), (0.08, 0.3)  # how many, and how long their sides are, in sides of the picture
+_PATCHES, _PATCH = (
+    (1, 3),
+    (0.08, 0.3),
+)  # how many, and how long their sides are, in sides of the picture
 _TILT = 0.12  # how far a corner moves at most, in sides of the picture
 
 
 def blur(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
     """Gaussian blur; the label as it was."""
     sigma = float(rng.uniform(*_BLUR)) * max(label.shape)
-    return _tensor(cv2.GaussianBlur(_array(image), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)), label
+    return _tensor(
+        cv2.GaussianBlur(_array(image), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    ), label
 
 
 def occlude(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
-    """Patches of one colour each before the picture; under them nothing is known, so the label is 255."""
+    """Patches of one colour each before the picture; under them nothing is known, so the label is
+    255.
+    """
     image, label = image.clone(), label.clone()
     height, width = label.shape
     for _ in range(int(rng.integers(_PATCHES[0], _PATCHES[1] + 1))):
@@ -43,13 +52,18 @@ def occlude(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
 
 
 def tilt(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
-    """The picture seen from aside: its corners moved. Where it shows no more it is black, and the label 255."""
+    """The picture seen from aside: its corners moved.
+
+    Where it shows no more it is black, and the label 255.
+    """
     height, width = label.shape
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     moved = corners + rng.uniform(-_TILT, _TILT, (4, 2)).astype(np.float32) * [width, height]
     view = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
     warped = cv2.warpPerspective(_array(image), view, (width, height), flags=cv2.INTER_LINEAR)
-    ids = cv2.warpPerspective(label.numpy(), view, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+    ids = cv2.warpPerspective(
+        label.numpy(), view, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE
+    )
     return _tensor(warped), torch.from_numpy(ids)
 
 

@@ -1,4 +1,6 @@
-"""What happens between the steps of a training, as mmengine hooks: learning rate, curve and progress, resuming."""
+"""What happens between the steps of a training, as mmengine hooks: learning rate, curve and
+progress, resuming.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Where an interrupted training is taken up from: a file, a bucket, a dict. `write` must store all or nothing."""
+    """Where an interrupted training is taken up from: a file, a bucket, a dict.
+
+    `write` must store all or nothing.
+    """
 
     read: Callable[[], bytes | None]
     write: Callable[[bytes], None]
@@ -33,7 +38,9 @@ class Snapshots:
 
 
 class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Sets each step's learning rate from the step alone: linear warm-up, then half a cosine down to zero."""
+    """Sets each step's learning rate from the step alone: linear warm-up, then half a cosine down
+    to zero.
+    """
 
     def __init__(self, peak: float, warmup: int, steps: int) -> None:
         self._peak, self._warmup, self._steps = peak, warmup, steps
@@ -50,7 +57,9 @@ class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
 
 
 class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Starts from given weights; the Runner has drawn random ones by then, whatever the model held before."""
+    """Starts from given weights; the Runner has drawn random ones by then, whatever the model held
+    before.
+    """
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         self._weights = weights
@@ -76,7 +85,11 @@ class Course(Hook):  # type: ignore[misc]  # mmengine has no types
         self._since = time.perf_counter()
 
     def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, torch.Tensor] | None = None
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Note the loss; at a row's end, check it and report."""
         assert outputs is not None  # mmengine's training loop always gives them
@@ -84,9 +97,15 @@ class Course(Hook):  # type: ignore[misc]  # mmengine has no types
         step = runner.iter + 1
         if step % self.every and step < self.steps:
             return
-        row = {"step": step, "loss": float(torch.stack(self._losses).mean()), "learning_rate": _rate(runner)}
+        row = {
+            "step": step,
+            "loss": float(torch.stack(self._losses).mean()),
+            "learning_rate": _rate(runner),
+        }
         if not math.isfinite(row["loss"]):
-            raise TrainingError(f"loss is {row['loss']} at step {step}: lower learning_rate={row['learning_rate']:.1e}")
+            raise TrainingError(
+                f"loss is {row['loss']} at step {step}: lower learning_rate={row['learning_rate']:.1e}"
+            )
         seconds = time.perf_counter() - self._since
         self.rows.append(row)
         if self.progress:
@@ -102,14 +121,19 @@ def _rate(runner: Any) -> float:
 class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
     """Takes a training up from `saved` tensors, and writes new ones at the end of a curve's row.
 
-    The state is whole: weights, AdamW's moments, torch's generators and the curve, so that the steps after it are those
-    of a training never interrupted. It is one safetensors file with its JSON notes as a tensor of bytes.
+    The state is whole: weights, AdamW's moments, torch's generators and the curve, so that the
+    steps after it are those of a training never interrupted. It is one safetensors file with its
+    JSON notes as a tensor of bytes.
     """
 
     priority = "LOW"  # after `Course` has closed its row
 
     def __init__(
-        self, snapshots: Snapshots, notes: dict[str, Any], course: Course, saved: Mapping[str, Any] | None
+        self,
+        snapshots: Snapshots,
+        notes: dict[str, Any],
+        course: Course,
+        saved: Mapping[str, Any] | None,
     ) -> None:
         self._snapshots, self._notes, self._course, self._saved = snapshots, notes, course, saved
 
@@ -126,11 +150,18 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
         runner.train_loop._iter = notes["step"]
         self._course.rows.extend(notes["curve"])
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Write a snapshot if one is due."""
         step = runner.iter + 1
         due = time.monotonic() - self._written >= self._snapshots.seconds
-        if due and step < self._course.steps and self._course.rows and self._course.rows[-1]["step"] == step:
+        if (
+            due
+            and step < self._course.steps
+            and self._course.rows
+            and self._course.rows[-1]["step"] == step
+        ):
             self._snapshots.write(self._pack(runner, step))
             self._written = time.monotonic()
 
@@ -141,11 +172,16 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors |= {f"generator.{name}": value for name, value in _generators().items()}
         tensors["notes"] = torch.frombuffer(bytearray(notes.encode()), dtype=torch.uint8)
-        return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+        return safetensors.torch.save(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        )
 
 
 def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state to go on from, {"tensors", "notes"}; None without one, or if it is of a training with other notes."""
+    """The state to go on from, {"tensors", "notes"};
+
+    None without one, or if it is of a training with other notes.
+    """
     content = snapshots.read() if snapshots else None
     if content is None:
         return None
@@ -153,13 +189,19 @@ def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict
         tensors = safetensors.torch.load(content)
         found = dict(json.loads(bytes(tensors.pop("notes").tolist())))
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise TrainingError(f"the snapshot to go on from is damaged ({error}); delete it to begin anew") from error
+        raise TrainingError(
+            f"the snapshot to go on from is damaged ({error}); delete it to begin anew"
+        ) from error
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in notes.items())
     return {"tensors": tensors, "notes": found} if same else None
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -167,7 +209,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torc
     for name, value in tensors.items():
         index, _, moment = name.partition(".")
         state.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _generators() -> dict[str, torch.Tensor]:

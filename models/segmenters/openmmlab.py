@@ -1,7 +1,8 @@
 """mmengine and mmsegmentation, imported without their warnings and used without their traces.
 
-Both keep process-wide state: named loggers that print, message hubs, scopes, the multiprocessing start method, OpenCV's
-threads, seeded global generators. Inside `isolated()` they may; when it is left, all of it is as it was.
+Both keep process-wide state: named loggers that print, message hubs, scopes, the multiprocessing
+start method, OpenCV's threads, seeded global generators. Inside `isolated()` they may; when it is
+left, all of it is as it was.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import numpy as np
 import torch
 
 with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-    # torch.jit.script is deprecated, mmcv comes without compiled operators, mmseg without an optional package
+    # torch.jit.script is deprecated, mmcv comes without compiled operators, mmseg without an
+    # optional package
     warnings.simplefilter("ignore")
     import mmseg.datasets
     import mmseg.models  # noqa: F401  (fills the registry)
@@ -59,7 +61,9 @@ _MANAGED = (MMLogger, MessageHub, Visualizer, DefaultScope)
 
 
 def is_registered(name: Any) -> bool:
-    """Whether a config's `type` is registered with mmsegmentation or mmengine, which import any other by its name."""
+    """Whether a config's `type` is registered with mmsegmentation or mmengine, which import any
+    other by its name.
+    """
     own = [each for each in vars(registry).values() if isinstance(each, Registry)]
     known = [each for node in own for each in (node, node.parent) if each is not None]
     return isinstance(name, str) and any(name in each.module_dict for each in known)
@@ -67,13 +71,22 @@ def is_registered(name: Any) -> bool:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Let mmengine change process-wide state and undo it on leaving; warnings of its own are not shown."""
+    """Let mmengine change process-wide state and undo it on leaving; warnings of its own are not
+    shown.
+    """
     with _LOCK, warnings.catch_warnings(), _random_state_kept():
         warnings.simplefilter("ignore")
         instances = {cls: dict(cls._instance_dict) for cls in _MANAGED}
-        start_method, threads = multiprocessing.get_start_method(allow_none=True), cv2.getNumThreads()
-        MMLogger.get_instance("segmint", log_level="ERROR")  # models log to whichever logger came last
-        DefaultScope.get_instance("segmint", scope_name="mmseg")  # parts of a model are looked up there
+        start_method, threads = (
+            multiprocessing.get_start_method(allow_none=True),
+            cv2.getNumThreads(),
+        )
+        MMLogger.get_instance(
+            "segmint", log_level="ERROR"
+        )  # models log to whichever logger came last
+        DefaultScope.get_instance(
+            "segmint", scope_name="mmseg"
+        )  # parts of a model are looked up there
         try:
             yield
         finally:
@@ -109,8 +122,12 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
     def __init__(self, *, device: str, **options: Any) -> None:
         self._device = device
         hooks = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-        processes = {"mp_cfg": {"mp_start_method": "spawn"}}  # "fork", its default, hangs with an open S3 client
-        super().__init__(default_hooks=dict.fromkeys(hooks), default_scope="mmseg", env_cfg=processes, **options)
+        processes = {
+            "mp_cfg": {"mp_start_method": "spawn"}
+        }  # "fork", its default, hangs with an open S3 client
+        super().__init__(
+            default_hooks=dict.fromkeys(hooks), default_scope="mmseg", env_cfg=processes, **options
+        )
 
     def wrap_model(self, model_wrapper_cfg: Any, model: torch.nn.Module) -> torch.nn.Module:
         """Move the model to the device."""

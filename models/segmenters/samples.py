@@ -1,8 +1,9 @@
 """Any labelled set as the batches mmsegmentation trains on, augmented.
 
-A labelled set is any torch `Dataset` of items {"image": uint8 (3, H, W) RGB, "label": uint8 (H, W), "id": str} with
-label ids 0, 1, … and 255 = ignore. What is drawn for position n of a training depends on (seed, n) alone, so neither
-the number of loading processes nor an interruption changes it.
+A labelled set is any torch `Dataset` of items {"image": uint8 (3, H, W) RGB, "label": uint8 (H, W),
+"id": str} with label ids 0, 1, … and 255 = ignore. What is drawn for position n of a training
+depends on (seed, n) alone, so neither the number of loading processes nor an interruption changes
+it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from models.segmenters.openmmlab import PixelData, SegDataSample
 
 __all__ = ["Augmentation", "LabelledItem", "TrainingView", "Views", "augment", "collate"]
 
-# Photometric jitter: factors of contrast and saturation, and brightness in shares of the range. Mild next to
-# mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because colour is part of what tells small classes apart.
+# Photometric jitter: factors of contrast and saturation, and brightness in shares of the range.
+# Mild next to mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because colour is part of
+# what tells small classes apart.
 _CONTRAST, _SATURATION, _BRIGHTNESS = (0.8, 1.25), (0.7, 1.3), 0.08
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -43,7 +45,9 @@ class LabelledItem(TypedDict):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shares of the training's positions that get another sample's object, are spliced, blurred, occluded, tilted."""
+    """Shares of the training's positions that get another sample's object, are spliced, blurred,
+    occluded, tilted.
+    """
 
     paste: float = 0.0
     splice: float = 0.0
@@ -54,7 +58,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Views:
-    """How a training sees its samples: `length` positions, cut to `crop` pixels (H, W), scaled within `scale`."""
+    """How a training sees its samples:
+
+    `length` positions, cut to `crop` pixels (H, W), scaled within `scale`.
+    """
 
     length: int
     num_classes: int
@@ -65,7 +72,9 @@ class Views:
 
 
 class TrainingView(Dataset[dict[str, Any]]):
-    """The training positions over a labelled set, shuffled anew each epoch, from position `start` on."""
+    """The training positions over a labelled set, shuffled anew each epoch, from position `start`
+    on.
+    """
 
     def __init__(self, samples: Dataset[Any], views: Views, start: int = 0) -> None:
         self._samples, self._views, self._start = samples, views, start
@@ -77,16 +86,28 @@ class TrainingView(Dataset[dict[str, Any]]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Return a batch, its samples read at once if the labelled set can; torch's loader asks for it so."""
-        positions, size = [position + self._start for position in positions], len(cast(Sized, self._samples))
+        """Return a batch, its samples read at once if the labelled set can; torch's loader asks for
+        it so.
+        """
+        positions, size = (
+            [position + self._start for position in positions],
+            len(cast(Sized, self._samples)),
+        )
         places = [divmod(position, size) for position in positions]
-        samples = self._read([int(_order(self._views.seed, epoch, size)[place]) for epoch, place in places])
-        return [self._view(position, *sample) for position, sample in zip(positions, samples, strict=True)]
+        samples = self._read(
+            [int(_order(self._views.seed, epoch, size)[place]) for epoch, place in places]
+        )
+        return [
+            self._view(position, *sample)
+            for position, sample in zip(positions, samples, strict=True)
+        ]
 
     def _view(self, position: int, image: Tensor, label: Tensor) -> dict[str, Any]:
         views = self._views
         image, label = self._pasted(image, label, np.random.default_rng((views.seed, 3, position)))
-        image, label = self._distorted(image, label, np.random.default_rng((views.seed, 2, position)))
+        image, label = self._distorted(
+            image, label, np.random.default_rng((views.seed, 2, position))
+        )
         rng = np.random.default_rng((views.seed, 1, position))
         image, label = augment(image, label, rng, crop=views.crop, scale=views.scale)
         sample = SegDataSample(metainfo={"ori_shape": views.crop, "img_shape": views.crop})
@@ -100,12 +121,16 @@ class TrainingView(Dataset[dict[str, Any]]):
             _check_item(item, self._views.num_classes)
         return [(item["image"], item["label"]) for item in items]
 
-    def _pasted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _pasted(
+        self, image: Tensor, label: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         if rng.random() < self._views.augmentation.paste:
             return paste_object(image, label, self._samples, range(1, self._views.num_classes), rng)
         return image, label
 
-    def _distorted(self, image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _distorted(
+        self, image: Tensor, label: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         """The sample under whichever of the augmentations fall to this position, splicing first."""
         chosen = self._views.augmentation
         if rng.random() < chosen.splice:
@@ -113,9 +138,15 @@ class TrainingView(Dataset[dict[str, Any]]):
             others = rng.integers(len(cast(Sized, self._samples)), size=grid[0] * grid[1] - 1)
             pictures = [(image, label), *self._read(others.tolist())]
             images = [np.ascontiguousarray(i.numpy().transpose(1, 2, 0)) for i, _ in pictures]
-            whole, ids, _ = splice(images, [ids.numpy() for _, ids in pictures], grid, self._views.crop)
+            whole, ids, _ = splice(
+                images, [ids.numpy() for _, ids in pictures], grid, self._views.crop
+            )
             image, label = torch.from_numpy(whole.transpose(2, 0, 1).copy()), torch.from_numpy(ids)
-        for share, distort in ((chosen.blur, blur), (chosen.occlusion, occlude), (chosen.perspective, tilt)):
+        for share, distort in (
+            (chosen.blur, blur),
+            (chosen.occlusion, occlude),
+            (chosen.perspective, tilt),
+        ):
             if rng.random() < share:
                 image, label = distort(image, label, rng)
         return image, label
@@ -142,11 +173,18 @@ def _check_item(item: LabelledItem, num_classes: int) -> None:
 
 
 def augment(
-    image: Tensor, label: Tensor, rng: np.random.Generator, *, crop: tuple[int, int], scale: tuple[float, float]
+    image: Tensor,
+    label: Tensor,
+    rng: np.random.Generator,
+    *,
+    crop: tuple[int, int],
+    scale: tuple[float, float],
 ) -> tuple[Tensor, Tensor]:
-    """A random view of a sample: mirrored, scaled by `scale`, cut to `crop`, colours jittered; uint8 like the input.
+    """A random view of a sample: mirrored, scaled by `scale`, cut to `crop`, colours jittered;
+    uint8 like the input.
 
-    Image (3, H, W) and label (H, W) in; (3, *crop) and (*crop) out. Beyond the picture the image is black and the label
+    Image (3, H, W) and label (H, W) in; (3, *crop) and (*crop) out. Beyond the picture the image is
+    black and the label
     255. Scales are drawn log-uniformly, so that growing and shrinking are as likely.
     """
     if rng.random() < 0.5:
@@ -156,20 +194,25 @@ def augment(
     if size != list(label.shape):
         image = F.interpolate(image[None], size, mode="bilinear", antialias=factor < 1)[0]
         label = F.interpolate(label[None, None], size, mode="nearest")[0, 0]
-    top, left = (int(rng.integers(min(0, a - b), max(0, a - b) + 1)) for a, b in zip(size, crop, strict=True))
+    top, left = (
+        int(rng.integers(min(0, a - b), max(0, a - b) + 1)) for a, b in zip(size, crop, strict=True)
+    )
     return _jitter(_cut(image, top, left, crop, 0), rng), _cut(label, top, left, crop, IGNORE)
 
 
 def _cut(values: Tensor, top: int, left: int, crop: tuple[int, int], fill: int) -> Tensor:
     """The window (…, *crop) at (top, left); `fill` where it stands out of `values`."""
     bottom, right = (
-        start + side - have for start, side, have in zip((top, left), crop, values.shape[-2:], strict=True)
+        start + side - have
+        for start, side, have in zip((top, left), crop, values.shape[-2:], strict=True)
     )
     return F.pad(values, (-left, right, -top, bottom), value=fill)
 
 
 def _jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
-    contrast, saturation = (float(np.exp(rng.uniform(*np.log(span)))) for span in (_CONTRAST, _SATURATION))
+    contrast, saturation = (
+        float(np.exp(rng.uniform(*np.log(span)))) for span in (_CONTRAST, _SATURATION)
+    )
     brightness = float(rng.uniform(-_BRIGHTNESS, _BRIGHTNESS))
     grey = _LUMA.expand(3, 3)
     mixing = contrast * (saturation * torch.eye(3) + (1 - saturation) * grey)

@@ -1,4 +1,6 @@
-"""Labelled sets to train and measure on that are not in a store: the drawn world, and sequences of arrays."""
+"""Labelled sets to train and measure on that are not in a store: the drawn world, and sequences of
+arrays.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ __all__ = ["ArraySet", "DrawnScenes", "translation"]
 
 
 class Items(Protocol):
-    """A sequence of {"image": (H, W, 3) uint8 RGB, "label": (H, W) uint8, "id": str}, with its label ids' names."""
+    """A sequence of {"image": (H, W, 3) uint8 RGB, "label": (H, W) uint8, "id": str}, with its
+    label ids' names.
+    """
 
     classes: tuple[str, ...]
 
@@ -28,7 +32,9 @@ class Items(Protocol):
 
 
 class DrawnScenes:
-    """Scenes of the drawn world with exact labels, `count` seeds from `first` on; drawn once, then kept in memory."""
+    """Scenes of the drawn world with exact labels, `count` seeds from `first` on; drawn once, then
+    kept in memory.
+    """
 
     classes = ("background", *(entry["name"] for entry in vocabulary()["classes"]))
 
@@ -44,16 +50,25 @@ class DrawnScenes:
             raise IndexError(index)
         if index not in self._drawn:
             drawing = draw(self._first + index)
-            self._drawn[index] = {"image": drawing.image, "label": drawing.label, "id": str(self._first + index)}
+            self._drawn[index] = {
+                "image": drawing.image,
+                "label": drawing.label,
+                "id": str(self._first + index),
+            }
         return self._drawn[index]
 
 
 class ArraySet(Dataset[LabelledItem]):
-    """Items of arrays as a labelled set of tensors, their label ids made those of `classes`, by name."""
+    """Items of arrays as a labelled set of tensors, their label ids made those of `classes`, by
+    name.
+    """
 
     def __init__(self, items: Items, classes: Sequence[str]) -> None:
         self._items, self._table = items, translation(items.classes, classes)
-        self.known = (classes[0], *(name for name in classes[1:] if name in items.classes))  # what it can show
+        self.known = (
+            classes[0],
+            *(name for name in classes[1:] if name in items.classes),
+        )  # what it can show
 
     def __len__(self) -> int:
         return len(self._items)
@@ -61,16 +76,23 @@ class ArraySet(Dataset[LabelledItem]):
     def __getitem__(self, index: int) -> LabelledItem:
         item = self._items[index]
         image = torch.from_numpy(np.array(item["image"].transpose(2, 0, 1), order="C"))
-        return {"image": image, "label": torch.from_numpy(self._table[item["label"]]), "id": item["id"]}
+        return {
+            "image": image,
+            "label": torch.from_numpy(self._table[item["label"]]),
+            "id": item["id"],
+        }
 
 
 def translation(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.uint8]:
-    """For each label id 0..255 of a set with class `names`, the id in `classes`; others are background, 255 stays.
+    """For each label id 0..255 of a set with class `names`, the id in `classes`; others are
+    background, 255 stays.
 
     Raises `ValueError` if no class but the background is known under the same name.
     """
     if not set(names) & set(classes[1:]):
-        raise ValueError(f"no class in common: {', '.join(names)} here, {', '.join(classes[1:])} in the segmenter")
+        raise ValueError(
+            f"no class in common: {', '.join(names)} here, {', '.join(classes[1:])} in the segmenter"
+        )
     table = np.zeros(IGNORE + 1, np.uint8)
     table[: len(names)] = [classes.index(name) if name in classes else 0 for name in names]
     table[IGNORE] = IGNORE

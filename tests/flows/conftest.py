@@ -16,7 +16,7 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from infra.settings import Settings
-from tests.flows import nights
+from testbed import nights
 
 START_SECONDS = 300  # it takes ten on an idle machine
 
@@ -25,9 +25,13 @@ START_SECONDS = 300  # it takes ten on an idle machine
 def server() -> Iterator[None]:
     """Prefect's API for this process, and for those it starts."""
     quiet = {PREFECT_LOGGING_LEVEL: "CRITICAL", PREFECT_LOGGING_TO_API_ENABLED: False}
-    # its telemetry writes while the database is being made, and on a busy machine one of the two finds it locked
+    # its telemetry writes while the database is being made, and on a busy machine one of the two
+    # finds it locked
     alone = {PREFECT_SERVER_ANALYTICS_ENABLED: False}
-    with temporary_settings(quiet | alone), prefect_test_harness(server_startup_timeout=START_SECONDS):
+    with (
+        temporary_settings(quiet | alone),
+        prefect_test_harness(server_startup_timeout=START_SECONDS),
+    ):
         yield
 
 
@@ -41,7 +45,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, server: None, one_thread: None) -> Settings:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, server: None, one_thread: None
+) -> Settings:
     """The settings of a night that is in its store."""
     chosen = nights.settings(tmp_path_factory.mktemp("undisturbed") / "store")
     nights.run(chosen)

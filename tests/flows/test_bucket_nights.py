@@ -11,22 +11,26 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import SegmentationDataset, StoreError, verify_run, verify_version
-from tasks.progress import Event, listening
-from tasks.shards import NightFailedError
-from tests.flows import nights
-from tests.swift import Bucket, Swift
+from tasks.run.progress import Event, listening
+from tasks.run.stages import NightFailedError
+from testbed import nights
+from testbed.swift import Bucket, Swift
 
 Into = Callable[..., Settings]
 
 
 @pytest.fixture
 def into(bucket: Bucket, s3: Swift, monkeypatch: pytest.MonkeyPatch) -> Into:
-    """Settings of the small night into a fresh bucket, with the keys where they belong: in the environment."""
+    """Settings of the small night into a fresh bucket, with the keys where they belong: in the
+    environment.
+    """
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
 
     def settings(retry_seconds: float = 60.0) -> Settings:
-        return nights.settings("", store={"url": f"{bucket.url}/team", "options": {"retry_seconds": retry_seconds}})
+        return nights.settings(
+            "", store={"url": f"{bucket.url}/team", "options": {"retry_seconds": retry_seconds}}
+        )
 
     return settings
 
@@ -44,7 +48,9 @@ class _Once:
 
 
 def assert_same(ours: Settings, theirs: Settings) -> None:
-    for (field, array), other in zip(nights.samples(ours)[0].items(), nights.samples(theirs)[0].values(), strict=True):
+    for (field, array), other in zip(
+        nights.samples(ours)[0].items(), nights.samples(theirs)[0].values(), strict=True
+    ):
         np.testing.assert_array_equal(array, other, err_msg=field)
 
 
@@ -53,9 +59,13 @@ def test_a_night_into_a_bucket_can_be_read_back(into: Into, undisturbed: Setting
     nights.run(chosen)
     store, version = nights.store_of(chosen), nights.version(undisturbed)
     assert verify_run(store, "night") == verify_version(store, version) == []
-    far, near = (SegmentationDataset(s.store.url, version, s.store.options) for s in (chosen, undisturbed))
+    far, near = (
+        SegmentationDataset(s.store.url, version, s.store.options) for s in (chosen, undisturbed)
+    )
     assert len(far) == len(near) > 0
-    for a, b in zip((far[i] for i in range(len(far))), (near[i] for i in range(len(near))), strict=True):
+    for a, b in zip(
+        (far[i] for i in range(len(far))), (near[i] for i in range(len(near))), strict=True
+    ):
         assert a["id"] == b["id"]
         assert a["image"].equal(b["image"])
         assert a["label"].equal(b["label"])
@@ -67,7 +77,9 @@ def test_an_endpoint_that_is_down_is_told_before_anything_is_made(into: Into, s3
     try:
         with (
             listening(lambda event: worked.update({event.stage: event.amount})),
-            pytest.raises(StoreError, match=r"no answer for 0.5 s .*bring the endpoint back and run again"),
+            pytest.raises(
+                StoreError, match=r"no answer for 0.5 s .*bring the endpoint back and run again"
+            ),
         ):
             nights.run(into(retry_seconds=0.5))
     finally:
@@ -75,7 +87,9 @@ def test_an_endpoint_that_is_down_is_told_before_anything_is_made(into: Into, s3
     assert not worked
 
 
-def test_a_night_waits_for_an_endpoint_that_comes_back(into: Into, s3: Swift, undisturbed: Settings) -> None:
+def test_a_night_waits_for_an_endpoint_that_comes_back(
+    into: Into, s3: Swift, undisturbed: Settings
+) -> None:
     chosen = into()
     back = threading.Timer(1.0, s3.start)
 
@@ -97,7 +111,10 @@ def test_a_night_stops_when_the_endpoint_stays_away_and_goes_on_from_there(
     chosen = into(retry_seconds=0.5)
     outage = _Once("refine", s3.kill)
     try:
-        with listening(outage), pytest.raises(NightFailedError, match=r"shard 00000: refine .*no answer for 0\.5 s"):
+        with (
+            listening(outage),
+            pytest.raises(NightFailedError, match=r"shard 00000: refine .*no answer for 0\.5 s"),
+        ):
             nights.run(chosen)
     finally:
         s3.start()

@@ -1,4 +1,6 @@
-"""prefect.yaml is what a team deploys as it is: its runs find the project's code wherever their worker was started."""
+"""prefect.yaml is what a team deploys as it is: its runs find the project's code wherever their
+worker was started.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def prefect(*arguments: str, folder: Path) -> str:
     """Prefect's command line against the tests' server."""
     environment = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
     command = [sys.executable, "-m", "prefect", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -38,13 +42,19 @@ def deployed(server: None) -> None:
     ("deployment", "parameters", "remedy"),
     [
         ("nightly/nightly", {"settings": {"vocabulary": "missing.json"}}, "missing.json"),
-        ("retrain/retrain", {"settings": {"vocabulary": "missing.json"}, "version": "none"}, "none"),
+        (
+            "retrain/retrain",
+            {"settings": {"vocabulary": "missing.json"}, "version": "none"},
+            "none",
+        ),
     ],
 )
 def test_a_deployed_run_starts_the_flow_from_any_folder(
     deployment: str, parameters: dict[str, Any], remedy: str, tmp_path: Path
 ) -> None:
-    """The flow itself says what is wrong with its settings: so it was found, and its parameters reached it."""
+    """The flow itself says what is wrong with its settings: so it was found, and its parameters
+    reached it.
+    """
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
         made: FlowRun = client.create_flow_run_from_deployment(found.id, parameters=parameters)
@@ -60,12 +70,16 @@ def test_publication_triggers_one_retraining_at_a_time() -> None:
         automations = client._client.post("/automations/filter", json={}).json()
     triggers = [each["trigger"] for each in automations if each["name"].startswith("retrain")]
     assert [trigger["expect"] for trigger in triggers] == [["segmint.version.published"]]
-    assert retrain.global_concurrency_limit is not None and retrain.global_concurrency_limit.limit == 1
+    assert (
+        retrain.global_concurrency_limit is not None and retrain.global_concurrency_limit.limit == 1
+    )
 
 
 def explained(field: dict[str, Any], sections: dict[str, Any]) -> bool:
     """A table's field is also explained by what is said of the table itself."""
-    return bool({**sections.get(field.get("$ref", "").rpartition("/")[2], {}), **field}.get("description"))
+    return bool(
+        {**sections.get(field.get("$ref", "").rpartition("/")[2], {}), **field}.get("description")
+    )
 
 
 def test_the_run_form_explains_and_bounds_every_setting() -> None:
@@ -78,10 +92,16 @@ def test_the_run_form_explains_and_bounds_every_setting() -> None:
         "Settings",
         *(type(value).__name__ for _, value in Settings() if isinstance(value, BaseModel)),
     }
-    fields = {f"{name}.{field}": found for name, of in sections.items() for field, found in of["properties"].items()}
+    fields = {
+        f"{name}.{field}": found
+        for name, of in sections.items()
+        for field, found in of["properties"].items()
+    }
     fields |= form["properties"]
     assert [name for name, found in fields.items() if not explained(found, sections)] == []
-    plan, generator = (sections[name]["properties"] for name in ("PlanSettings", "GeneratorSettings"))
+    plan, generator = (
+        sections[name]["properties"] for name in ("PlanSettings", "GeneratorSettings")
+    )
     assert plan["multi"] | {"minimum": 0, "maximum": 1, "type": "number"} == plan["multi"]
     assert plan["multi"]["description"].endswith(" [0.3]")
     assert plan["images"]["minimum"] == 1
@@ -90,9 +110,15 @@ def test_the_run_form_explains_and_bounds_every_setting() -> None:
 
 
 def test_the_run_form_fills_in_nothing_that_the_worker_s_environment_may_say() -> None:
-    """Prefect's pages send every default that a form shows, such as another store than the worker's."""
+    """Prefect's pages send every default that a form shows, such as another store than the
+    worker's.
+    """
     with get_client(sync_client=True) as client:
         form = client.read_deployment_by_name("nightly/nightly").parameter_openapi_schema
     assert form is not None
-    fields = [field for section in form["definitions"].values() for field in section["properties"].values()]
+    fields = [
+        field
+        for section in form["definitions"].values()
+        for field in section["properties"].values()
+    ]
     assert not [field for field in fields if "default" in field]

@@ -1,4 +1,6 @@
-"""A night whose labels are DiffuMask's own: affinities learnt once from the run's pictures, then a walk a shard."""
+"""A night whose labels are DiffuMask's own: affinities learnt once from the run's pictures, then a
+walk a shard.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import read_shard, verify_run
-from tasks.examples import draw_steps
-from tasks.ledger import read_ledger
-from tasks.shards import NightFailedError
-from tests.flows import nights
+from tasks.report.examples import draw_steps
+from tasks.report.stored_run import read_ledger
+from tasks.run.stages import NightFailedError
+from testbed import nights
 
 AFFINITY = "runs/night/affinity.safetensors"
 STEPS = 4
@@ -24,7 +26,9 @@ def walking(place: Path) -> Settings:
 
 def labels(chosen: Settings) -> np.ndarray:
     store = nights.store_of(chosen)
-    return np.concatenate([read_shard(store, f"runs/night/refine/{s:05d}", ["label"])[0]["label"] for s in range(4)])
+    return np.concatenate(
+        [read_shard(store, f"runs/night/refine/{s:05d}", ["label"])[0]["label"] for s in range(4)]
+    )
 
 
 def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Path) -> None:
@@ -38,7 +42,9 @@ def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Pa
     assert nights.run(chosen) == {}  # all of it is in the store
 
 
-def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(place: Path, tmp_path: Path) -> None:
+def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(
+    place: Path, tmp_path: Path
+) -> None:
     chosen, again = walking(place), walking(tmp_path / "other" / "store")
     obstacle = place / "runs" / "night" / "select" / "00001.parquet"
     obstacle.mkdir(parents=True)
@@ -60,7 +66,11 @@ def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
     for _, cell in steps:
         _, _, spread, seeds, walk, curve, label = cell.tiles
         assert len({tile.shape for tile in cell.tiles}) == 1
-        assert not np.array_equal(spread, walk) and not np.array_equal(seeds, label) and np.ptp(curve) > 100
+        assert (
+            not np.array_equal(spread, walk)
+            and not np.array_equal(seeds, label)
+            and np.ptp(curve) > 100
+        )
     (place / AFFINITY).write_bytes(b"damaged")  # the page shows what it can
     for _, cell in draw_steps(nights.store_of(chosen), ledger, ledger.census.picked):
         assert len(cell.tiles) == 7 and np.array_equal(cell.tiles[3], cell.tiles[5])

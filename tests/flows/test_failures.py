@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from infra.settings import Settings, SettingsError
 from infra.store import list_versions, read_version, verify_run, verify_version
 from models.generators import pipeline_folder
-from tasks.publish import NothingKeptError
-from tasks.shards import NightFailedError
-from tests.flows import nights
+from tasks.publish.version import NothingKeptError
+from tasks.run.stages import NightFailedError
+from testbed import nights
 
 
-def test_a_failing_shard_is_named_and_all_others_are_finished(undisturbed: Settings, place: Path) -> None:
+def test_a_failing_shard_is_named_and_all_others_are_finished(
+    undisturbed: Settings, place: Path
+) -> None:
     chosen, obstacle = nights.settings(place), place / "runs/night/select/00004.parquet"
     obstacle.mkdir(parents=True)
     with pytest.raises(NightFailedError) as failure:
@@ -26,7 +28,9 @@ def test_a_failing_shard_is_named_and_all_others_are_finished(undisturbed: Setti
     assert told.startswith("shard 00004: select ")
     assert "00004.parquet" in told
     assert "shard 00000" not in told
-    assert told.endswith("Everything finished is in the store: mend the cause and start the run again")
+    assert told.endswith(
+        "Everything finished is in the store: mend the cause and start the run again"
+    )
     assert nights.finished(undisturbed) - nights.finished(chosen) == {"runs/night/select/00004"}
     assert list_versions(nights.store_of(chosen)) == []
     obstacle.rmdir()
@@ -34,15 +38,22 @@ def test_a_failing_shard_is_named_and_all_others_are_finished(undisturbed: Setti
     assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
 
 
-def test_a_night_may_publish_without_the_shards_that_failed(undisturbed: Settings, place: Path) -> None:
-    chosen, obstacle = nights.settings(place, publish={"partial": True}), place / "runs/night/select/00004.parquet"
+def test_a_night_may_publish_without_the_shards_that_failed(
+    undisturbed: Settings, place: Path
+) -> None:
+    chosen, obstacle = (
+        nights.settings(place, publish={"partial": True}),
+        place / "runs/night/select/00004.parquet",
+    )
     obstacle.mkdir(parents=True)
     store, whole = nights.store_of(chosen), nights.version(undisturbed)
     nights.run(chosen)
     (partial,) = list_versions(store)
     manifest = read_version(store, partial.version)
     assert partial.version.startswith(f"{whole}-without-") and manifest.meta["without"] == [4]
-    assert {name.partition("-")[0] for name in manifest.shards} == {f"{shard:05d}" for shard in range(4)}
+    assert {name.partition("-")[0] for name in manifest.shards} == {
+        f"{shard:05d}" for shard in range(4)
+    }
     assert verify_version(store, partial.version) == []
     obstacle.rmdir()
     nights.run(chosen)
@@ -51,18 +62,26 @@ def test_a_night_may_publish_without_the_shards_that_failed(undisturbed: Setting
 
 def test_a_run_of_the_same_name_with_other_settings_is_refused(undisturbed: Settings) -> None:
     other = nights.settings(undisturbed.store.url, seed=5, plan={"images": 9})
-    with pytest.raises(SettingsError, match=r"plan\.images was 8, is 9; seed was 7, is 5.*another name"):
+    with pytest.raises(
+        SettingsError, match=r"plan\.images was 8, is 9; seed was 7, is 5.*another name"
+    ):
         nights.run(other)
 
 
-def test_two_nights_published_at_once_by_two_processes_both_survive(place: Path, tmp_path: Path) -> None:
-    chosen = [nights.settings(place, name=name, seed=seed) for seed, name in enumerate(("red", "green"))]
+def test_two_nights_published_at_once_by_two_processes_both_survive(
+    place: Path, tmp_path: Path
+) -> None:
+    chosen = [
+        nights.settings(place, name=name, seed=seed) for seed, name in enumerate(("red", "green"))
+    ]
     processes = [nights.start(each, tmp_path / f"{each.name}.log") for each in chosen]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     store = nights.store_of(chosen[0])
-    assert {manifest.version for manifest in list_versions(store)} == {nights.version(each) for each in chosen}
+    assert {manifest.version for manifest in list_versions(store)} == {
+        nights.version(each) for each in chosen
+    }
     for each in chosen:
         assert verify_run(store, each.name) == verify_version(store, nights.version(each)) == []
 
@@ -102,7 +121,9 @@ def test_pictures_of_a_broken_model_are_rejected_and_not_published(
 ) -> None:
     broken = _broken(tmp_path / "broken", f"{file}/diffusion_pytorch_model.safetensors", values)
     chosen = nights.settings(place, generator={"path": str(broken)})
-    with pytest.raises(NothingKeptError, match=rf"none of 10 rows was kept \(.*{reason}.*nothing is published"):
+    with pytest.raises(
+        NothingKeptError, match=rf"none of 10 rows was kept \(.*{reason}.*nothing is published"
+    ):
         nights.run(chosen)
     _, table = nights.samples(chosen)
     assert set(table.loc[table["kind"] != "composed", "select.reason"]) == {reason}
@@ -110,7 +131,9 @@ def test_pictures_of_a_broken_model_are_rejected_and_not_published(
     assert list_versions(nights.store_of(chosen)) == []
 
 
-def test_verify_expects_of_each_stage_the_rows_it_has_to_do(undisturbed: Settings, place: Path) -> None:
+def test_verify_expects_of_each_stage_the_rows_it_has_to_do(
+    undisturbed: Settings, place: Path
+) -> None:
     shutil.copytree(undisturbed.store.url, place)
     store = nights.store_of(nights.settings(place))
     assert verify_run(store, "night") == []

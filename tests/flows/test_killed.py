@@ -13,12 +13,16 @@ from pathlib import Path
 
 from infra.settings import Settings
 from infra.store import verify_run, verify_version
-from tests.flows import nights
+from testbed import nights
 
 KILLS = 10
 SEED = 7
-LONGEST_DELAY = 0.2  # seconds from a written file to the kill: as long as a shard takes on an idle core
-LAST = 8  # files before the end at which a kill comes at the latest: an idle machine writes the rest in no time
+LONGEST_DELAY = (
+    0.2  # seconds from a written file to the kill: as long as a shard takes on an idle core
+)
+# files before the end at which a kill comes at the latest: an idle machine writes the rest in no
+# time
+LAST = 8
 
 
 def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
@@ -29,13 +33,17 @@ def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
     for kill in range(KILLS):
         before, log = nights.finished(chosen) if place.exists() else set(), tmp_path / f"{kill}.log"
         process = nights.start(chosen, log)
-        _wait_for_files(process, place, _moment(moments, _files(place), _files(theirs), KILLS - kill))
+        _wait_for_files(
+            process, place, _moment(moments, _files(place), _files(theirs), KILLS - kill)
+        )
         time.sleep(moments.uniform(0, LONGEST_DELAY))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the night was over before it was killed"
         assert _worked(log) <= _missing(before), "a finished shard was worked on again"
-        assert {path: _identity(place, path) for path in markers} == markers, "a finished shard was written again"
+        assert {path: _identity(place, path) for path in markers} == markers, (
+            "a finished shard was written again"
+        )
         markers = {path: _identity(place, path) for path in nights.finished(chosen)}
         reached |= {path.split("/")[2] for path in markers}
     assert reached >= {"synthesize", "refine"}
@@ -55,8 +63,12 @@ def test_a_finished_night_works_on_nothing_and_writes_no_sample(undisturbed: Set
 
 
 def _moment(moments: random.Random, done: int, total: int, kills: int) -> int:
-    """How many files there shall be at the next of so many kills; new ones, so that work was under way."""
-    return min(max(done, 2) + moments.randint(1, max(1, 2 * (total - done) // (kills + 1))), total - LAST)
+    """How many files there shall be at the next of so many kills; new ones, so that work was under
+    way.
+    """
+    return min(
+        max(done, 2) + moments.randint(1, max(1, 2 * (total - done) // (kills + 1))), total - LAST
+    )
 
 
 def _wait_for_files(process: BaseProcess, root: Path, count: int) -> None:
@@ -70,7 +82,9 @@ def _files(root: Path) -> int:
 
 def _paths(root: Path) -> Iterator[str]:
     for folder, _, names in os.walk(root):
-        yield from (f"{folder}/{name}" for name in names if not name.endswith(".partial") and name[0] != ".")
+        yield from (
+            f"{folder}/{name}" for name in names if not name.endswith(".partial") and name[0] != "."
+        )
 
 
 def _identity(root: Path, path: str) -> tuple[int, int]:

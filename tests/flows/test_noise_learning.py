@@ -1,4 +1,6 @@
-"""A night whose labels are ranked by networks that never saw them: the same whoever runs it, and however it stops."""
+"""A night whose labels are ranked by networks that never saw them: the same whoever runs it, and
+however it stops.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import list_versions, read_shard, read_version, verify_run
-from tasks.examples import draw_steps
-from tasks.ledger import read_ledger
-from tasks.shards import NightFailedError
-from tests.flows import nights
+from tasks.report.examples import draw_steps
+from tasks.report.stored_run import read_ledger
+from tasks.run.stages import NightFailedError
+from testbed import nights
 
 LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}
 
@@ -29,7 +31,10 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
     assert worked["learn-fold"] == 2 * LEARNING["fold_steps"]
     store = nights.store_of(chosen)
     judged, verdicts = (
-        pd.concat(store.read_table(f"runs/night/{stage}/{shard:05d}.parquet") for shard in nights.STAGES["refine"])
+        pd.concat(
+            store.read_table(f"runs/night/{stage}/{shard:05d}.parquet")
+            for shard in nights.STAGES["refine"]
+        )
         for stage in ("held-out", "select")
     )
     assert worked["hold-out"] == len(judged)
@@ -41,11 +46,15 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
         published.append(arrays["label"])
         columns += table["row"].tolist()
     assert set(columns) & set(judged["row"]) == set(verdicts.loc[verdicts["keep"], "row"])
-    assert (np.concatenate(published) == 255).any()  # the pixel filter's: the small night has no band of its own
+    assert (
+        np.concatenate(published) == 255
+    ).any()  # the pixel filter's: the small night has no band of its own
     ledger = read_ledger(store, "night")
     picked = ledger.census.picked
     for _, cell in draw_steps(store, ledger, picked[picked["row"].isin(judged["row"])]):
-        assert len(cell.tiles) == 7 + 2  # the prediction of the network that did not see it, and where it disagrees
+        assert (
+            len(cell.tiles) == 7 + 2
+        )  # the prediction of the network that did not see it, and where it disagrees
     assert verify_run(store, "night") == []
     assert nights.run(chosen) == {}  # all of it is in the store
 
@@ -53,12 +62,16 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
 def test_without_all_shards_there_is_nothing_to_rank_and_nothing_is_published(place: Path) -> None:
     chosen = nights.settings(place, select=LEARNING, publish={"partial": True})
     (place / "runs/night/screen/00002.parquet").mkdir(parents=True)
-    with pytest.raises(NightFailedError, match=r"^shard 00002: screen .*00002\.parquet.* more wait for these"):
+    with pytest.raises(
+        NightFailedError, match=r"^shard 00002: screen .*00002\.parquet.* more wait for these"
+    ):
         nights.run(chosen)
     assert list_versions(nights.store_of(chosen)) == []
 
 
-def test_a_night_stopped_at_a_fold_goes_on_there_and_ends_in_the_same_bytes(place: Path, tmp_path: Path) -> None:
+def test_a_night_stopped_at_a_fold_goes_on_there_and_ends_in_the_same_bytes(
+    place: Path, tmp_path: Path
+) -> None:
     chosen, undisturbed = learning(place), learning(tmp_path / "other" / "store")
     nights.run(undisturbed)
     folds = [f"checkpoints/{nights.version(undisturbed)}-fold-{fold}" for fold in (0, 1)]

@@ -1,4 +1,6 @@
-"""What told of a publication may have died with the server: the next night tells again, until it was trained on."""
+"""What told of a publication may have died with the server: the next night tells again, until it
+was trained on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
 from infra.events import PUBLISHED
-from tests.flows import nights
+from testbed import nights
 
 
 @pytest.fixture
@@ -33,7 +35,9 @@ def published() -> Iterator[Callable[[], list[str]]]:
 def test_a_night_tells_of_the_last_one_again_until_it_was_trained_on(
     tmp_path: Path, published: Callable[[], list[str]]
 ) -> None:
-    first, second, third = (nights.settings(tmp_path, name=name) for name in ("first", "second", "third"))
+    first, second, third = (
+        nights.settings(tmp_path, name=name) for name in ("first", "second", "third")
+    )
     nights.run(first)
     assert published() == [nights.version(first)]
     nights.run(second)

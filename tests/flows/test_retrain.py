@@ -9,12 +9,14 @@ import pytest
 
 from flows.retrain import retrain
 from infra.settings import Settings
-from tests.flows import nights
+from testbed import nights
 
 TINY = {"train": {"steps": 2, "batch_size": 2}, "evaluate": {"images": 2, "batch_size": 2}}
 
 
-def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(undisturbed: Settings, place: Path) -> None:
+def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(
+    undisturbed: Settings, place: Path
+) -> None:
     shutil.copytree(undisturbed.store.url, place)
     chosen = nights.settings(place, **TINY)
     store, version = nights.store_of(chosen), nights.version(chosen)
@@ -23,11 +25,15 @@ def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(undis
     assert outcome["moved"]
     assert champion["version"] == version
     assert champion == {name: outcome[name] for name in champion}
-    assert outcome["challenger"] == {name: champion[name] for name in ("checkpoint", "version", "evaluation")}
+    assert outcome["challenger"] == {
+        name: champion[name] for name in ("checkpoint", "version", "evaluation")
+    }
     following = nights.settings(place, name="next", plan={"images": 4})
     nights.run(following)
     budget = store.read_json("runs/next/settings.json")["settings"]["plan"]["budget"]
     assert budget.keys() == champion["budget"].keys() == set(following.load_vocabulary().names)
     mean = sum(champion["budget"].values()) / len(budget)
-    assert budget == pytest.approx({name: share / mean for name, share in champion["budget"].items()}, abs=1e-5)
+    assert budget == pytest.approx(
+        {name: share / mean for name, share in champion["budget"].items()}, abs=1e-5
+    )
     assert retrain(chosen, version)["reason"] == "it is the champion already"

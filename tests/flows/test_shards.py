@@ -10,16 +10,17 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, Tas
 
 from flows.nightly import make_shards
 from infra.settings import Settings
-from tasks import shards
-from tasks.prepare import prepare
-from tests.flows import nights
+from tasks.plan.prepare import prepare
+from tasks.run import stages as shards
+from testbed import nights
 
 
 def task_runs(flow_run: str) -> list[str]:
     """Names of the task runs of a flow run."""
     with get_client(sync_client=True) as client:
         found = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[flow_run])), task_run_filter=TaskRunFilter()
+            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[flow_run])),
+            task_run_filter=TaskRunFilter(),
         )
     return sorted(run.name for run in found)
 
@@ -27,10 +28,14 @@ def task_runs(flow_run: str) -> list[str]:
 def test_a_task_takes_as_many_shards_as_keeps_the_run_small(
     undisturbed: Settings, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "MOST_TASK_RUNS", 20)  # seven stages of five shards: two shards a task
+    monkeypatch.setattr(
+        shards, "MOST_TASK_RUNS", 20
+    )  # seven stages of five shards: two shards a task
     chosen, all_shards = prepare.fn(nights.settings(place))
     assert make_shards.with_options(flow_run_name="grouped")(chosen, all_shards) == {}
-    generated = [f"{stage}-{pair}" for stage in ("synthesize", "refine", "select") for pair in ("0-1", "2-3")]
+    generated = [
+        f"{stage}-{pair}" for stage in ("synthesize", "refine", "select") for pair in ("0-1", "2-3")
+    ]
     publish = [f"publish-shards-{group}" for group in ("0-1", "2-3", "4")]
     assert task_runs("grouped") == sorted([*generated, "compose-4", "select-4", *publish])
     assert nights.run(nights.settings(place)) == {}

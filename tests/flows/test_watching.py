@@ -1,4 +1,6 @@
-"""A night on Dask's workers is followed by the flow's process: in Prefect's UI, as metrics, as lines of JSON."""
+"""A night on Dask's workers is followed by the flow's process: in Prefect's UI, as metrics, as
+lines of JSON.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.nightly import nightly
 from infra.settings import Settings
-from tasks import shards
-from tests.flows import nights
+from tasks.run import stages as shards
+from testbed import nights
 
 ROWS = {"synthesize": 8, "refine": 8, "select": 10, "compose": 2}
 WORKERS = {"cpu-0", "cpu-1"}
@@ -31,14 +33,23 @@ class Watched(NamedTuple):
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """A night of groups of shards on two workers, and what there was to see of it."""
     place = tmp_path_factory.mktemp("watched")
-    watch = {"metrics": str(place), "lines": str(place), "seconds": 0.5, "links": "https://data.example/team"}
-    chosen = nights.settings(place / "store", compute={"runner": "dask-local", "workers": 2}, watch=watch)
+    watch = {
+        "metrics": str(place),
+        "lines": str(place),
+        "seconds": 0.5,
+        "links": "https://data.example/team",
+    }
+    chosen = nights.settings(
+        place / "store", compute={"runner": "dask-local", "workers": 2}, watch=watch
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "MOST_TASK_RUNS", 10)  # 5 shards in 6 folders: groups of three
         state = nightly(chosen, return_state=True)
     assert state.is_completed(), state
     with get_client(sync_client=True) as client:
-        run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        run = ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+        )
         found = client.read_artifacts(artifact_filter=run)
     artifacts = defaultdict(list)
     for artifact in found:
@@ -58,7 +69,9 @@ def metrics_of(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
-def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(watched: Watched) -> None:
+def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(
+    watched: Watched,
+) -> None:
     for stage, rows in ROWS.items():
         (artifact,) = watched.artifacts[f"progress-{stage}"]
         assert artifact.type == "progress" and artifact.data == 100
@@ -68,14 +81,24 @@ def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(wa
 
 def test_what_workers_do_is_counted_by_the_flow(watched: Watched) -> None:
     units = watched.metrics["segmint_units_total"]
-    assert {worker for _, worker in units} <= WORKERS  # a slow machine's second one may come too late
+    assert {
+        worker for _, worker in units
+    } <= WORKERS  # a slow machine's second one may come too late
     assert {stage: sum(n for (of, _), n in units.items() if of == stage) for stage in ROWS} == ROWS
     (table,) = watched.artifacts["rates"]
     rows = json.loads(table.data)
     assert {(row["stage"], row["worker"]): row["done"] for row in rows} == units
-    seconds = watched.metrics["segmint_busy_seconds_total"]  # the table's are rounded, and a shard here takes less
-    assert {(row["stage"], row["worker"]): row["a second"] for row in rows if row["a second"] is not None} == {
-        key: pytest.approx(done / seconds[key], rel=1e-3, abs=0.01) for key, done in units.items() if seconds[key]
+    seconds = watched.metrics[
+        "segmint_busy_seconds_total"
+    ]  # the table's are rounded, and a shard here takes less
+    assert {
+        (row["stage"], row["worker"]): row["a second"]
+        for row in rows
+        if row["a second"] is not None
+    } == {
+        key: pytest.approx(done / seconds[key], rel=1e-3, abs=0.01)
+        for key, done in units.items()
+        if seconds[key]
     }
 
 
@@ -98,7 +121,10 @@ def test_disks_are_measured_where_the_work_is(watched: Watched) -> None:
 
 
 def test_what_was_kept_is_told_by_class_and_reason(watched: Watched) -> None:
-    (classes,), (reasons,) = watched.artifacts["report-classes"], watched.artifacts["report-reasons"]
+    (classes,), (reasons,) = (
+        watched.artifacts["report-classes"],
+        watched.artifacts["report-reasons"],
+    )
     rows = {row["class"]: row for row in json.loads(classes.data)}
     kept = {name: ratio for (name,), ratio in watched.metrics["segmint_keep_ratio"].items()}
     assert {name: f"{100 * ratio:.1f} %" for name, ratio in kept.items()} == {
@@ -114,5 +140,8 @@ def test_pictures_and_links_lead_to_what_was_made(watched: Watched) -> None:
         assert picture.type == "image" and picture.data.startswith("data:image/webp;base64,")
     (links,) = watched.artifacts["report-links"]
     assert "https://data.example/team/runs/night/report.html" in links.data
-    assert f"https://data.example/team/versions/{nights.version(watched.settings)}/manifest.json" in links.data
+    assert (
+        f"https://data.example/team/versions/{nights.version(watched.settings)}/manifest.json"
+        in links.data
+    )
     assert "Champion: none yet" in links.data

@@ -30,7 +30,9 @@ def any_store(request: pytest.FixtureRequest) -> Store:
 def samples() -> Samples:
     """Noisy images that zstd cannot shrink, and labels that it can."""
 
-    def make(count: int = 5, seed: int = 0, size: int = 16) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    def make(
+        count: int = 5, seed: int = 0, size: int = 16
+    ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
         random = np.random.default_rng(seed)
         image = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         label = np.zeros((count, size, size), np.uint8)

@@ -64,10 +64,13 @@ def test_a_proposal_that_changed_is_named(store: Store) -> None:
         agree(store, "publications/1", b"second")
 
 
-def test_a_store_that_does_not_list_what_it_holds_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_list_what_it_holds_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("infra.store.agreement.LISTED_SECONDS", 0.0)
     monkeypatch.setattr(Store, "list", lambda self, path: [])
     with pytest.raises(
-        StoreError, match=r"publications/1 does not list 000\.proposed.* nothing can be agreed on there"
+        StoreError,
+        match=r"publications/1 does not list 000\.proposed.* nothing can be agreed on there",
     ):
         agree(store, "publications/1", b"first")

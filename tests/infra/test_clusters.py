@@ -35,7 +35,9 @@ if __name__ == "__main__":
 def cluster_of(**compute: Any) -> tuple[dict[str, tuple[int, dict[str, str]]], list[str | None]]:
     """Threads and environment of every worker by name, and which GPUs eight tasks for a GPU saw."""
     told = ComputeSettings(runner="dask-local", **compute).model_dump_json()
-    out = subprocess.run([sys.executable, "-c", SCRIPT, told], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT, told], check=True, capture_output=True, text=True
+    ).stdout
     workers, seen = json.loads(out.splitlines()[-1])
     return workers, seen
 
@@ -50,20 +52,28 @@ def test_local_dask_workers_keep_freed_memory_and_have_one_thread() -> None:
 
 def test_every_gpu_has_a_worker_of_its_own_and_work_for_gpus_goes_nowhere_else() -> None:
     workers, seen = cluster_of(workers=1, gpus=2)
-    visible = {name: environment["CUDA_VISIBLE_DEVICES"] for name, (_, environment) in workers.items()}
+    visible = {
+        name: environment["CUDA_VISIBLE_DEVICES"] for name, (_, environment) in workers.items()
+    }
     assert visible == {"gpu-0": "0", "gpu-1": "1", "cpu-0": ""}
     assert set(seen) <= {"0", "1"}
 
 
 def test_threads_cannot_own_gpus() -> None:
-    with pytest.raises(SettingsError, match=r"compute.*gpus is 2, but threads share one process and one GPU"):
+    with pytest.raises(
+        SettingsError, match=r"compute.*gpus is 2, but threads share one process and one GPU"
+    ):
         Settings(compute={"gpus": 2})
 
 
-def test_a_run_that_is_killed_again_and_again_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_killed_again_and_again_fails_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     check_starts()
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(MOST_STARTS))
     check_starts()
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(MOST_STARTS + 1))
-    with pytest.raises(KilledOftenError, match=r"started 11 times and killed each time; see the worker's log"):
+    with pytest.raises(
+        KilledOftenError, match=r"started 11 times and killed each time; see the worker's log"
+    ):
         check_starts()

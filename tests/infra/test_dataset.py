@@ -1,4 +1,6 @@
-"""A published version as a torch dataset: the same samples in the same order, with workers, from folder and bucket."""
+"""A published version as a torch dataset: the same samples in the same order, with workers, from
+folder and bucket.
+"""
 
 import pickle
 from pathlib import Path
@@ -8,9 +10,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from infra.store import CorruptShardError, MissingError, SegmentationDataset, Store, publish_version, write_shard
+from infra.store import (
+    CorruptShardError,
+    MissingError,
+    SegmentationDataset,
+    Store,
+    publish_version,
+    write_shard,
+)
+from testbed.swift import Bucket
 from tests.infra.conftest import Samples
-from tests.swift import Bucket
 
 COUNTS = (3, 1, 5)
 
@@ -28,7 +37,9 @@ def published(store: Store, samples: Samples) -> SegmentationDataset:
     return SegmentationDataset(store.url, "v1", store.options)
 
 
-def test_items_are_the_samples_in_the_order_of_shards_and_rows(dataset: SegmentationDataset, samples: Samples) -> None:
+def test_items_are_the_samples_in_the_order_of_shards_and_rows(
+    dataset: SegmentationDataset, samples: Samples
+) -> None:
     made = [samples(count, seed=number) for number, count in enumerate(COUNTS)]
     images = np.concatenate([arrays["image"] for arrays, _ in made])
     labels = np.concatenate([arrays["label"] for arrays, _ in made])
@@ -49,7 +60,10 @@ def test_a_batch_fetched_at_once_and_shards_kept_in_memory_give_the_same_items(
 ) -> None:
     plain = published(Store.open(bucket.url, bucket.options), samples)
     shard = plain[0]["image"].nbytes * max(COUNTS) * 2  # room for some of the shards
-    for dataset in (plain, SegmentationDataset(plain.store.url, "v1", bucket.options, memory=shard)):
+    for dataset in (
+        plain,
+        SegmentationDataset(plain.store.url, "v1", bucket.options, memory=shard),
+    ):
         order = [8, 0, 3, 4, 0, 7]
         for item, index in zip(dataset.__getitems__(order), order, strict=True):
             assert item["id"] == plain[index]["id"]
@@ -59,7 +73,9 @@ def test_a_batch_fetched_at_once_and_shards_kept_in_memory_give_the_same_items(
 
 def test_what_is_kept_in_memory_is_not_fetched_again(bucket: Bucket, samples: Samples) -> None:
     store = published(Store.open(bucket.url, bucket.options), samples).store
-    first, second = (SegmentationDataset(store.url, "v1", bucket.options, memory=room) for room in (1 << 20, 0))
+    first, second = (
+        SegmentationDataset(store.url, "v1", bucket.options, memory=room) for room in (1 << 20, 0)
+    )
     kept, fetched = first[8], second[8]
     store.delete("versions/v1/data")
     assert torch.equal(first[8]["image"], kept["image"])
@@ -70,8 +86,12 @@ def test_what_is_kept_in_memory_is_not_fetched_again(bucket: Bucket, samples: Sa
 
 
 def test_spawned_workers_read_the_same_in_the_same_order(dataset: SegmentationDataset) -> None:
-    direct = list(DataLoader(dataset, batch_size=2))  # also opens the store here before the workers do
-    workers = list(DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context="spawn"))
+    direct = list(
+        DataLoader(dataset, batch_size=2)
+    )  # also opens the store here before the workers do
+    workers = list(
+        DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context="spawn")
+    )
     assert len(direct) == len(workers) == 5
     for one, other in zip(direct, workers, strict=True):
         assert one["id"] == other["id"]
@@ -87,14 +107,18 @@ def test_pickling_carries_no_open_reader_along(store: Store, samples: Samples) -
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["image"], first["image"])
 
 
-def test_a_changed_sample_is_named_and_the_others_are_still_read(store: Store, samples: Samples) -> None:
+def test_a_changed_sample_is_named_and_the_others_are_still_read(
+    store: Store, samples: Samples
+) -> None:
     dataset = published(store, samples)
     path = Path(store.url, "versions/v1/data/00002.zarr/image/c/0/0/0/0")
     data = bytearray(path.read_bytes())
     data[16 * 16 * 3 * 2 + 7] ^= 1
     path.write_bytes(data)
     assert dataset[5]["id"] == "00020001"
-    with pytest.raises(CorruptShardError, match=r"data/00002: sample 2 \(00020002\), field 'image'"):
+    with pytest.raises(
+        CorruptShardError, match=r"data/00002: sample 2 \(00020002\), field 'image'"
+    ):
         dataset[6]
 
 

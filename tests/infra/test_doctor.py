@@ -71,7 +71,9 @@ def test_a_generator_that_does_not_open_is_found(tmp_path: Path) -> None:
         raise ValueError("unet is missing")
 
     settings = Settings(store={"url": str(tmp_path / "store")})
-    found = {check.name: check for check in diagnose(settings, open_generator=broken, needed_bytes=1)}
+    found = {
+        check.name: check for check in diagnose(settings, open_generator=broken, needed_bytes=1)
+    }
     assert wrong(found) == {"generator": "unet is missing"}
 
 
@@ -85,7 +87,9 @@ def test_a_dask_scheduler_that_is_down_is_found(tmp_path: Path) -> None:
     assert "refused" in wrong(found)["compute"]
 
 
-@pytest.mark.parametrize(("cluster", "finding"), [(False, "credentials"), (True, "connection attempts failed")])
+@pytest.mark.parametrize(
+    ("cluster", "finding"), [(False, "credentials"), (True, "connection attempts failed")]
+)
 def test_a_kubernetes_that_cannot_be_reached_is_found(
     cluster: bool, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,18 +107,25 @@ def test_a_kubernetes_that_cannot_be_reached_is_found(
     assert "KUBECONFIG" in found["kubernetes"].remedy and "hush" not in str(found)
 
 
-def test_without_the_operator_s_client_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_operator_s_client_its_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "dask_kubernetes", None)
     found = checks(tmp_path, compute={"runner": "dask-kubernetes"})
     assert "pip install 'segmint[kubernetes]'" in wrong(found)["kubernetes"]
 
 
-def test_a_package_out_of_bounds_is_found_with_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_out_of_bounds_is_found_with_the_command_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     requires = ["numpy<1,>=0.9", "nosuchpackage>=2", "pytest>=99; extra == 'dev'"]
     monkeypatch.setattr("importlib.metadata.requires", lambda _: requires)
     found = [check for check in infra.doctor._versions() if not check.ok]
     assert [check.name for check in found] == ["numpy<1,>=0.9", "nosuchpackage>=2"]
-    assert [check.remedy for check in found] == ["pip install 'numpy<1,>=0.9'", "pip install 'nosuchpackage>=2'"]
+    assert [check.remedy for check in found] == [
+        "pip install 'numpy<1,>=0.9'",
+        "pip install 'nosuchpackage>=2'",
+    ]
     assert found[1].detail == "not installed"
 
 

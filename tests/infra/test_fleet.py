@@ -1,4 +1,6 @@
-"""What `segmint setup` leaves on a real Prefect server, and what `segmint doctor` says of one that lacks it."""
+"""What `segmint setup` leaves on a real Prefect server, and what `segmint doctor` says of one that
+lacks it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from infra.blocks import open_store
 from infra.clusters import gpu_slot
 from infra.fleet import POOL, missing, set_up
 from infra.settings import Settings, SettingsError, StoreSettings
-from tests.fleet import Prefect
+from testbed.fleet import Prefect
 
-SETTINGS = Settings(compute={"runner": "dask-local", "limit": "segmint-gpu", "gpus": 2}, store={"block": "store"})
+SETTINGS = Settings(
+    compute={"runner": "dask-local", "limit": "segmint-gpu", "gpus": 2}, store={"block": "store"}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +34,9 @@ def client(fleet: Prefect, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPref
 
 def made(slots: int | None = None) -> dict[str, list[str]]:
     done = set_up(SETTINGS, slots)
-    return {how: [each.what for each in done if each.how == how] for how in ("made", "changed", "there")}
+    return {
+        how: [each.what for each in done if each.how == how] for how in ("made", "changed", "there")
+    }
 
 
 def test_setup_makes_everything_once_and_mends_what_was_touched(client: SyncPrefectClient) -> None:
@@ -38,7 +44,9 @@ def test_setup_makes_everything_once_and_mends_what_was_touched(client: SyncPref
     assert [text for text in lacking if "deploy --all" in text and "nightly/nightly" in text]
     first = made()
     assert not first["changed"] and not first["there"]
-    assert {"work pool segmint", "concurrency limit segmint-gpu of 2", "block secret/store"} < set(first["made"])
+    assert {"work pool segmint", "concurrency limit segmint-gpu of 2", "block secret/store"} < set(
+        first["made"]
+    )
     assert made() == {"made": [], "changed": [], "there": first["made"]}
     (late,) = client.read_automations_by_name("segmint: a run is late")
     client.delete_automation(late.id)
@@ -49,7 +57,10 @@ def test_setup_makes_everything_once_and_mends_what_was_touched(client: SyncPref
     assert "automation 'segmint: a crashed run goes on' is off: `segmint setup`" in told
     again = made(slots=8)
     assert again["made"] == ["automation 'segmint: a run is late'"]
-    assert again["changed"] == ["concurrency limit segmint-gpu of 8", "automation 'segmint: a crashed run goes on'"]
+    assert again["changed"] == [
+        "concurrency limit segmint-gpu of 8",
+        "automation 'segmint: a crashed run goes on'",
+    ]
     left = [text for text in missing(SETTINGS) if "deploy --all" not in text]
     assert left == [f"no worker serves work pool {POOL}: `prefect worker start --pool {POOL}`"]
 
@@ -58,7 +69,10 @@ def test_a_notification_block_that_is_not_there_is_an_error() -> None:
     unknown = SETTINGS.model_copy(
         update={"alarm": SETTINGS.alarm.model_copy(update={"notify": "slack-webhook/nobody"})}
     )
-    with pytest.raises(SettingsError, match=r"alarm\.notify: there is no block 'slack-webhook/nobody'.*under Blocks"):
+    with pytest.raises(
+        SettingsError,
+        match=r"alarm\.notify: there is no block 'slack-webhook/nobody'.*under Blocks",
+    ):
         set_up(unknown)
 
 
@@ -69,17 +83,25 @@ def test_credentials_come_from_the_block_and_show_nowhere(tmp_path: Path) -> Non
     assert "not telling" not in f"{store!r} {SETTINGS!r} {SETTINGS.resolved()}"
 
 
-def test_a_block_that_is_not_there_or_holds_no_options_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match=r"store\.block: no Secret block 'unknown'.*make it in Prefect's UI"):
+def test_a_block_that_is_not_there_or_holds_no_options_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(
+        SettingsError, match=r"store\.block: no Secret block 'unknown'.*make it in Prefect's UI"
+    ):
         open_store(StoreSettings(block="unknown"))
     Secret(value="a password").save("password")
-    with pytest.raises(SettingsError, match=r"store\.block: no Secret block 'password' with a JSON object") as error:
+    with pytest.raises(
+        SettingsError, match=r"store\.block: no Secret block 'password' with a JSON object"
+    ) as error:
         open_store(StoreSettings(block="password"))
     assert "a password" not in str(error.value)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     other = SETTINGS.model_copy(update={"store": StoreSettings(block="other")})
-    with pytest.raises(SettingsError, match=r"store\.block: there is no Secret block 'other', and no credentials"):
+    with pytest.raises(
+        SettingsError, match=r"store\.block: there is no Secret block 'other', and no credentials"
+    ):
         set_up(other)
 
 

@@ -1,4 +1,6 @@
-"""A run's Dask cluster on Kubernetes against the operator's schema, the operator's code, and its pods' commands."""
+"""A run's Dask cluster on Kubernetes against the operator's schema, the operator's code, and its
+pods' commands.
+"""
 
 import contextlib
 import copy
@@ -34,7 +36,9 @@ def compute(**kubernetes: object) -> ComputeSettings:
 
 
 def closed(schema: Any) -> Any:
-    """The schema with unknown fields refused, as the API server does in strict mode, except in maps."""
+    """The schema with unknown fields refused, as the API server does in strict mode, except in
+    maps.
+    """
     if isinstance(schema, list):
         return [closed(inner) for inner in schema]
     if not isinstance(schema, dict):
@@ -54,19 +58,32 @@ def operator_schema() -> dict[str, Any]:
     (version,) = yaml.safe_load((files("dask_kubernetes") / CRD).read_text())["spec"]["versions"]
     schema = closed(version["schema"]["openAPIV3Schema"])
     # the API server's own fields of every object
-    schema["properties"] |= {"apiVersion": {"const": "kubernetes.dask.org/v1"}, "kind": {"const": "DaskCluster"}}
+    schema["properties"] |= {
+        "apiVersion": {"const": "kubernetes.dask.org/v1"},
+        "kind": {"const": "DaskCluster"},
+    }
     schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
     return schema
 
 
 def deployments(cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the operator's own code makes of it: one Deployment for the scheduler, one for each worker."""
+    """What the operator's own code makes of it: one Deployment for the scheduler, one for each
+    worker.
+    """
     name, labels = cluster["metadata"]["name"], cluster["metadata"]["labels"]
     spec = copy.deepcopy(cluster["spec"])
     return {
-        "scheduler": controller.build_scheduler_deployment_spec(name, spec["scheduler"]["spec"], {}, labels),
+        "scheduler": controller.build_scheduler_deployment_spec(
+            name, spec["scheduler"]["spec"], {}, labels
+        ),
         "worker": controller.build_worker_deployment_spec(
-            f"{name}-default", cluster["metadata"]["namespace"], name, "0a1b", spec["worker"]["spec"], {}, labels
+            f"{name}-default",
+            cluster["metadata"]["namespace"],
+            name,
+            "0a1b",
+            spec["worker"]["spec"],
+            {},
+            labels,
         ),
     }
 
@@ -76,11 +93,18 @@ def container(deployment: dict[str, Any]) -> dict[str, Any]:
     return dict(only)
 
 
-EVERY_KIND = [{}, {"gpus": 0}, {"gpus": 8, "service_account": "segmint"}, {"secret": None, "memory": "512Mi", "cpu": 1}]
+EVERY_KIND = [
+    {},
+    {"gpus": 0},
+    {"gpus": 8, "service_account": "segmint"},
+    {"secret": None, "memory": "512Mi", "cpu": 1},
+]
 
 
 @pytest.mark.parametrize("kubernetes", EVERY_KIND)
-def test_the_cluster_is_what_the_operator_s_definition_asks_for(kubernetes: dict[str, object]) -> None:
+def test_the_cluster_is_what_the_operator_s_definition_asks_for(
+    kubernetes: dict[str, object],
+) -> None:
     jsonschema.validate(dask_cluster(compute(**kubernetes), "segmint-0a1b2c3d"), operator_schema())
 
 
@@ -106,7 +130,9 @@ def test_a_mistake_is_not_what_it_asks_for(where: list[Any], wrong: object) -> N
 
 
 @pytest.mark.parametrize("kubernetes", EVERY_KIND)
-def test_what_the_operator_makes_of_it_is_valid_to_kubernetes(kubernetes: dict[str, object]) -> None:
+def test_what_the_operator_makes_of_it_is_valid_to_kubernetes(
+    kubernetes: dict[str, object],
+) -> None:
     cluster = dask_cluster(compute(**kubernetes), "segmint-0a1b2c3d")
     service = controller.build_scheduler_service_spec(
         "segmint-0a1b2c3d", cluster["spec"]["scheduler"]["service"], {}, {}
@@ -116,10 +142,14 @@ def test_what_the_operator_makes_of_it_is_valid_to_kubernetes(kubernetes: dict[s
 
 
 def test_a_worker_has_its_gpus_one_thread_and_the_store_s_credentials() -> None:
-    worker = container(deployments(dask_cluster(compute(gpus=2, secret="bucket"), "segmint-1"))["worker"])
+    worker = container(
+        deployments(dask_cluster(compute(gpus=2, secret="bucket"), "segmint-1"))["worker"]
+    )
     assert worker["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "2"}
     assert worker["envFrom"] == [{"secretRef": {"name": "bucket"}}]
-    assert "GPU=1" in worker["args"] and worker["args"][worker["args"].index("--nthreads") + 1] == "1"
+    assert (
+        "GPU=1" in worker["args"] and worker["args"][worker["args"].index("--nthreads") + 1] == "1"
+    )
 
 
 def test_a_worker_without_gpus_asks_for_none_and_offers_none() -> None:
@@ -158,7 +188,9 @@ if __name__ == "__main__":
 
 
 def test_the_commands_of_the_pods_make_a_cluster_that_offers_a_gpu(tmp_path: Path) -> None:
-    """Started here as a container would be: by its arguments, with its environment and nothing else of ours."""
+    """Started here as a container would be: by its arguments, with its environment and nothing else
+    of ours.
+    """
     made = deployments(dask_cluster(compute(memory="1Gi"), "segmint-1"))
     ports = dict(zip(("8786", "8787", "8788"), map(str, free_ports(3)), strict=True))
     address = f"tcp://127.0.0.1:{ports['8786']}"
@@ -167,15 +199,22 @@ def test_the_commands_of_the_pods_make_a_cluster_that_offers_a_gpu(tmp_path: Pat
         environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         environment |= {pair["name"]: pair["value"] for pair in container.get("env", [])}
         environment |= {"DASK_SCHEDULER_ADDRESS": address} if container["name"] == "worker" else {}
-        words = [re.sub(r"\$\((\w+)\)", lambda name: environment[name[1]], word) for word in container["args"]]
-        words = [ports.get(word, ":" + ports[word[1:]] if word[1:] in ports else word) for word in words]
+        words = [
+            re.sub(r"\$\((\w+)\)", lambda name: environment[name[1]], word)
+            for word in container["args"]
+        ]
+        words = [
+            ports.get(word, ":" + ports[word[1:]] if word[1:] in ports else word) for word in words
+        ]
         return subprocess.Popen([BIN / words[0], *words[1:]], env=environment, cwd=tmp_path)
 
     with contextlib.ExitStack() as running:
         for name in ("scheduler", "worker"):
             process = running.enter_context(start(container(made[name])))
             running.callback(process.terminate)
-        found = subprocess.run([sys.executable, "-c", WATCH, address], check=True, capture_output=True, text=True)
+        found = subprocess.run(
+            [sys.executable, "-c", WATCH, address], check=True, capture_output=True, text=True
+        )
     worker = json.loads(found.stdout.splitlines()[-1])
     assert (worker["threads"], worker["memory"], worker["slots"]) == (1, 1 << 30, {"GPU": 1})
     assert worker["held"] == 1  # task a worker at a time
@@ -199,9 +238,19 @@ def test_without_the_operator_s_client_the_remedy_is_told(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"memory": "16G"}, {"memory": "lots"}, {"gpus": -1}, {"cpu": 0}, {"namespace": "Night"}, {"secret": ""}]
+    "wrong",
+    [
+        {"memory": "16G"},
+        {"memory": "lots"},
+        {"gpus": -1},
+        {"cpu": 0},
+        {"namespace": "Night"},
+        {"secret": ""},
+    ],
 )
-def test_pods_that_kubernetes_would_refuse_are_refused_as_settings(wrong: dict[str, object]) -> None:
+def test_pods_that_kubernetes_would_refuse_are_refused_as_settings(
+    wrong: dict[str, object],
+) -> None:
     (field,) = wrong
     with pytest.raises(SettingsError, match=rf"compute\.kubernetes\.{field}"):
         Settings(compute={"kubernetes": wrong})

@@ -1,7 +1,8 @@
 """What a team installs is judged by the tools that own its formats, and says of segmint what is so.
 
-hadolint for the Dockerfile, docker-compose for the compose files, kubectl's kustomize and Kubernetes' own schemas for
-the manifests, systemd-analyze for the units. None needs a daemon or a cluster.
+hadolint for the Dockerfile, docker-compose for the compose files, kubectl's kustomize and
+Kubernetes' own schemas for the manifests, systemd-analyze for the units. None needs a daemon or a
+cluster.
 """
 
 import os
@@ -20,7 +21,7 @@ import yaml
 
 from infra.settings import Settings
 from infra.store import Store
-from tests.swift import Swift
+from testbed.swift import Swift
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -54,20 +55,30 @@ def test_the_image_s_definition_is_what_hadolint_accepts() -> None:
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
-@pytest.mark.parametrize(("right", "wrong"), [("USER 1000", "USER root"), ("WORKDIR /opt", "WORKDIRR /opt")])
-def test_a_mistake_in_the_image_s_definition_is_found(right: str, wrong: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("USER 1000", "USER root"), ("WORKDIR /opt", "WORKDIRR /opt")]
+)
+def test_a_mistake_in_the_image_s_definition_is_found(
+    right: str, wrong: str, tmp_path: Path
+) -> None:
     (tmp_path / "Dockerfile").write_text(DOCKERFILE.read_text().replace(right, wrong))
     assert run(BIN / "hadolint", tmp_path / "Dockerfile").returncode != 0
 
 
 def test_the_image_holds_every_package_and_the_deployments() -> None:
-    rooms = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    rooms = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]["find"]["include"]
     copied = {
         name.rstrip("/")
         for line in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE.read_text(), re.M)
         for name in line.split()
     }
-    kept = {line[1:].rstrip("/") for line in (PROJECT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    kept = {
+        line[1:].rstrip("/")
+        for line in (PROJECT / ".dockerignore").read_text().splitlines()
+        if line[:1] == "!"
+    }
     assert copied >= {room.rstrip("*") for room in rooms} | {"prefect.yaml", "requirements.lock"}
     assert copied == kept and all((PROJECT / name).exists() for name in copied)
 
@@ -77,7 +88,9 @@ def test_the_image_holds_every_package_and_the_deployments() -> None:
 
 def compose(*files: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     chosen = [word for file in files for word in ("--file", str(file))]
-    return run("docker-compose", "--env-file", COMPOSE / ".env.example", *chosen, "config", **environment)
+    return run(
+        "docker-compose", "--env-file", COMPOSE / ".env.example", *chosen, "config", **environment
+    )
 
 
 def composed(*names: str) -> dict[str, Any]:
@@ -112,11 +125,17 @@ def test_a_mistake_in_the_compose_file_is_found(right: str, wrong: str, tmp_path
 def test_without_a_secret_nothing_starts(secret: str) -> None:
     others = {name: "secret" for name in SECRETS if name != secret}
     refused = compose(COMPOSE / "compose.yaml", **others)
-    assert refused.returncode != 0 and secret in refused.stderr and "set it in .env" in refused.stderr
+    assert (
+        refused.returncode != 0 and secret in refused.stderr and "set it in .env" in refused.stderr
+    )
 
 
 def test_the_example_names_every_variable_and_holds_no_secret() -> None:
-    used = {name for file in COMPOSE.glob("*.yaml") for name in re.findall(r"\$\{(\w+)", file.read_text())}
+    used = {
+        name
+        for file in COMPOSE.glob("*.yaml")
+        for name in re.findall(r"\$\{(\w+)", file.read_text())
+    }
     example = dict(re.findall(r"^(\w+)=(.*)$", (COMPOSE / ".env.example").read_text(), re.M))
     assert example.keys() == used
     assert {example[name] for name in SECRETS} == {""}
@@ -127,11 +146,18 @@ def test_every_service_that_stays_is_watched_and_limited() -> None:
     staying = {name: service for name, service in services.items() if service["restart"] != "no"}
     assert set(services) - set(staying) == {"bucket", "setup"}
     assert all(service["healthcheck"]["test"] for service in staying.values())
-    assert all(service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"} for service in staying.values())
+    assert all(
+        service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
+        for service in staying.values()
+    )
 
 
-def test_services_of_compose_are_told_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = with_environment(monkeypatch, composed("compose.yaml")["services"]["worker"]["environment"])
+def test_services_of_compose_are_told_settings_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = with_environment(
+        monkeypatch, composed("compose.yaml")["services"]["worker"]["environment"]
+    )
     assert settings.compute.runner == "dask://dask-scheduler:8786"
     assert settings.store.url == "s3://segmint/store"
 
@@ -159,7 +185,9 @@ def template() -> list[dict[str, Any]]:
 
 def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
-        each["metadata"]["name"]: each["spec"]["template"] for each in objects if "template" in each.get("spec", {})
+        each["metadata"]["name"]: each["spec"]["template"]
+        for each in objects
+        if "template" in each.get("spec", {})
     }
 
 
@@ -181,11 +209,17 @@ def test_the_manifests_are_valid_to_kubernetes_own_schemas(overlay: str, version
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("envFrom:", "envfrom:"), ("replicas: 1", "replicas: one"), ("kind: Service\n", "kind: Servis\n")],
+    [
+        ("envFrom:", "envfrom:"),
+        ("replicas: 1", "replicas: one"),
+        ("kind: Service\n", "kind: Servis\n"),
+    ],
 )
 def test_a_mistake_in_a_manifest_is_found(right: str, wrong: str) -> None:
     broken = yaml.safe_load_all((MANIFESTS / "base/prefect.yaml").read_text().replace(right, wrong))
-    with pytest.raises((kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError)):
+    with pytest.raises(
+        (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError)
+    ):
         for each in broken:
             kubernetes_validate.validate(each, NEWEST, strict=True)
 
@@ -198,11 +232,15 @@ def test_whatever_a_manifest_refers_to_is_there(overlay: str) -> None:
     configs = {ref["name"] for ref in values(objects, "configMapRef")}
     accounts = set(values(objects, "serviceAccountName"))
     assert {("Secret", name) for name in secrets} == {each for each in there if each[0] == "Secret"}
-    assert {("ConfigMap", name) for name in configs} == {each for each in there if each[0] == "ConfigMap"}
+    assert {("ConfigMap", name) for name in configs} == {
+        each for each in there if each[0] == "ConfigMap"
+    }
     assert {("ServiceAccount", name) for name in accounts} <= there
     labels = [template["metadata"]["labels"] for template in pods(objects).values()]
     for service in (each for each in objects if each["kind"] == "Service"):
-        assert any(service["spec"]["selector"].items() <= of_pod.items() for of_pod in labels), service["metadata"]
+        assert any(service["spec"]["selector"].items() <= of_pod.items() for of_pod in labels), (
+            service["metadata"]
+        )
 
 
 def test_the_template_of_secrets_holds_none() -> None:
@@ -239,10 +277,16 @@ def test_flows_in_the_cluster_are_told_settings_that_there_are(
 
 
 def units(folder: Path, right: str = "", wrong: str = "") -> "subprocess.CompletedProcess[str]":
-    """systemd's verdict, with this project's place for /opt/segmint, since it wants to see the programs."""
+    """systemd's verdict, with this project's place for /opt/segmint, since it wants to see the
+    programs.
+    """
     copies = []
     for unit in sorted((PROJECT / "infra/systemd").glob("*.service")):
-        text = unit.read_text().replace("/opt/segmint/.venv/bin", str(BIN)).replace("/opt/segmint", str(PROJECT))
+        text = (
+            unit.read_text()
+            .replace("/opt/segmint/.venv/bin", str(BIN))
+            .replace("/opt/segmint", str(PROJECT))
+        )
         copies.append(folder / unit.name)
         copies[-1].write_text(text.replace(right, wrong) if right else text)
     return run("systemd-analyze", "verify", "--man=no", *copies)
@@ -253,7 +297,9 @@ def test_the_units_are_what_systemd_accepts(tmp_path: Path) -> None:
     assert (judged.returncode, judged.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("right", "wrong"), [("RestartSec=", "RestartSecs="), ("bin/prefect ", "bin/perfect ")])
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("RestartSec=", "RestartSecs="), ("bin/prefect ", "bin/perfect ")]
+)
 def test_a_mistake_in_a_unit_is_found(right: str, wrong: str, tmp_path: Path) -> None:
     assert units(tmp_path, right, wrong).stderr
 
@@ -266,13 +312,17 @@ def commands() -> Iterator[list[str]]:
     yield from values(composed("compose.yaml", "gpu.yaml"), "command")
     yield from values(built(MANIFESTS / "base"), "args")
     for unit in (PROJECT / "infra/systemd").glob("*.service"):
-        yield from (line.split() for line in re.findall("^ExecStart=.*/bin/(.*)$", unit.read_text(), re.M))
+        yield from (
+            line.split() for line in re.findall("^ExecStart=.*/bin/(.*)$", unit.read_text(), re.M)
+        )
 
 
 def test_the_programs_know_every_option_that_they_are_given() -> None:
     given: dict[tuple[str, ...], set[str]] = {}
     for words in commands():
-        first = next((index for index, word in enumerate(words) if word.startswith("--") or "://" in word), 0)
+        first = next(
+            (index for index, word in enumerate(words) if word.startswith("--") or "://" in word), 0
+        )
         if words[0] in ("prefect", "dask"):
             options = {word.split("=")[0] for word in words if word.startswith("--")}
             given.setdefault(tuple(words[:first]), set()).update(options)

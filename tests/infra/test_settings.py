@@ -22,11 +22,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     file = tmp_path / "segmint.toml"
-    file.write_text('name = "from-file"\nseed = 1\n[plan]\nimages = 10\nmulti = 0.1\n[plan.budget]\ncar = 2\n')
+    file.write_text(
+        'name = "from-file"\nseed = 1\n[plan]\nimages = 10\nmulti = 0.1\n[plan.budget]\ncar = 2\n'
+    )
     return file
 
 
-def test_flags_win_over_environment_over_file_over_defaults(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_environment_over_file_over_defaults(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SEGMINT_PLAN__IMAGES", "20")
     monkeypatch.setenv("SEGMINT_PLAN__MULTI", "0.2")
     settings = Settings(_file=toml, _flags=["plan.images=30"])
@@ -40,24 +44,38 @@ def test_values_given_in_code_win_over_flags() -> None:
 
 def test_yaml_reads_as_toml_does(toml: Path, tmp_path: Path) -> None:
     yaml = tmp_path / "segmint.yaml"
-    yaml.write_text("name: from-file\nseed: 1\nplan:\n  images: 10\n  multi: 0.1\n  budget:\n    car: 2\n")
+    yaml.write_text(
+        "name: from-file\nseed: 1\nplan:\n  images: 10\n  multi: 0.1\n  budget:\n    car: 2\n"
+    )
     assert Settings(_file=yaml) == Settings(_file=toml)
 
 
-def test_tables_merge_across_sources_field_by_field(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_merge_across_sources_field_by_field(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SEGMINT_PLAN__BUDGET__TREE", "3")
-    assert Settings(_file=toml, _flags=["plan.budget.bus=4"]).plan.budget == {"car": 2, "tree": 3, "bus": 4}
+    assert Settings(_file=toml, _flags=["plan.budget.bus=4"]).plan.budget == {
+        "car": 2,
+        "tree": 3,
+        "bus": 4,
+    }
 
 
 def test_text_is_read_as_what_the_field_holds() -> None:
     flags = ["name=1.10", "plan.budget=null", "classes=car, tree", "store.options.anon=false"]
     settings = Settings(_flags=flags, plan={})
-    assert (settings.name, settings.plan.budget, settings.classes) == ("1.10", None, ("car", "tree"))
+    assert (settings.name, settings.plan.budget, settings.classes) == (
+        "1.10",
+        None,
+        ("car", "tree"),
+    )
     assert settings.store.options == {"anon": False}
 
 
 def test_an_unknown_flag_names_the_nearest_setting() -> None:
-    with pytest.raises(SettingsError, match=r"'plan.imges' \(from --set plan.imges\): did you mean 'plan.images'"):
+    with pytest.raises(
+        SettingsError, match=r"'plan.imges' \(from --set plan.imges\): did you mean 'plan.images'"
+    ):
         Settings(_flags=["plan.imges=3"])
 
 
@@ -72,9 +90,13 @@ def test_an_unknown_name_far_from_all_lists_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("variable", ["SEGMINT_PLN__IMAGES", "SEGMINT_PLAN__IMGES"])
-def test_an_unknown_environment_variable_is_an_error(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_environment_variable_is_an_error(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, "3")
-    with pytest.raises(SettingsError, match=r"from SEGMINT_PL.* in the environment\): did you mean 'plan"):
+    with pytest.raises(
+        SettingsError, match=r"from SEGMINT_PL.* in the environment\): did you mean 'plan"
+    ):
         Settings()
 
 
@@ -82,7 +104,8 @@ def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "night.toml"
     file.write_text("[generator]\nguidance = 3\n")
     with pytest.raises(
-        SettingsError, match=r"night.toml, generator.guidance\): did you mean 'generator.guidance_scale'"
+        SettingsError,
+        match=r"night.toml, generator.guidance\): did you mean 'generator.guidance_scale'",
     ):
         Settings(_file=file)
 
@@ -98,7 +121,10 @@ def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
         ("plan.budget.car=-1", r"plan.budget.car = '-1' .* greater than or equal to 0"),
         ("plan.budget.car=nan", r"plan.budget.car = 'nan' .* finite number"),
         ("generator.device=gpu", r"generator.device = 'gpu' .* auto, cpu, mps, cuda or cuda:N"),
-        ("compute.runner=ray", r"compute.runner = 'ray' .* threads, dask-local, dask-kubernetes or dask://HOST:PORT"),
+        (
+            "compute.runner=ray",
+            r"compute.runner = 'ray' .* threads, dask-local, dask-kubernetes or dask://HOST:PORT",
+        ),
         ("name=a/b", r"name = 'a/b' .* letters, digits"),
         ("plan.multi=0.99", r"multi 0.99 \+ negatives 0.05 is more than 1; lower one"),
         ("plan={3", r'"plan"; a table or list is written as JSON'),
@@ -119,7 +145,9 @@ def test_a_wrong_value_gets_field_value_and_remedy(flag: str, message: str) -> N
         ("a.toml", "name = 'caf\udce9'", "a.toml is not a table of settings in TOML: 'utf-8'"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
     (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(SettingsError, match=message):
         Settings(_file=tmp_path / name)
@@ -138,11 +166,20 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     "flag",
     [
-        "name=x", "store.url=elsewhere", "store.options.anon=true", "compute.workers=4", "compute.runner=dask-local",
-        "watch.metrics=out", "watch.lines=-", "plan.shard_size=7", "generator.batch_size=3", "generator.device=cuda",
-        "train.steps=3", "evaluate.images=3",
+        "name=x",
+        "store.url=elsewhere",
+        "store.options.anon=true",
+        "compute.workers=4",
+        "compute.runner=dask-local",
+        "watch.metrics=out",
+        "watch.lines=-",
+        "plan.shard_size=7",
+        "generator.batch_size=3",
+        "generator.device=cuda",
+        "train.steps=3",
+        "evaluate.images=3",
     ],
-)  # fmt: skip
+)
 def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
     assert Settings(_flags=[flag]).identity == Settings().identity
 
@@ -150,12 +187,26 @@ def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
 @pytest.mark.parametrize(
     "flag",
     [
-        "seed=1", "classes=car,tree", "plan.images=7", "plan.multi=0.2", "plan.budget.car=2", "generator.path=sd",
-        "generator.guidance_scale=4", "generator.guidance_rescale=0", "generator.dtype=float16",
-        "generator.attention=names", "refine.pamr_iterations=9", "select.min_area=0.1", "select.max_ignored=1",
-        "select.min_largest=0", "select.folds=2", "select.keep=auto", "compose.images=3", "compose.spliced=0",
+        "seed=1",
+        "classes=car,tree",
+        "plan.images=7",
+        "plan.multi=0.2",
+        "plan.budget.car=2",
+        "generator.path=sd",
+        "generator.guidance_scale=4",
+        "generator.guidance_rescale=0",
+        "generator.dtype=float16",
+        "generator.attention=names",
+        "refine.pamr_iterations=9",
+        "select.min_area=0.1",
+        "select.max_ignored=1",
+        "select.min_largest=0",
+        "select.folds=2",
+        "select.keep=auto",
+        "compose.images=3",
+        "compose.spliced=0",
     ],
-)  # fmt: skip
+)
 def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:
     assert Settings(_flags=[flag]).identity != Settings().identity
 
@@ -163,15 +214,21 @@ def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:
 def test_fields_added_since_leave_the_identity_of_older_runs_alone() -> None:
     samples = Settings().sample_settings()
     assert "attention" not in samples["generator"] and "guidance_scale" in samples["generator"]
-    assert Settings(generator={"attention": "names"}).sample_settings()["generator"]["attention"] == "names"
+    assert (
+        Settings(generator={"attention": "names"}).sample_settings()["generator"]["attention"]
+        == "names"
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 1.5, "most", None, float("nan")])
 def test_a_share_to_keep_is_a_share_or_auto(keep: object) -> None:
     assert (
-        Settings(select={"keep": "0.5"}).select.keep == 0.5 and Settings(select={"keep": "auto"}).select.keep == "auto"
+        Settings(select={"keep": "0.5"}).select.keep == 0.5
+        and Settings(select={"keep": "auto"}).select.keep == "auto"
     )
-    with pytest.raises(SettingsError, match=r"select\.keep = .*: .*give a share over 0 and up to 1, or auto"):
+    with pytest.raises(
+        SettingsError, match=r"select\.keep = .*: .*give a share over 0 and up to 1, or auto"
+    ):
         Settings(select={"keep": keep})
 
 
@@ -192,17 +249,29 @@ def test_resolved_settings_read_back_as_the_same() -> None:
     assert Settings.model_validate(settings.resolved()).identity == settings.identity
 
 
-def test_credentials_of_the_environment_reach_the_store_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_of_the_environment_reach_the_store_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SEGMINT_STORE__OPTIONS__SECRET", SECRET)
     monkeypatch.setenv(
-        "SEGMINT_STORE__OPTIONS__CLIENT_KWARGS", json.dumps({"aws_secret_access_key": SECRET, "verify": 1})
+        "SEGMINT_STORE__OPTIONS__CLIENT_KWARGS",
+        json.dumps({"aws_secret_access_key": SECRET, "verify": 1}),
     )
     monkeypatch.setenv("SEGMINT_STORE__URL", f"s3://me:{SECRET}@bucket/night")
     settings = Settings()
     assert settings.store.options["secret"] == SECRET
     options = {"client_kwargs": {"verify": 1}}
-    assert settings.resolved()["store"] == {"url": "s3://bucket/night", "options": options, "block": None}
-    for shown in (repr(settings), str(settings.store), settings.model_dump_json(), json.dumps(settings.record())):
+    assert settings.resolved()["store"] == {
+        "url": "s3://bucket/night",
+        "options": options,
+        "block": None,
+    }
+    for shown in (
+        repr(settings),
+        str(settings.store),
+        settings.model_dump_json(),
+        json.dumps(settings.record()),
+    ):
         assert SECRET not in shown
 
 
@@ -215,11 +284,19 @@ def test_no_error_shows_a_credential(value: str, monkeypatch: pytest.MonkeyPatch
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("setting", [{"options": {"secret": SECRET}}, {"url": f"s3://me:{SECRET}@bucket"}])
-def test_a_credential_in_a_file_or_a_flag_is_refused(setting: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "setting", [{"options": {"secret": SECRET}}, {"url": f"s3://me:{SECRET}@bucket"}]
+)
+def test_a_credential_in_a_file_or_a_flag_is_refused(
+    setting: dict[str, object], tmp_path: Path
+) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(json.dumps({"store": setting}))
-    for given in ({"_file": file}, {"_flags": [f"store={json.dumps(setting)}"]}, {"store": setting}):
+    for given in (
+        {"_file": file},
+        {"_flags": [f"store={json.dumps(setting)}"]},
+        {"store": setting},
+    ):
         with pytest.raises(SettingsError, match="set it in the environment") as caught:
             Settings(**given)
         assert SECRET not in str(caught.value)
@@ -227,9 +304,12 @@ def test_a_credential_in_a_file_or_a_flag_is_refused(setting: dict[str, object],
 
 def test_the_same_run_goes_on_and_another_of_its_name_is_told_what_differs() -> None:
     record = json.loads(json.dumps(Settings(seed=1, plan={"images": 10}).record()))
-    check_same_run(record, Settings(seed=1, plan={"images": 10, "shard_size": 3}, compute={"workers": 5}))
+    check_same_run(
+        record, Settings(seed=1, plan={"images": 10, "shard_size": 3}, compute={"workers": 5})
+    )
     with pytest.raises(
-        SettingsError, match=r"run 'nightly' .* plan.images was 10, is 20; seed was 1, is 0.*another name"
+        SettingsError,
+        match=r"run 'nightly' .* plan.images was 10, is 20; seed was 1, is 0.*another name",
     ):
         check_same_run(record, Settings(plan={"images": 20}))
     with pytest.raises(SettingsError, match=r"other settings: vocabulary has other content"):
@@ -238,4 +318,8 @@ def test_the_same_run_goes_on_and_another_of_its_name_is_told_what_differs() -> 
 
 def test_every_setting_is_explained_in_one_line() -> None:
     explained = dict(_fields(Settings))
-    assert [name for name, field in explained.items() if not field.description or "\n" in field.description] == []
+    assert [
+        name
+        for name, field in explained.items()
+        if not field.description or "\n" in field.description
+    ] == []

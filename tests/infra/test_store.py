@@ -19,18 +19,31 @@ from infra.store import MissingError, Store, StoreError
 
 
 def test_what_was_written_is_read_back(any_store: Store) -> None:
-    table = pd.DataFrame({"id": ["a", "b"], "classes": [["car"], []], "seed": [2**62, 1], "score": [0.5, np.nan]})
+    table = pd.DataFrame(
+        {"id": ["a", "b"], "classes": [["car"], []], "seed": [2**62, 1], "score": [0.5, np.nan]}
+    )
     any_store.write_bytes("notes/a.bin", b"\x00\xff")
-    any_store.write_json("notes/b.json", {"iou": np.float32(0.5), "per_class": np.arange(3), "name": "Straße"})
+    any_store.write_json(
+        "notes/b.json", {"iou": np.float32(0.5), "per_class": np.arange(3), "name": "Straße"}
+    )
     any_store.write_table("plan.parquet", table)
     assert any_store.read_bytes("notes/a.bin") == b"\x00\xff"
-    assert any_store.read_json("notes/b.json") == {"iou": 0.5, "per_class": [0, 1, 2], "name": "Straße"}
+    assert any_store.read_json("notes/b.json") == {
+        "iou": 0.5,
+        "per_class": [0, 1, 2],
+        "name": "Straße",
+    }
     pd.testing.assert_frame_equal(any_store.read_table("plan.parquet"), table)
     assert any_store.read_table("plan.parquet")["classes"].tolist() == [["car"], []]
 
 
 def test_names_directly_below_are_listed_in_order(any_store: Store) -> None:
-    for path in ("runs/b/settings.json", "runs/a/plan.parquet", "runs/a/refine/00000.json", "champion.json"):
+    for path in (
+        "runs/b/settings.json",
+        "runs/a/plan.parquet",
+        "runs/a/refine/00000.json",
+        "champion.json",
+    ):
         any_store.write_bytes(path, b"x")
     assert any_store.list() == ["champion.json", "runs"]
     assert any_store.list("runs") == ["a", "b"]
@@ -80,7 +93,9 @@ def test_a_store_survives_pickling_and_shows_no_secret(store: Store) -> None:
     assert pickle.loads(pickle.dumps(secret)) == secret
 
 
-def test_a_relative_folder_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_found_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store.open("out/store")
     store.write_bytes("x", b"1")
@@ -106,7 +121,9 @@ def test_a_url_that_cannot_work_is_refused_at_once(url: str, words: str) -> None
 def test_a_reader_never_sees_half_a_file(store: Store) -> None:
     contents = [bytes([number]) * 3_000_000 for number in range(2)]
     store.write_bytes("x", contents[0])
-    writer = threading.Thread(target=lambda: [store.write_bytes("x", contents[turn % 2]) for turn in range(20)])
+    writer = threading.Thread(
+        target=lambda: [store.write_bytes("x", contents[turn % 2]) for turn in range(20)]
+    )
     writer.start()
     while writer.is_alive():
         assert store.read_bytes("x") in contents
@@ -115,7 +132,12 @@ def test_a_reader_never_sees_half_a_file(store: Store) -> None:
 
 def test_many_writers_in_one_folder_do_not_disturb_each_other(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: store.write_bytes(f"files/{number}", bytes([number % 256])), range(400)))
+        list(
+            pool.map(
+                lambda number: store.write_bytes(f"files/{number}", bytes([number % 256])),
+                range(400),
+            )
+        )
     assert len(store.list("files")) == 400
 
 
@@ -172,7 +194,10 @@ def test_a_full_disk_is_named_and_what_was_finished_stays(tmp_path: Path) -> Non
         pytest.skip("a small disk to fill cannot be mounted on this machine")
     command = [*namespace, sys.executable, "-c", FULL_DISK, str(tmp_path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "large: No space left on device: the disk is full; make room or set another store url" in output
+    assert (
+        "large: No space left on device: the disk is full; make room or set another store url"
+        in output
+    )
     assert output.endswith("['finished'] b'1'\n")
 
 

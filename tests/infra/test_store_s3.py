@@ -9,22 +9,30 @@ import pytest
 import s3fs
 
 from infra.store import MissingError, Store, StoreError, read_shard, write_shard
+from testbed.swift import Bucket, Swift
 from tests.infra.conftest import Samples
-from tests.swift import Bucket, Swift
 
 KEY, SECRET = "somebody:else", "swordfish-1234"
 
 
-def test_keys_from_the_environment_suffice(bucket: Bucket, s3: Swift, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_from_the_environment_suffice(
+    bucket: Bucket, s3: Swift, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     Store.open(bucket.url).probe()
 
 
-def test_wrong_keys_are_refused_at_once_and_not_shown(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_are_refused_at_once_and_not_shown(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-5678")
-    store = Store.open(bucket.url, {**bucket.options, "key": KEY, "secret": SECRET, "retry_seconds": 3600})
-    with pytest.raises(StoreError, match=r"refused .*check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as refused:
+    store = Store.open(
+        bucket.url, {**bucket.options, "key": KEY, "secret": SECRET, "retry_seconds": 3600}
+    )
+    with pytest.raises(
+        StoreError, match=r"refused .*check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ) as refused:
         store.probe()
     shown = "".join(traceback.format_exception(refused.value))
     assert not any(secret in shown for secret in (SECRET, "token-5678"))
@@ -32,7 +40,9 @@ def test_wrong_keys_are_refused_at_once_and_not_shown(bucket: Bucket, monkeypatc
 
 def test_a_bucket_that_is_not_there_is_named(s3: Swift) -> None:
     store = Store.open("s3://no-such-bucket", s3.options)
-    with pytest.raises(StoreError, match="s3://no-such-bucket: there is no such bucket; create it") as refused:
+    with pytest.raises(
+        StoreError, match="s3://no-such-bucket: there is no such bucket; create it"
+    ) as refused:
         store.probe()
     assert not isinstance(refused.value, MissingError)
 
@@ -43,7 +53,9 @@ def test_an_endpoint_that_never_answers_is_given_up_after_the_time_set(bucket: B
         Store.open(bucket.url, options).probe()
 
 
-def test_an_endpoint_that_comes_back_is_waited_for(bucket: Bucket, s3: Swift, samples: Samples) -> None:
+def test_an_endpoint_that_comes_back_is_waited_for(
+    bucket: Bucket, s3: Swift, samples: Samples
+) -> None:
     store = Store.open(bucket.url, {**bucket.options, "retry_seconds": 60})
     write_shard(store, "runs/a/refine/00000", *samples(seed=0))
     s3.kill()
@@ -68,7 +80,9 @@ def test_an_endpoint_that_stays_away_stops_the_writer_and_keeps_what_was_finishe
             write_shard(store, "runs/a/refine/00001", *samples(seed=1))
     finally:
         s3.start()
-    assert [name for name in store.list("runs/a/refine") if name.endswith(".json")] == ["00000.json"]
+    assert [name for name in store.list("runs/a/refine") if name.endswith(".json")] == [
+        "00000.json"
+    ]
     read_shard(store, "runs/a/refine/00000")
     write_shard(store, "runs/a/refine/00001", *samples(seed=1))
 

@@ -1,4 +1,6 @@
-"""Shards: plain Zarr, marker last, the same bytes for the same samples, and damage found as it is read."""
+"""Shards: plain Zarr, marker last, the same bytes for the same samples, and damage found as it is
+read.
+"""
 
 import json
 import signal
@@ -33,14 +35,20 @@ PATH = "runs/nightly/synthesize/00003"
 
 def files(store: Store, below: str = "") -> dict[str, bytes]:
     root = Path(store.url, below)
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def opened(store: Store, path: str) -> zarr.Group:
     if "://" not in store.url:
         return zarr.open_group(LocalStore(f"{store.url}/{path}.zarr"), mode="r")
     options = {**store.options, "asynchronous": True}
-    return zarr.open_group(FsspecStore.from_url(f"{store.url}/{path}.zarr", storage_options=options), mode="r")
+    return zarr.open_group(
+        FsspecStore.from_url(f"{store.url}/{path}.zarr", storage_options=options), mode="r"
+    )
 
 
 def test_a_shard_is_read_back_as_it_was_written(any_store: Store, samples: Samples) -> None:
@@ -83,17 +91,29 @@ def test_plain_zarr_opens_what_lies_there(any_store: Store, samples: Samples) ->
         assert (group[name][3] == array[3]).all()
 
 
-@pytest.mark.parametrize(("dtype", "fill", "codecs"), [("uint8", 255, [ZstdCodec(level=3)]), ("float16", np.nan, [])])
+@pytest.mark.parametrize(
+    ("dtype", "fill", "codecs"), [("uint8", 255, [ZstdCodec(level=3)]), ("float16", np.nan, [])]
+)
 def test_the_metadata_is_what_zarr_itself_writes(
     store: Store, dtype: str, fill: float, codecs: list[ZstdCodec]
 ) -> None:
-    values = np.zeros((4, 8, 8), dtype) if codecs else np.random.default_rng(0).random((4, 8, 8)).astype(dtype)
+    values = (
+        np.zeros((4, 8, 8), dtype)
+        if codecs
+        else np.random.default_rng(0).random((4, 8, 8)).astype(dtype)
+    )
     write_shard(store, PATH, {"field": values}, pd.DataFrame({"id": list("abcd")}))
     memory = MemoryStore()
     zarr.create_group(memory).create_array(
-        "field", shape=values.shape, chunks=(1, 8, 8), shards=values.shape, dtype=dtype, fill_value=fill,
-        serializer=BytesCodec() if dtype == "uint8" else "auto", compressors=codecs,
-    )  # fmt: skip
+        "field",
+        shape=values.shape,
+        chunks=(1, 8, 8),
+        shards=values.shape,
+        dtype=dtype,
+        fill_value=fill,
+        serializer=BytesCodec() if dtype == "uint8" else "auto",
+        compressors=codecs,
+    )
     ours = json.loads(store.read_bytes(f"{PATH}.zarr/field/zarr.json"))
     theirs = json.loads(memory._store_dict["field/zarr.json"].to_bytes())
     del theirs["storage_transformers"]
@@ -110,7 +130,9 @@ def test_the_same_samples_give_the_same_bytes(store: Store, samples: Samples) ->
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3,), (1, 2, 4, 4)])
 def test_every_dtype_and_shape_is_kept(store: Store, dtype: str, shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
-    write_shard(store, PATH, {"x": values}, pd.DataFrame({"id": [str(row) for row in range(len(values))]}))
+    write_shard(
+        store, PATH, {"x": values}, pd.DataFrame({"id": [str(row) for row in range(len(values))]})
+    )
     found = read_shard(store, PATH)[0]["x"]
     assert found.dtype == values.dtype
     assert (found == values).all()
@@ -120,13 +142,17 @@ def test_every_dtype_and_shape_is_kept(store: Store, dtype: str, shape: tuple[in
 
 def test_views_and_foreign_byte_order_are_stored_as_what_they_say(store: Store) -> None:
     values = np.arange(2 * 4 * 6, dtype=">f4").reshape(2, 4, 6)
-    write_shard(store, PATH, {"x": values.transpose(0, 2, 1)[:, ::2]}, pd.DataFrame({"id": ["a", "b"]}))
+    write_shard(
+        store, PATH, {"x": values.transpose(0, 2, 1)[:, ::2]}, pd.DataFrame({"id": ["a", "b"]})
+    )
     assert (read_shard(store, PATH)[0]["x"] == values.transpose(0, 2, 1)[:, ::2]).all()
     assert (opened(store, PATH)["x"][:] == values.transpose(0, 2, 1)[:, ::2]).all()
 
 
 def test_all_background_is_stored_and_differs_from_never_written(store: Store) -> None:
-    write_shard(store, PATH, {"label": np.zeros((3, 8, 8), np.uint8)}, pd.DataFrame({"id": list("abc")}))
+    write_shard(
+        store, PATH, {"label": np.zeros((3, 8, 8), np.uint8)}, pd.DataFrame({"id": list("abc")})
+    )
     assert (opened(store, PATH)["label"][:] == 0).all()
     store.delete(f"{PATH}.zarr/label/c")
     assert (opened(store, PATH)["label"][:] == 255).all()
@@ -147,12 +173,24 @@ def test_a_shard_may_hold_nothing(store: Store, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("arrays", "columns", "words"),
     [
-        ({"x": np.zeros((2, 4))}, {"id": list("abc")}, r"field 'x' has shape \(2, 4\), but the table has 3 rows"),
+        (
+            {"x": np.zeros((2, 4))},
+            {"id": list("abc")},
+            r"field 'x' has shape \(2, 4\), but the table has 3 rows",
+        ),
         ({"x": np.array(1.0)}, {"id": ["a"]}, r"field 'x' has shape \(\)"),
-        ({"x": np.zeros(2, "complex64")}, {"id": list("ab")}, "dtype complex64; convert it to one of bool, uint8"),
+        (
+            {"x": np.zeros(2, "complex64")},
+            {"id": list("ab")},
+            "dtype complex64; convert it to one of bool, uint8",
+        ),
         ({"x": np.array(["a", "b"])}, {"id": list("ab")}, "field 'x' has dtype"),
         ({"a/b": np.zeros(2)}, {"id": list("ab")}, "field 'a/b' must be a plain word"),
-        ({"x": np.zeros(3)}, {"id": list("aba")}, r"ids must be unique strings; given twice: \['a'\]"),
+        (
+            {"x": np.zeros(3)},
+            {"id": list("aba")},
+            r"ids must be unique strings; given twice: \['a'\]",
+        ),
         ({"x": np.zeros(2)}, {"id": [1, 2]}, "ids must be unique strings"),
         ({"x": np.zeros(2)}, {"row": [1, 2]}, r"no column 'id', only \['row'\]"),
     ],
@@ -182,14 +220,18 @@ def test_other_content_replaces_all_of_an_unpublished_shard(store: Store, sample
 
 
 @pytest.mark.parametrize("fault", ["missing", "cut off", "changed"])
-def test_a_shard_without_a_valid_marker_was_never_written(store: Store, samples: Samples, fault: str) -> None:
+def test_a_shard_without_a_valid_marker_was_never_written(
+    store: Store, samples: Samples, fault: str
+) -> None:
     write_shard(store, PATH, *samples())
     marker = Path(store.url, f"{PATH}.json")
     data = marker.read_bytes()
     if fault == "missing":
         marker.unlink()
     else:
-        marker.write_bytes(data[:-3] if fault == "cut off" else data.replace(b'"seconds": 0.0', b'"seconds": 9.0'))
+        marker.write_bytes(
+            data[:-3] if fault == "cut off" else data.replace(b'"seconds": 0.0', b'"seconds": 9.0')
+        )
     assert read_marker(store, PATH) is None
     with pytest.raises(MissingError, match="00003 is no finished shard; run the stage"):
         read_shard(store, PATH)
@@ -236,7 +278,10 @@ def test_a_flipped_byte_is_found_as_its_sample_is_read(any_store: Store, samples
         any_store.write_bytes(f"{PATH}.zarr/{field}/{key}", bytes(data))
         reader = ShardReader(any_store, PATH)
         assert (reader.read(field, 1) == arrays[field][1]).all()
-        with pytest.raises(CorruptShardError, match=rf"sample 2 \(00000002\), field '{field}': its checksum differs"):
+        with pytest.raises(
+            CorruptShardError,
+            match=rf"sample 2 \(00000002\), field '{field}': its checksum differs",
+        ):
             reader.read(field, 2)
         with pytest.raises(CorruptShardError, match="00000002"):
             read_shard(any_store, PATH, [field])
@@ -254,7 +299,9 @@ def test_a_cut_or_missing_object_is_found_as_it_is_read(any_store: Store, sample
     with pytest.raises(CorruptShardError, match="ends"):
         ShardReader(any_store, PATH)
     any_store.delete(path)
-    with pytest.raises(CorruptShardError, match="image/c/0/0/0/0 is not there, although the shard was finished"):
+    with pytest.raises(
+        CorruptShardError, match="image/c/0/0/0/0 is not there, although the shard was finished"
+    ):
         reader.read("image", 0)
 
 
@@ -264,5 +311,7 @@ def test_a_damaged_index_is_found_as_the_shard_is_opened(store: Store, samples: 
     data = bytearray(path.read_bytes())
     data[-10] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptShardError, match="00003: the index of its chunks is cut off or damaged"):
+    with pytest.raises(
+        CorruptShardError, match="00003: the index of its chunks is cut off or damaged"
+    ):
         ShardReader(store, PATH)

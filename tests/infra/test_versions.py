@@ -34,11 +34,15 @@ CARD = "card-74bd8373.md"  # with the first digits of its SHA-256
 META = {"run": "nightly", "classes": {"1": "car"}, "counts": {"car": 7}}
 
 
-def publish(store: Store, samples: Samples, version: str = "v1", seed: int = 0, shards: int = 2) -> Manifest:
+def publish(
+    store: Store, samples: Samples, version: str = "v1", seed: int = 0, shards: int = 2
+) -> Manifest:
     paths = [f"versions/{version}/data/{number:05d}" for number in range(shards)]
     for number, path in enumerate(paths):
         write_shard(store, path, *samples(3 + number, seed=seed + number))
-    return publish_version(store, version, shards=paths, meta=META, files={"card.md": b"# A card\n"})
+    return publish_version(
+        store, version, shards=paths, meta=META, files={"card.md": b"# A card\n"}
+    )
 
 
 def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> None:
@@ -50,7 +54,9 @@ def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> No
     assert (manifest.samples, manifest.meta) == (7, META)
     assert manifest.paths == ["versions/v1/data/00000", "versions/v1/data/00001"]
     assert list(manifest.files) == [CARD]
-    assert (read_shard(any_store, manifest.paths[1])[0]["image"] == samples(4, seed=1)[0]["image"]).all()
+    assert (
+        read_shard(any_store, manifest.paths[1])[0]["image"] == samples(4, seed=1)[0]["image"]
+    ).all()
     assert verify_version(any_store, "v1") == []
 
 
@@ -76,7 +82,9 @@ def clock_off_by(days: int) -> type[datetime]:
     return Clock
 
 
-def test_versions_from_before_there_were_numbers_are_read_and_come_first_by_age(store: Store, samples: Samples) -> None:
+def test_versions_from_before_there_were_numbers_are_read_and_come_first_by_age(
+    store: Store, samples: Samples
+) -> None:
     digests = {name: publish(store, samples, name).digest for name in ("new", "second", "first")}
     for name, created in {"first": "2026-01-01T00:00:00", "second": "2026-01-02T00:00:00"}.items():
         path = Path(store.url, f"versions/{name}/manifest.json")
@@ -113,7 +121,8 @@ def test_a_version_that_was_deleted_does_not_come_back_and_can_be_published_anew
     publish(store, samples, "v1")
     publish(store, samples, "v2")
     store.delete("versions/v2")
-    if not entered:  # its publisher was killed between the agreement and the manifest, and the samples were swept
+    # its publisher was killed between the agreement and the manifest, and the samples were swept
+    if not entered:
         store.delete("publications/00000002.json")
     publish(store, samples, "v3")
     assert [manifest.version for manifest in list_versions(store)] == ["v1", "v3"]
@@ -146,7 +155,9 @@ def test_what_else_lies_among_the_versions_hides_none(any_store: Store, samples:
     assert publish(any_store, samples, "v2").number == 2
 
 
-def test_an_unknown_version_is_answered_with_those_there_are(store: Store, samples: Samples) -> None:
+def test_an_unknown_version_is_answered_with_those_there_are(
+    store: Store, samples: Samples
+) -> None:
     publish(store, samples)
     with pytest.raises(MissingError, match=r"no version 'v2' is published .*there are: v1"):
         read_version(store, "v2")
@@ -169,7 +180,9 @@ for number in range(10**6):
 def test_a_publication_killed_before_its_manifest_is_invisible(store: Store) -> None:
     begun = published = 0
     while begun == published:  # a kill between two publications leaves none unfinished
-        with subprocess.Popen([sys.executable, "-c", KILLED, store.url], stdout=subprocess.PIPE) as publisher:
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, store.url], stdout=subprocess.PIPE
+        ) as publisher:
             assert publisher.stdout
             publisher.stdout.readline()
             time.sleep(0.3)
@@ -205,7 +218,11 @@ except PublishedError:
 
 @pytest.mark.parametrize(
     ("names", "seeds", "versions", "winners"),
-    [(("a", "b", "c"), "012", 3, 3), (("a", "a", "a"), "000", 1, 3), (("a", "a", "a"), "012", 1, 1)],
+    [
+        (("a", "b", "c"), "012", 3, 3),
+        (("a", "a", "a"), "000", 1, 3),
+        (("a", "a", "a"), "012", 1, 1),
+    ],
     ids=["of different versions", "of the same", "of the same name with different content"],
 )
 def test_of_publications_at_once_each_version_survives_whole_and_who_was_told_so_has_published_it(
@@ -215,7 +232,9 @@ def test_of_publications_at_once_each_version_survives_whole_and_who_was_told_so
         publishers = []
         for name, seed in zip(names, seeds, strict=True):
             command = [sys.executable, "-c", PUBLISHES, any_store.url, name, seed]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             publishers.append(stack.enter_context(process))
         for publisher in publishers:
             tell(publisher, json.dumps(dict(any_store.options)))
@@ -247,7 +266,9 @@ def test_publishing_the_same_again_changes_nothing(any_store: Store, samples: Sa
 
 def test_a_published_version_takes_no_other_content(any_store: Store, samples: Samples) -> None:
     manifest = publish(any_store, samples)
-    with pytest.raises(StoreError, match="v1/data/00000: this version is published and stays as it is"):
+    with pytest.raises(
+        StoreError, match="v1/data/00000: this version is published and stays as it is"
+    ):
         write_shard(any_store, manifest.paths[0], *samples(3, seed=9))
     with pytest.raises(StoreError, match="v1/data/00002: this version is published"):
         write_shard(any_store, "versions/v1/data/00002", *samples(3, seed=9))
@@ -255,7 +276,9 @@ def test_a_published_version_takes_no_other_content(any_store: Store, samples: S
         any_store.write_bytes(f"versions/v1/{CARD}", b"# Another\n")
     with pytest.raises(StoreError, match=r"v1/manifest\.json: this version is published"):
         any_store.write_bytes("versions/v1/manifest.json", b"{}")
-    with pytest.raises(StoreError, match="'v1' is published with other content; versions never change"):
+    with pytest.raises(
+        StoreError, match="'v1' is published with other content; versions never change"
+    ):
         publish_version(any_store, "v1", shards=manifest.paths[:1], meta=META)
     assert read_version(any_store, "v1") == manifest
     assert verify_version(any_store, "v1") == []
@@ -277,20 +300,52 @@ def flip(data: bytes, at: int) -> bytes:
 
 LABELS = "data/00001.zarr/label/c/0/0/0"
 FAULTS: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [
-    (LABELS, lambda data: flip(data, 5), "data/00001.zarr/label/c/0/0/0: has changed: damaged samples: 00010000$"),
-    (LABELS, lambda data: flip(data, -1), "label/c/0/0/0: the index of its chunks is cut off or damaged"),
-    (LABELS, lambda data: data[:-7], "label/c/0/0/0: the index .*; it has \\d+ bytes, \\d+ were written"),
+    (
+        LABELS,
+        lambda data: flip(data, 5),
+        "data/00001.zarr/label/c/0/0/0: has changed: damaged samples: 00010000$",
+    ),
+    (
+        LABELS,
+        lambda data: flip(data, -1),
+        "label/c/0/0/0: the index of its chunks is cut off or damaged",
+    ),
+    (
+        LABELS,
+        lambda data: data[:-7],
+        "label/c/0/0/0: the index .*; it has \\d+ bytes, \\d+ were written",
+    ),
     (LABELS, lambda data: data[:20] + data, "label/c/0/0/0: has changed"),
     (LABELS, None, "label/c/0/0/0: is missing"),
-    ("data/00000.zarr/image/c/0/0/0/0", lambda data: flip(data, 800), "has changed: damaged samples: 00000001$"),
-    ("data/00000.zarr/image/zarr.json", lambda data: data + b" ", "image/zarr.json: has 759 bytes instead of 758"),
+    (
+        "data/00000.zarr/image/c/0/0/0/0",
+        lambda data: flip(data, 800),
+        "has changed: damaged samples: 00000001$",
+    ),
+    (
+        "data/00000.zarr/image/zarr.json",
+        lambda data: data + b" ",
+        "image/zarr.json: has 759 bytes instead of 758",
+    ),
     ("data/00000.zarr/zarr.json", None, "00000.zarr/zarr.json: is missing"),
-    ("data/00000.parquet", lambda data: flip(data, 100), "00000.parquet: has changed: its checksum differs"),
+    (
+        "data/00000.parquet",
+        lambda data: flip(data, 100),
+        "00000.parquet: has changed: its checksum differs",
+    ),
     ("data/00001.json", None, "data/00001.json: the shard is missing: it has no valid marker"),
-    ("data/00001.json", lambda data: flip(data, 50), "data/00001.json: the shard is missing: it has no valid marker"),
+    (
+        "data/00001.json",
+        lambda data: flip(data, 50),
+        "data/00001.json: the shard is missing: it has no valid marker",
+    ),
     (CARD, lambda data: flip(data, 3), f"{CARD}: has changed"),
     (CARD, None, f"{CARD}: is missing"),
-    ("manifest.json", lambda data: flip(data, 40), "manifest.json: .*the seal does not fit the content; restore it"),
+    (
+        "manifest.json",
+        lambda data: flip(data, 40),
+        "manifest.json: .*the seal does not fit the content; restore it",
+    ),
     ("manifest.json", lambda data: data[:-1], "manifest.json: .*the seal does not fit the content"),
 ]
 
@@ -314,7 +369,9 @@ def test_verify_names_a_whole_shard_that_is_gone(store: Store, samples: Samples)
     publish(store, samples)
     for suffix in (".zarr", ".parquet", ".json"):
         store.delete(f"versions/v1/data/00001{suffix}")
-    assert [problem.path for problem in verify_version(store, "v1")] == ["versions/v1/data/00001.json"]
+    assert [problem.path for problem in verify_version(store, "v1")] == [
+        "versions/v1/data/00001.json"
+    ]
 
 
 def test_verify_finds_a_manifest_that_is_valid_but_wrong(store: Store, samples: Samples) -> None:
@@ -325,7 +382,9 @@ def test_verify_finds_a_manifest_that_is_valid_but_wrong(store: Store, samples: 
     assert [str(problem) for problem in verify_version(store, "v1")] == [wrong]
     swapped = {"00000": manifest.shards["00001"], "00001": manifest.shards["00000"]}
     path.write_bytes(replace(manifest, shards=swapped).to_bytes())
-    markers = [f"versions/v1/data/{name}.json: is not the marker that was published" for name in swapped]
+    markers = [
+        f"versions/v1/data/{name}.json: is not the marker that was published" for name in swapped
+    ]
     assert [str(problem) for problem in verify_version(store, "v1")] == [wrong, *markers]
 
 
@@ -337,7 +396,9 @@ def test_verify_finds_any_flipped_byte(store: Store, samples: Samples) -> None:
         for at in range(0, len(data), 1 if "/c/" in str(file) else 29):
             file.write_bytes(flip(data, at))
             problems = verify_version(store, "v1")
-            assert any(str(file).startswith(f"{store.url}/{problem.path}") for problem in problems), (file, at)
+            assert any(
+                str(file).startswith(f"{store.url}/{problem.path}") for problem in problems
+            ), (file, at)
         file.write_bytes(data)
     assert verify_version(store, "v1") == []
 
@@ -347,7 +408,9 @@ def test_a_version_is_listed_by_its_entry_alone_and_its_manifest_is_not_read(
 ) -> None:
     first = publish(any_store, samples, "v1")
     read = list[str]()
-    monkeypatch.setattr(Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path))
+    monkeypatch.setattr(
+        Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path)
+    )
     (listed,) = list_versions(any_store)
     assert listed.sha256 == FileSum.of(first.to_bytes()).sha256
     assert read == ["publications/00000001.json"]
@@ -365,7 +428,9 @@ def test_a_version_that_was_deleted_and_published_anew_is_listed_where_it_came_b
     assert [one.version for one in list_versions(store)] == ["v2", "v1"]
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told of in the log", "of before versions were told of there"])
+@pytest.mark.parametrize(
+    "told", [True, False], ids=["told of in the log", "of before versions were told of there"]
+)
 def test_a_version_with_a_damaged_manifest_is_found_when_it_is_read(
     store: Store, samples: Samples, caplog: pytest.LogCaptureFixture, told: bool
 ) -> None:
@@ -373,11 +438,18 @@ def test_a_version_with_a_damaged_manifest_is_found_when_it_is_read(
         publish(store, samples, version)
     if not told:
         entry = unseal(store.read_bytes("publications/00000001.json"))
-        store.write_bytes("publications/00000001.json", seal({name: entry[name] for name in ("version", "sha256")}))
+        store.write_bytes(
+            "publications/00000001.json",
+            seal({name: entry[name] for name in ("version", "sha256")}),
+        )
     path = Path(store.url, "versions/v1/manifest.json")
     path.write_bytes(flip(path.read_bytes(), 30))
-    assert [version.version for version in list_versions(store)] == (["v1", "v2"] if told else ["v2"])
-    assert ("versions/v1/manifest.json: the seal does not fit the content" in caplog.text) is not told
+    assert [version.version for version in list_versions(store)] == (
+        ["v1", "v2"] if told else ["v2"]
+    )
+    assert (
+        "versions/v1/manifest.json: the seal does not fit the content" in caplog.text
+    ) is not told
     with pytest.raises(StoreError, match=r"v1/manifest\.json: the seal does not fit the content"):
         read_version(store, "v1")
 

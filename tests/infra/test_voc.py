@@ -11,11 +11,22 @@ from infra.voc import VocError, VocFolder
 CLASSES = ("background", "car", "tree")
 
 
-def add(root: Path, stem: str, label: np.ndarray, *, suffix: str = ".jpg", size: tuple[int, int] | None = None) -> None:
-    """Write a photograph of the label's size (or `size`, width first) with the label as a palette PNG."""
+def add(
+    root: Path,
+    stem: str,
+    label: np.ndarray,
+    *,
+    suffix: str = ".jpg",
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Write a photograph of the label's size (or `size`, width first) with the label as a palette
+    PNG.
+    """
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size or label.shape[::-1], (200, 40, 40)).save(root / "JPEGImages" / f"{stem}{suffix}")
+    Image.new("RGB", size or label.shape[::-1], (200, 40, 40)).save(
+        root / "JPEGImages" / f"{stem}{suffix}"
+    )
     picture = Image.fromarray(label.astype(np.uint8), "L").convert("P")
     picture.putdata(label.ravel().tolist())
     picture.save(root / "SegmentationClass" / f"{stem}.png")
@@ -50,14 +61,17 @@ def test_the_folders_own_class_names_come_first(root: Path) -> None:
 
 def test_a_label_of_another_size_is_named_with_both_sizes(root: Path) -> None:
     add(root, "odd", np.zeros((4, 4)), size=(6, 4))
-    with pytest.raises(VocError, match=r"odd\.png is 4 x 4 pixels, but .*odd\.jpg is 6 x 4 pixels; export"):
+    with pytest.raises(
+        VocError, match=r"odd\.png is 4 x 4 pixels, but .*odd\.jpg is 6 x 4 pixels; export"
+    ):
         VocFolder(root, "val", CLASSES)[2]
 
 
 def test_an_id_without_a_class_is_named_with_the_classes(root: Path) -> None:
     add(root, "alien", np.array([[0, 9, 255]]))
     with pytest.raises(
-        VocError, match=r"alien\.png holds class id 9, but only 0\.\.2 are named \(background, car, tree"
+        VocError,
+        match=r"alien\.png holds class id 9, but only 0\.\.2 are named \(background, car, tree",
     ):
         VocFolder(root, "val", CLASSES)[2]
 

@@ -40,11 +40,18 @@ def test_the_shipped_vocabulary_loads_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "published"),
-    [("voc", class_names.voc_classes()[1:]), ("cityscapes", class_names.cityscapes_classes()),
-     ("ade20k", [c.strip() for c in class_names.ade_classes()])],
-)  # fmt: skip
-def test_shipped_vocabularies_name_the_published_classes_in_their_order(name: str, published: list[str]) -> None:
-    assert list(load_vocabulary(name).ids.items()) == [(label, i) for i, label in enumerate(published, 1)]
+    [
+        ("voc", class_names.voc_classes()[1:]),
+        ("cityscapes", class_names.cityscapes_classes()),
+        ("ade20k", [c.strip() for c in class_names.ade_classes()]),
+    ],
+)
+def test_shipped_vocabularies_name_the_published_classes_in_their_order(
+    name: str, published: list[str]
+) -> None:
+    assert list(load_vocabulary(name).ids.items()) == [
+        (label, i) for i, label in enumerate(published, 1)
+    ]
 
 
 def test_coco_s_eighty_classes_are_shipped() -> None:
@@ -55,18 +62,28 @@ def test_coco_s_eighty_classes_are_shipped() -> None:
 def test_voc_s_published_exceptions_stand_in_its_vocabulary() -> None:
     entries = {entry.name: entry for entry in load_vocabulary("voc").classes}
     assert {name: entry.resolutions for name, entry in entries.items() if entry.resolutions} == {
-        "diningtable": (16,), "sofa": (8,), "train": (8,), "tvmonitor": (8,)
-    }  # fmt: skip
+        "diningtable": (16,),
+        "sofa": (8,),
+        "train": (8,),
+        "tvmonitor": (8,),
+    }
     assert {name for name, entry in entries.items() if entry.seeds} == {
-        "aeroplane", "boat", "diningtable", "person", "sofa"
-    }  # fmt: skip
+        "aeroplane",
+        "boat",
+        "diningtable",
+        "person",
+        "sofa",
+    }
     person = entries["person"].seeds
     assert person and (person.window, person.least) == ((0.48, 0.55), 0.01)
 
 
 def test_classes_meet_where_both_are_found_and_neither_avoids_the_other(tmp_path: Path) -> None:
     value = content()
-    value["classes"] += [{"id": 9, "name": "dog", "scenes": ["lawn"]}, {"id": 10, "name": "vase", "scenes": ["carpet"]}]
+    value["classes"] += [
+        {"id": 9, "name": "dog", "scenes": ["lawn"]},
+        {"id": 10, "name": "vase", "scenes": ["carpet"]},
+    ]
     value["classes"][0]["avoid"] = ["dog"]
     pets = load(tmp_path, value)
     cat, plant, dog, vase = range(4)
@@ -95,24 +112,50 @@ def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
         (["classes", 0, "id"], 7, "class id '7' is used 2 times"),
         (["classes", 0, "name"], "Potted plant", "class name 'potted plant' is used 2 times"),
         (["classes", 1, "synonyms"], ["Kitten"], "class word 'kitten' is used 2 times"),
-        (["classes", 1, "synonyms"], ["cat basket"], "class word 'cat' stands in 'cat basket'; reword it"),
+        (
+            ["classes", 1, "synonyms"],
+            ["cat basket"],
+            "class word 'cat' stands in 'cat basket'; reword it",
+        ),
         (["classes", 0, "plurals"], ["cats"], "1 plurals for 2 synonyms"),
         (["classes", 0, "name"], "", r"classes.0.name = ''"),
         (["classes", 0, "palette"], [0, 0, 256], r"palette.2 = 256"),
-        (["classes", 0, "synonims"], [], "unknown field 'classes.0.synonims'; did you mean 'synonyms'"),
+        (
+            ["classes", 0, "synonims"],
+            [],
+            "unknown field 'classes.0.synonims'; did you mean 'synonyms'",
+        ),
         (["backgrounds", 0, "nam"], "x", "unknown field 'backgrounds.0.nam'; did you mean 'name'"),
-        (["classes", 0, "scenes"], ["lwn"], "scene 'lwn' of class 'cat' is no background; did you mean 'lawn'"),
-        (["classes", 0, "avoid"], ["grass"], "class 'cat' avoids 'grass', which stands in 'grass'; drop one of them"),
+        (
+            ["classes", 0, "scenes"],
+            ["lwn"],
+            "scene 'lwn' of class 'cat' is no background; did you mean 'lawn'",
+        ),
+        (
+            ["classes", 0, "avoid"],
+            ["grass"],
+            "class 'cat' avoids 'grass', which stands in 'grass'; drop one of them",
+        ),
         (["classes", 0, "subclasses"], {"tabby": 0}, r"subclasses.tabby = 0: .*greater than 0"),
         (["classes", 1, "subclasses"], {"cat grass": 1}, "class word 'cat' stands in 'cat grass'"),
         (["clases"], [], "unknown field 'clases'; did you mean 'classes'"),
-        (["backgrounds", 0, "synonyms"], ["a lawn with a cat"], "class word 'cat' stands in 'a lawn with a cat'"),
+        (
+            ["backgrounds", 0, "synonyms"],
+            ["a lawn with a cat"],
+            "class word 'cat' stands in 'a lawn with a cat'",
+        ),
         (["templates"], ["a photo of {objects}"], "needs {objects} and {background} once each"),
-        (["templates"], ["{objects} on {background} in {colour}"], "needs {objects} and {background} once each"),
+        (
+            ["templates"],
+            ["{objects} on {background} in {colour}"],
+            "needs {objects} and {background} once each",
+        ),
         (["templates"], ["{objects} beside a cat on {background}"], "class word 'cat' stands in"),
     ],
 )
-def test_what_would_spoil_labels_is_refused(tmp_path: Path, place: list[Any], value: Any, message: str) -> None:
+def test_what_would_spoil_labels_is_refused(
+    tmp_path: Path, place: list[Any], value: Any, message: str
+) -> None:
     vocabulary = content()
     entry: Any = vocabulary
     for part in place[:-1]:
@@ -123,7 +166,9 @@ def test_what_would_spoil_labels_is_refused(tmp_path: Path, place: list[Any], va
 
 
 def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"cannot read vocabulary 'wrld' \(No such file.*one of: world"):
+    with pytest.raises(
+        VocabularyError, match=r"cannot read vocabulary 'wrld' \(No such file.*one of: world"
+    ):
         load_vocabulary("wrld")
     file = tmp_path / "pets.json"
     file.write_bytes('{"name": "Café"}'.encode("latin-1"))
@@ -145,7 +190,11 @@ def test_a_choice_of_classes_keeps_ids_and_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["cta"], "'cta' in classes: did you mean 'cat'"), (["Kitten"], "did you mean 'cat'"), ([], "classes is empty")],
+    [
+        (["cta"], "'cta' in classes: did you mean 'cat'"),
+        (["Kitten"], "did you mean 'cat'"),
+        ([], "classes is empty"),
+    ],
 )
 def test_an_unknown_class_names_the_nearest(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(VocabularyError, match=message):

@@ -1,4 +1,6 @@
-"""Malformed input of every kind that comes from outside, as cases: what is tried, and what has to be said of it."""
+"""Malformed input of every kind that comes from outside, as cases: what is tried, and what has to
+be said of it.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ def configs() -> Cases:
         yield (
             f"mmseg config: .{suffix}",
             Case(
-                lambda d, s=suffix, t=text: build_segmenter(str(file(d / f"config.{s}", t)), ("ground", "car")),
+                lambda d, s=suffix, t=text: build_segmenter(
+                    str(file(d / f"config.{s}", t)), ("ground", "car")
+                ),
                 ValueError,
                 rf"config\.{suffix}",
             ),
@@ -109,7 +111,10 @@ def checkpoints() -> Cases:
         unpack_segmenter({**files, "config.json": json.dumps(config).encode()})
 
     for name, change in changes.items():
-        yield f"checkpoint's config: {name}", Case(lambda d, c=change: attempt(d, c), ValueError, "config")
+        yield (
+            f"checkpoint's config: {name}",
+            Case(lambda d, c=change: attempt(d, c), ValueError, "config"),
+        )
     contents = {
         "list": b"[]",
         "deep": b"[" * DEEP,
@@ -122,7 +127,11 @@ def checkpoints() -> Cases:
     for name, content in contents.items():
         yield (
             f"checkpoint's config: {name}",
-            Case(lambda d, c=content: unpack_segmenter({**packed(d), "config.json": c}), ValueError, r"config\.json"),
+            Case(
+                lambda d, c=content: unpack_segmenter({**packed(d), "config.json": c}),
+                ValueError,
+                r"config\.json",
+            ),
         )
     for name, content in {
         "pickle": b"\x80\x02cos\nsystem\n.",
@@ -140,12 +149,16 @@ def checkpoints() -> Cases:
     for name, content in {
         "text": b"hello",
         "no notes": safetensors.torch.save({"a": torch.zeros(1)}),
-        "notes that are no JSON": safetensors.torch.save({"notes": torch.zeros(3, dtype=torch.uint8)}),
+        "notes that are no JSON": safetensors.torch.save(
+            {"notes": torch.zeros(3, dtype=torch.uint8)}
+        ),
     }.items():
         yield (
             f"snapshot: {name}",
             Case(
-                lambda d, c=content: read_snapshot(Snapshots(lambda: c, lambda _: None), {}), TrainingError, "snapshot"
+                lambda d, c=content: read_snapshot(Snapshots(lambda: c, lambda _: None), {}),
+                TrainingError,
+                "snapshot",
             ),
         )
 

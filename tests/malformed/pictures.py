@@ -14,7 +14,13 @@ from tests.malformed import Case, Cases, file
 
 
 def png(
-    width: int, height: int, *, kind: int = 0, depth: int = 8, pixels: bytes = b"\0\0", extra: bytes = b""
+    width: int,
+    height: int,
+    *,
+    kind: int = 0,
+    depth: int = 8,
+    pixels: bytes = b"\0\0",
+    extra: bytes = b"",
 ) -> bytes:
     """A PNG with right checksums that declares whatever it likes."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
@@ -28,7 +34,12 @@ def png(
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
 
 
 def voc(folder: Path) -> Path:
@@ -94,9 +105,15 @@ def cases() -> Cases:
         "missing": "b",
     }
     for name, stem in stems.items():
-        yield f"stem: {name}", Case(lambda d, s=stem: listed(d, s.encode()), VocError, r"val\.txt|missing")
+        yield (
+            f"stem: {name}",
+            Case(lambda d, s=stem: listed(d, s.encode()), VocError, r"val\.txt|missing"),
+        )
     yield "split: not UTF-8", Case(lambda d: listed(d, b"\xff"), VocError, r"val\.txt is not UTF-8")
-    yield "split: UTF-16", Case(lambda d: listed(d, "a".encode("utf-16")), VocError, r"val\.txt is not UTF-8")
+    yield (
+        "split: UTF-16",
+        Case(lambda d: listed(d, "a".encode("utf-16")), VocError, r"val\.txt is not UTF-8"),
+    )
     names = {
         "not UTF-8": b"\xff",
         "escape": b"ground\n\x1b[31mcar",
@@ -104,7 +121,10 @@ def cases() -> Cases:
         "many": b"\n".join(b"%d" % i for i in range(300)),
     }
     for name, content in names.items():
-        yield f"classes.txt: {name}", Case(lambda d, c=content: named(d, c), VocError, r"classes\.txt")
+        yield (
+            f"classes.txt: {name}",
+            Case(lambda d, c=content: named(d, c), VocError, r"classes\.txt"),
+        )
 
 
 def labelled(folder: Path, content: bytes) -> object:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from models.generators import PipelineError, check_pipeline
-from tasks.plan import PlanError, load_tokenizer
+from tasks.plan.rows import PlanError, load_tokenizer
 from tests.malformed import DEEP, Case, Cases, file
 
 INDEX = {
@@ -94,18 +94,26 @@ def cases() -> Cases:
         "pickle": b"\x80\x02cos\nsystem\n",
         "zip": b"PK\x03\x04" + b"\0" * 40,
         "deep header": DEEP.to_bytes(8, "little") + b"[" * DEEP,
-        "tensor of 2^40": header(a={"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}),
-        "tensor beyond its end": header(a={"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}) + b"\0" * 8,
+        "tensor of 2^40": header(
+            a={"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}
+        ),
+        "tensor beyond its end": header(a={"dtype": "F32", "shape": [4], "data_offsets": [0, 16]})
+        + b"\0" * 8,
         "tensors that overlap": header(
             a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
             b={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
         )
         + b"\0" * 4,
-        "shape that overflows": header(a={"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 4]})
+        "shape that overflows": header(
+            a={"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 4]}
+        )
         + b"\0" * 4,
-        "negative shape": header(a={"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}) + b"\0" * 4,
-        "unknown dtype": header(a={"dtype": "EVIL", "shape": [1], "data_offsets": [0, 4]}) + b"\0" * 4,
-        "bytes left over": header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}) + b"\0" * 8,
+        "negative shape": header(a={"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]})
+        + b"\0" * 4,
+        "unknown dtype": header(a={"dtype": "EVIL", "shape": [1], "data_offsets": [0, 4]})
+        + b"\0" * 4,
+        "bytes left over": header(a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]})
+        + b"\0" * 8,
     }
     for name, content in weights.items():
         yield f"safetensors: {name}", case(UNET, content, r"diffusion_pytorch_model\.safetensors")
@@ -118,8 +126,18 @@ def cases() -> Cases:
         "folder": {"a": ".."},
         "pickle": {"a": "x.bin"},
     }.items():
-        yield f"weight_map: {name}", case(UNET + ".index.json", json.dumps({"weight_map": mapped}), r"index\.json")
-    for pickle in ("unet/model.bin", "vae/x.pt", "text_encoder/x.PKL", "x.ckpt", "unet/deep/er/x.pth", "a.pickle"):
+        yield (
+            f"weight_map: {name}",
+            case(UNET + ".index.json", json.dumps({"weight_map": mapped}), r"index\.json"),
+        )
+    for pickle in (
+        "unet/model.bin",
+        "vae/x.pt",
+        "text_encoder/x.PKL",
+        "x.ckpt",
+        "unet/deep/er/x.pth",
+        "a.pickle",
+    ):
         yield f"pickle: {pickle}", case(pickle, b"\x80\x04.", f"pickles.*{pickle}")
     for name, text in {
         "cut off": "{",
@@ -130,7 +148,9 @@ def cases() -> Cases:
         yield (
             f"tokenizer.json: {name}",
             Case(
-                lambda d, t=text: load_tokenizer(str(file(pipeline(d) / "tokenizer/tokenizer.json", t).parents[1])),
+                lambda d, t=text: load_tokenizer(
+                    str(file(pipeline(d) / "tokenizer/tokenizer.json", t).parents[1])
+                ),
                 PlanError,
                 "tokenizer",
             ),

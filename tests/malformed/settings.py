@@ -59,13 +59,22 @@ def settings_files() -> Cases:
     for name, (suffix, text, words) in texts.items():
         yield (
             f"settings: {name}",
-            Case(lambda d, s=suffix, t=text: Settings(_file=file(d / f"segmint.{s}", t)), SettingsError, words),
+            Case(
+                lambda d, s=suffix, t=text: Settings(_file=file(d / f"segmint.{s}", t)),
+                SettingsError,
+                words,
+            ),
         )
     yield (
         "settings: other suffix",
-        Case(lambda d: Settings(_file=file(d / "segmint.py", "")), SettingsError, r"ends in '\.py'"),
+        Case(
+            lambda d: Settings(_file=file(d / "segmint.py", "")), SettingsError, r"ends in '\.py'"
+        ),
     )
-    yield "settings: folder", Case(lambda d: Settings(_file=d), SettingsError, "no configuration file")
+    yield (
+        "settings: folder",
+        Case(lambda d: Settings(_file=d), SettingsError, "no configuration file"),
+    )
 
 
 def settings_texts() -> Cases:
@@ -89,7 +98,10 @@ def settings_texts() -> Cases:
         "unknown field": ("SEGMINT_PLAN__PICKLE", "1", "SEGMINT_PLAN__PICKLE"),
     }
     for name, (variable, text, words) in variables.items():
-        yield f"environment: {name}", Case(lambda d, v=variable, t=text: with_environment(v, t), SettingsError, words)
+        yield (
+            f"environment: {name}",
+            Case(lambda d, v=variable, t=text: with_environment(v, t), SettingsError, words),
+        )
 
 
 def with_environment(name: str, text: str) -> Settings:

@@ -25,10 +25,10 @@ from infra.store import (
 )
 from infra.store.layout import check
 from infra.store.seal import seal, seal_tensors, unseal
-from tasks.affinity import read_affinity
-from tasks.ledger import read_ledger
-from tasks.records import origin_of
-from tasks.train import read_meta
+from tasks.refine.affinity import read_affinity
+from tasks.report.stored_run import read_ledger
+from tasks.schemas import origin_of
+from tasks.train.train import read_meta
 from tests.malformed import DEEP, Case, Cases, file
 
 MARKER = "runs/nightly/refine/00000"
@@ -69,7 +69,9 @@ def names() -> Cases:
         for what, read in readers.items():
             yield (
                 f"name of a {what}: {name}",
-                Case(lambda d, r=read, t=text: r(store_of(d), t), StoreError, f"{what} .* is no name"),
+                Case(
+                    lambda d, r=read, t=text: r(store_of(d), t), StoreError, f"{what} .* is no name"
+                ),
             )
     paths = {
         "parent": "runs/../../x",
@@ -82,7 +84,10 @@ def names() -> Cases:
     }
     for name, path in paths.items():
         yield f"path: {name}", Case(lambda d, p=path: store_of(d).read_bytes(p), StoreError, "path")
-        yield f"path to delete: {name}", Case(lambda d, p=path: store_of(d).delete(p), StoreError, "path")
+        yield (
+            f"path to delete: {name}",
+            Case(lambda d, p=path: store_of(d).delete(p), StoreError, "path"),
+        )
     urls = {
         "NUL": "out\0",
         "line break": "s3://bucket\n",
@@ -99,7 +104,12 @@ def shard(store: Store, path: str = MARKER) -> dict[str, Any]:
     """Write a shard and return what its marker says."""
     label = np.zeros((3, 16, 16), np.uint8)
     image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    write_shard(store, path, {"label": label, "image": image}, pd.DataFrame({"id": list("abc"), "row": [0, 1, 2]}))
+    write_shard(
+        store,
+        path,
+        {"label": label, "image": image},
+        pd.DataFrame({"id": list("abc"), "row": [0, 1, 2]}),
+    )
     return unseal(store.read_bytes(f"{path}.json"))
 
 
@@ -133,22 +143,37 @@ def markers() -> Cases:
             lambda v: v["fields"]["label"].update(shape=[3, 1 << 62, 1 << 62]),
             "stored cannot hold",
         ),
-        "other shape": (lambda v: v["fields"]["image"].update(shape=[3, 16, 8, 3]), "stored cannot hold"),
+        "other shape": (
+            lambda v: v["fields"]["image"].update(shape=[3, 16, 8, 3]),
+            "stored cannot hold",
+        ),
         "negative shape": (lambda v: v["fields"]["label"].update(shape=[3, -16, 16]), r"shape\.1"),
         "no shape": (lambda v: v["fields"]["label"].update(shape=[]), "shape"),
         "shape of text": (lambda v: v["fields"]["label"].update(shape=["3", "16"]), r"shape\.0"),
         "shape of fractions": (lambda v: v["fields"]["label"].update(shape=[3, 1.5]), r"shape\.1"),
-        "objects for a dtype": (lambda v: v["fields"]["label"].update(dtype="object"), "dtype 'object'"),
+        "objects for a dtype": (
+            lambda v: v["fields"]["label"].update(dtype="object"),
+            "dtype 'object'",
+        ),
         "records for a dtype": (lambda v: v["fields"]["label"].update(dtype="O,O"), "dtype"),
-        "long text for a dtype": (lambda v: v["fields"]["label"].update(dtype="S999999999"), "dtype"),
+        "long text for a dtype": (
+            lambda v: v["fields"]["label"].update(dtype="S999999999"),
+            "dtype",
+        ),
         "unknown codec": (lambda v: v["fields"]["label"].update(codec="pickle"), "codec"),
-        "compressed that is not": (lambda v: v["fields"]["label"].update(codec="raw"), "stored cannot hold"),
+        "compressed that is not": (
+            lambda v: v["fields"]["label"].update(codec="raw"),
+            "stored cannot hold",
+        ),
         "no codec": (lambda v: v["fields"]["label"].pop("codec"), "codec"),
         "field that leads out": (
             lambda v: v["fields"].update({"../../x": v["fields"]["label"]}),
             "x' is no plain word",
         ),
-        "field that is absolute": (lambda v: v["fields"].update({"/etc": v["fields"]["label"]}), "is no plain word"),
+        "field that is absolute": (
+            lambda v: v["fields"].update({"/etc": v["fields"]["label"]}),
+            "is no plain word",
+        ),
         "file that leads out": (
             lambda v: v["files"].update({"/../../../champion.json": v["files"][".parquet"]}),
             "does not fit",
@@ -157,7 +182,10 @@ def markers() -> Cases:
         "no files": (lambda v: v.update(files={}), "does not fit"),
         "negative size": (lambda v: v["files"][suffix].update(size=-1), "size"),
         "size of text": (lambda v: v["files"][suffix].update(size="9"), "size"),
-        "size of 2^60": (lambda v: v["files"][".zarr/image/c/0/0/0/0"].update(size=1 << 60), "cannot hold"),
+        "size of 2^60": (
+            lambda v: v["files"][".zarr/image/c/0/0/0/0"].update(size=1 << 60),
+            "cannot hold",
+        ),
         "true for a size": (lambda v: v["files"][suffix].update(size=True), "size"),
         "checksum that is none": (lambda v: v["files"][suffix].update(sha256="../x"), "sha256"),
         "checks cut off": (lambda v: v["checks"].update(label="00"), "checks"),
@@ -172,13 +200,19 @@ def markers() -> Cases:
     for name, (change, words) in changes.items():
         yield (
             f"marker: {name}",
-            Case(lambda d, c=change: attempt(d, c), MissingError, f"00000 is no finished shard.*{words}"),
+            Case(
+                lambda d, c=change: attempt(d, c),
+                MissingError,
+                f"00000 is no finished shard.*{words}",
+            ),
         )
     for name, body in sealed_texts().items():
         yield (
             f"marker: {name}",
             Case(
-                lambda d, b=body: read_raw(store_of(d), f"{MARKER}.json", b, lambda s: ShardReader(s, MARKER)),
+                lambda d, b=body: read_raw(
+                    store_of(d), f"{MARKER}.json", b, lambda s: ShardReader(s, MARKER)
+                ),
                 MissingError,
                 "00000 is no finished shard",
             ),
@@ -221,11 +255,15 @@ def published(store: Store) -> dict[str, Any]:
     """Publish a version and return what its manifest says."""
     shard(store, "versions/v1/data/00000")
     meta = {"run": "nightly", "classes": {"car": 1}}
-    publish_version(store, "v1", shards=["versions/v1/data/00000"], meta=meta, files={"card.md": b"# v1\n"})
+    publish_version(
+        store, "v1", shards=["versions/v1/data/00000"], meta=meta, files={"card.md": b"# v1\n"}
+    )
     return unseal(store.read_bytes("versions/v1/manifest.json"))
 
 
-def with_manifest(folder: Path, change: Callable[[dict[str, Any]], Any], read: Callable[[Store], object]) -> object:
+def with_manifest(
+    folder: Path, change: Callable[[dict[str, Any]], Any], read: Callable[[Store], object]
+) -> object:
     store = store_of(folder)
     value = published(store)
     change(value)
@@ -241,7 +279,10 @@ def manifests() -> Cases:
         "shard that leads out": (lambda v: v["shards"].update({"../../x": digest}), "shards"),
         "shard that is absolute": (lambda v: v["shards"].update({"/x": digest}), "shards"),
         "shard with an escape": (lambda v: v["shards"].update({"\x1b[2J": digest}), "shards"),
-        "2^40 samples below nothing": (lambda v: v["shards"]["00000"].update(samples=-(1 << 40)), "samples"),
+        "2^40 samples below nothing": (
+            lambda v: v["shards"]["00000"].update(samples=-(1 << 40)),
+            "samples",
+        ),
         "samples of text": (lambda v: v["shards"]["00000"].update(samples="3"), "samples"),
         "no checksum": (lambda v: v["shards"]["00000"].pop("sha256"), "sha256"),
         "checksum that is none": (lambda v: v["shards"]["00000"].update(sha256="x"), "sha256"),
@@ -249,7 +290,10 @@ def manifests() -> Cases:
             lambda v: v["files"].update({"../champion.json": {"size": 1, "sha256": "0" * 64}}),
             "files",
         ),
-        "file of negative size": (lambda v: next(iter(v["files"].values())).update(size=-1), "size"),
+        "file of negative size": (
+            lambda v: next(iter(v["files"].values())).update(size=-1),
+            "size",
+        ),
         "negative number": (lambda v: v.update(number=-1), "number"),
         "number of text": (lambda v: v.update(number="1"), "number"),
         "nothing in it": (lambda v: v.update(shards={}), "shards"),
@@ -305,7 +349,9 @@ def manifests() -> Cases:
 def objects() -> Cases:
     """Shard objects whose index or frames lie, with checksums that fit."""
 
-    def attempt(folder: Path, field: str, change: Callable[[np.ndarray, bytes], tuple[np.ndarray, bytes]]) -> object:
+    def attempt(
+        folder: Path, field: str, change: Callable[[np.ndarray, bytes], tuple[np.ndarray, bytes]]
+    ) -> object:
         store = store_of(folder)
         value = shard(store)
         [suffix] = [name for name in value["files"] if name.startswith(f".zarr/{field}/c/")]
@@ -340,7 +386,11 @@ def objects() -> Cases:
         for name, change in indices.items():
             yield (
                 f"index of {field}: {name}",
-                Case(lambda d, f=field, c=change: attempt(d, f, c), StoreError, "00000.*(index|cannot hold)"),
+                Case(
+                    lambda d, f=field, c=change: attempt(d, f, c),
+                    StoreError,
+                    "00000.*(index|cannot hold)",
+                ),
             )
 
     def agreed(folder: Path) -> object:
@@ -352,7 +402,10 @@ def objects() -> Cases:
         store.write_bytes(f"{MARKER}.json", seal(value))
         return read_shard(store, MARKER)
 
-    yield "marker: sizes of 2^40 that agree", Case(agreed, CorruptShardError, "image/c/0/0/0/0 ends")
+    yield (
+        "marker: sizes of 2^40 that agree",
+        Case(agreed, CorruptShardError, "image/c/0/0/0/0 ends"),
+    )
     bodies = {
         "frame of a gigabyte": (shrunk(1 << 30), shrunk(256), shrunk(256)),
         "frame of one byte more": (shrunk(257), shrunk(256), shrunk(256)),
@@ -364,7 +417,11 @@ def objects() -> Cases:
     for name, chunks in bodies.items():
         yield (
             f"zstd: {name}",
-            Case(lambda d, c=chunks: attempt(d, "label", lambda i, b: frames(*c)), CorruptShardError, "field 'label'"),
+            Case(
+                lambda d, c=chunks: attempt(d, "label", lambda i, b: frames(*c)),
+                CorruptShardError,
+                "field 'label'",
+            ),
         )
     tensors = safetensors.torch.save({"a": torch.zeros(2)})
     for name, content in {
@@ -378,7 +435,10 @@ def objects() -> Cases:
             f"affinity.safetensors: {name}",
             Case(
                 lambda d, c=content: read_raw(
-                    store_of(d), "runs/nightly/affinity.safetensors", c, lambda s: read_affinity(s, "nightly")
+                    store_of(d),
+                    "runs/nightly/affinity.safetensors",
+                    c,
+                    lambda s: read_affinity(s, "nightly"),
                 ),
                 CorruptShardError,
                 r"affinity\.safetensors",

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from infra.settings import Settings
 from infra.store import Store, StoreError
-from tasks.estimate import measured_rate
-from tasks.ledger import read_ledger
-from tasks.plan import PlanError, start_run
-from tasks.planned import Plan
-from tasks.promote import read_champion
-from tasks.ranking import read_ranking
-from tasks.train import load_checkpoint, read_meta
+from tasks.plan.cost import measured_rate
+from tasks.plan.rows import PlanError, start_run
+from tasks.plan.table import Plan
+from tasks.promote.champion import read_champion
+from tasks.report.stored_run import read_ledger
+from tasks.select.ranking import read_ranking
+from tasks.train.train import load_checkpoint, read_meta
 from tests.malformed import DEEP, Case, Cases
 from tests.malformed.stored import read_raw, store_of
 
@@ -46,12 +46,18 @@ def tables() -> Cases:
         "footer of nothing": whole[:-8] + b"\0\0\0\0PAR1",
         "pickle": b"\x80\x04.",
         "rows without bytes": many,
-        "wrong pandas metadata": parquet_of(pa.table({"row": [0]}).replace_schema_metadata({b"pandas": b"{"})),
+        "wrong pandas metadata": parquet_of(
+            pa.table({"row": [0]}).replace_schema_metadata({b"pandas": b"{"})
+        ),
         "pandas metadata that is a list": parquet_of(
             pa.table({"row": [0]}).replace_schema_metadata({b"pandas": b"[]"})
         ),
-        "seal that is none": parquet_of(pa.table({"row": [0]}).replace_schema_metadata({b"segmint.seal": b"0" * 64})),
-        "empty seal": parquet_of(pa.table({"row": [0]}).replace_schema_metadata({b"segmint.seal": b""})),
+        "seal that is none": parquet_of(
+            pa.table({"row": [0]}).replace_schema_metadata({b"segmint.seal": b"0" * 64})
+        ),
+        "empty seal": parquet_of(
+            pa.table({"row": [0]}).replace_schema_metadata({b"segmint.seal": b""})
+        ),
         "Arrow": b"ARROW1\0\0",
         "ORC": b"ORC" + b"\0" * 40,
         "encrypted": b"PARE" + whole[4:-4] + b"PARE",
@@ -60,7 +66,9 @@ def tables() -> Cases:
         yield (
             f"parquet: {name}",
             Case(
-                lambda d, c=content: read_raw(store_of(d), "x.parquet", c, lambda s: s.read_table("x.parquet")),
+                lambda d, c=content: read_raw(
+                    store_of(d), "x.parquet", c, lambda s: s.read_table("x.parquet")
+                ),
                 StoreError,
                 r"x\.parquet is not Parquet",
             ),
@@ -111,7 +119,11 @@ def plans() -> Cases:
     for name, (change, words) in changes.items():
         yield (
             f"plan: {name}",
-            Case(lambda d, c=change: attempt(d, PLAN | c), (PlanError, StoreError), rf"plan\.parquet.*{words}"),
+            Case(
+                lambda d, c=change: attempt(d, PLAN | c),
+                (PlanError, StoreError),
+                rf"plan\.parquet.*{words}",
+            ),
         )  # type: ignore[arg-type]
     for column in PLAN:
         yield (
@@ -124,7 +136,13 @@ def plans() -> Cases:
         )
 
 
-EVALUATION = {"set": "scenes", "fingerprint": "a" * 64, "images": 3, "miou": 0.5, "iou": {"car": 0.5}}
+EVALUATION = {
+    "set": "scenes",
+    "fingerprint": "a" * 64,
+    "images": 3,
+    "miou": 0.5,
+    "iou": {"car": 0.5},
+}
 CHAMPION = {"checkpoint": "c", "version": "v", "evaluation": EVALUATION, "budget": {"car": 1.0}}
 META = {"checkpoint": "c", "version": "v", "manifest": "", "files": {}, "classes": []}
 
@@ -152,7 +170,11 @@ def records() -> Cases:
         for name, content in raw.items():
             yield (
                 f"{where}: {name}",
-                Case(lambda d, p=path, c=content, r=read: read_raw(store_of(d), p, c, r), StoreError, re.escape(path)),
+                Case(
+                    lambda d, p=path, c=content, r=read: read_raw(store_of(d), p, c, r),
+                    StoreError,
+                    re.escape(path),
+                ),
             )
 
     def case(path: str, value: Any, read: Callable[[Store], object], words: str) -> Case:
@@ -169,16 +191,32 @@ def records() -> Cases:
         "mIoU over 1": ({"evaluation": EVALUATION | {"miou": 7}}, "miou"),
         "IoU that is a list": ({"evaluation": EVALUATION | {"iou": []}}, "iou"),
         "IoU below nothing": ({"evaluation": EVALUATION | {"iou": {"car": -1}}}, "iou"),
-        "fingerprint that is a number": ({"evaluation": EVALUATION | {"fingerprint": 1}}, "fingerprint"),
+        "fingerprint that is a number": (
+            {"evaluation": EVALUATION | {"fingerprint": 1}},
+            "fingerprint",
+        ),
         "before that is text": ({"before": "c"}, "before"),
     }
     for name, (change, words) in champions.items():
-        yield f"champion.json: {name}", case("champion.json", CHAMPION | change, read_champion, words)
-    budgets: dict[str, Any] = {"list": [], "text": {"car": "all"}, "below nothing": {"car": -1}, "null": {"car": None}}
+        yield (
+            f"champion.json: {name}",
+            case("champion.json", CHAMPION | change, read_champion, words),
+        )
+    budgets: dict[str, Any] = {
+        "list": [],
+        "text": {"car": "all"},
+        "below nothing": {"car": -1},
+        "null": {"car": None},
+    }
     for name, budget in budgets.items():
         yield (
             f"champion's budget: {name}",
-            case("champion.json", CHAMPION | {"budget": budget}, lambda s: start_run(s, Settings()), "budget"),
+            case(
+                "champion.json",
+                CHAMPION | {"budget": budget},
+                lambda s: start_run(s, Settings()),
+                "budget",
+            ),
         )
     metas: dict[str, tuple[dict[str, Any], str]] = {
         "files that are a list": ({"files": []}, "files"),
@@ -188,7 +226,10 @@ def records() -> Cases:
         "unseen that is text": ({"protocol": {"unseen": "car"}}, "unseen"),
     }
     for name, (change, words) in metas.items():
-        yield f"meta.json: {name}", case("checkpoints/c/meta.json", META | change, lambda s: read_meta(s, "c"), words)
+        yield (
+            f"meta.json: {name}",
+            case("checkpoints/c/meta.json", META | change, lambda s: read_meta(s, "c"), words),
+        )
     for name, files_of in {
         "leads out": {"../../champion.json": ""},
         "is absolute": {"/etc/passwd": ""},
@@ -216,7 +257,10 @@ def records() -> Cases:
     }
     path = "runs/nightly/ranking.json"
     for name, (ranking, words) in rankings.items():
-        yield f"ranking.json: {name}", case(path, ranking, lambda s: read_ranking(s, "runs/nightly"), words)
+        yield (
+            f"ranking.json: {name}",
+            case(path, ranking, lambda s: read_ranking(s, "runs/nightly"), words),
+        )
     shown: dict[str, tuple[str, Any, str]] = {
         "curve that is text": ("training.json", {"curve": "x"}, "curve"),
         "steps without loss": ("training.json", {"curve": [{"step": 1}]}, "loss"),
@@ -228,7 +272,9 @@ def records() -> Cases:
             {
                 "sample_settings": {
                     "vocabulary": {
-                        "classes": [{"id": 1, "name": "car", "palette": ["0);background:url(//evil)", 0, 0]}]
+                        "classes": [
+                            {"id": 1, "name": "car", "palette": ["0);background:url(//evil)", 0, 0]}
+                        ]
                     }
                 }
             },
@@ -241,16 +287,28 @@ def records() -> Cases:
         ),
         "seeds of nobody": (
             "settings.json",
-            {"sample_settings": {"vocabulary": {"classes": [{"id": 1, "name": "a", "seeds": {"x": 1}}]}}},
+            {
+                "sample_settings": {
+                    "vocabulary": {"classes": [{"id": 1, "name": "a", "seeds": {"x": 1}}]}
+                }
+            },
             "seeds",
         ),
         "settings that are text": ("settings.json", {"settings": "x"}, "settings"),
     }
     for name, (where, value, words) in shown.items():
-        yield f"{where}: {name}", case(f"runs/nightly/{where}", value, lambda s: read_ledger(s, "nightly"), words)
+        yield (
+            f"{where}: {name}",
+            case(f"runs/nightly/{where}", value, lambda s: read_ledger(s, "nightly"), words),
+        )
     yield (
         "settings.json of another run",
-        case("runs/other/settings.json", {"settings": {}}, lambda s: measured_rate(s, Settings()), "settings"),
+        case(
+            "runs/other/settings.json",
+            {"settings": {}},
+            lambda s: measured_rate(s, Settings()),
+            "settings",
+        ),
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.vocabulary import VocabularyError, load_vocabulary
-from tasks.captions import read_captions
-from tasks.plan import PlanError
+from tasks.plan.captions import read_captions
+from tasks.plan.rows import PlanError
 from tests.malformed import DEEP, Case, Cases, file
 
 
@@ -33,7 +33,11 @@ def vocabularies() -> Cases:
     for name, content in raw.items():
         yield (
             f"vocabulary: {name}",
-            Case(lambda d, c=content: load_vocabulary(str(file(d / "pets.json", c))), VocabularyError, r"pets\.json"),
+            Case(
+                lambda d, c=content: load_vocabulary(str(file(d / "pets.json", c))),
+                VocabularyError,
+                r"pets\.json",
+            ),
         )
     words = {
         "escape": "cat\x1b[31m",
@@ -68,23 +72,56 @@ def vocabularies() -> Cases:
         "id of the background": (lambda v: v["classes"][0].update(id=0), r"classes\.0\.id"),
         "id of the unsure": (lambda v: v["classes"][0].update(id=255), r"classes\.0\.id"),
         "id without end": (lambda v: v["classes"][0].update(id=2**40), r"classes\.0\.id"),
-        "id twice": (lambda v: v["classes"].append(v["classes"][0] | {"name": "dog"}), "class id '1'"),
+        "id twice": (
+            lambda v: v["classes"].append(v["classes"][0] | {"name": "dog"}),
+            "class id '1'",
+        ),
         "unknown field": (lambda v: v["classes"][0].update(__class__="os.system"), "unknown field"),
-        "palette": (lambda v: v["classes"][0].update(palette=["0)", "url(//evil)", 0]), r"palette\.0"),
+        "palette": (
+            lambda v: v["classes"][0].update(palette=["0)", "url(//evil)", 0]),
+            r"palette\.0",
+        ),
         "palette over 255": (lambda v: v["classes"][0].update(palette=[0, 0, 256]), r"palette\.2"),
-        "weight of nothing": (lambda v: v["classes"][0].update(subclasses={"old": 0}), "subclasses"),
-        "attribute in a template": (lambda v: v.update(templates=["{objects.__class__} {background}"]), "template"),
-        "index in a template": (lambda v: v.update(templates=["{objects[0]} {background}"]), "template"),
-        "conversion in a template": (lambda v: v.update(templates=["{objects!r} {background}"]), "template"),
-        "width in a template": (lambda v: v.update(templates=["{objects:99999999999} {background}"]), "template"),
-        "lone brace in a template": (lambda v: v.update(templates=["{objects} {background} {"]), "template"),
+        "weight of nothing": (
+            lambda v: v["classes"][0].update(subclasses={"old": 0}),
+            "subclasses",
+        ),
+        "attribute in a template": (
+            lambda v: v.update(templates=["{objects.__class__} {background}"]),
+            "template",
+        ),
+        "index in a template": (
+            lambda v: v.update(templates=["{objects[0]} {background}"]),
+            "template",
+        ),
+        "conversion in a template": (
+            lambda v: v.update(templates=["{objects!r} {background}"]),
+            "template",
+        ),
+        "width in a template": (
+            lambda v: v.update(templates=["{objects:99999999999} {background}"]),
+            "template",
+        ),
+        "lone brace in a template": (
+            lambda v: v.update(templates=["{objects} {background} {"]),
+            "template",
+        ),
         "line break in a template's field": (
             lambda v: v.update(templates=["{objects} {background} {x\n}"]),
             "template",
         ),
-        "escape in a template": (lambda v: v.update(templates=["\x1b]0;{objects} {background}"]), "template"),
-        "long template": (lambda v: v.update(templates=["{objects} {background}" + "x" * 200]), "template"),
-        "escape in a background": (lambda v: v["backgrounds"][0].update(name="\x1b[2J"), r"backgrounds\.0\.name"),
+        "escape in a template": (
+            lambda v: v.update(templates=["\x1b]0;{objects} {background}"]),
+            "template",
+        ),
+        "long template": (
+            lambda v: v.update(templates=["{objects} {background}" + "x" * 200]),
+            "template",
+        ),
+        "escape in a background": (
+            lambda v: v["backgrounds"][0].update(name="\x1b[2J"),
+            r"backgrounds\.0\.name",
+        ),
         "escape in its own name": (lambda v: v.update(name="\x1b[2J"), "name"),
     }
     for name, (change, told) in changes.items():
@@ -97,7 +134,11 @@ def vocabularies() -> Cases:
 
 
 def spoilt(folder: Path, change: Callable[[dict[str, Any]], Any]) -> object:
-    value = {"name": "pets", "classes": [{"id": 1, "name": "cat"}], "backgrounds": [{"name": "lawn"}]}
+    value = {
+        "name": "pets",
+        "classes": [{"id": 1, "name": "cat"}],
+        "backgrounds": [{"name": "lawn"}],
+    }
     change(value)
     return load_vocabulary(str(file(folder / "pets.json", json.dumps(value))))
 
@@ -112,10 +153,17 @@ def captions() -> Cases:
     for name, content in contents.items():
         yield (
             f"captions: {name}",
-            Case(lambda d, c=content: read_captions(str(file(d / "captions.txt", c))), PlanError, r"captions\.txt"),
+            Case(
+                lambda d, c=content: read_captions(str(file(d / "captions.txt", c))),
+                PlanError,
+                r"captions\.txt",
+            ),
         )
     for name, path in {"NUL": "a\0b", "long": "a" * 5000, "folder": "/"}.items():
-        yield f"captions path: {name}", Case(lambda d, p=path: read_captions(p), PlanError, "plan.captions")
+        yield (
+            f"captions path: {name}",
+            Case(lambda d, p=path: read_captions(p), PlanError, "plan.captions"),
+        )
 
 
 def cases() -> Cases:

@@ -20,37 +20,71 @@ def build_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer over single letters: every word of n letters is n tokens."""
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
     vocab = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocab)}, merges=[], model_max_length=TOKENS)
+    return CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(vocab)}, merges=[], model_max_length=TOKENS
+    )
 
 
 def build_pipeline() -> Any:
-    """Pictures of 64², latents of 8², cross-attention at 8², 4² and 2², strong enough to differ from place to place."""
+    """Pictures of 64², latents of 8², cross-attention at 8², 4² and 2², strong enough to differ
+    from place to place.
+    """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, projection_dim=32, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=TOKENS, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32, 32),
-        norm_num_groups=8, attention_head_dim=2, cross_attention_dim=32,
-        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16, 32, 32),
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+    )
     for name, weight in unet.named_parameters():
         if name.endswith(("to_q.weight", "to_k.weight")):
-            weight.data *= 4  # random layers attend almost evenly, and an even map would hide mistakes
+            weight.data *= (
+                4  # random layers attend almost evenly, and an even map would hide mistakes
+            )
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4, sample_size=64,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=64,
+    )
     scheduler = DDIMScheduler(
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
         steps_offset=1,  # without effect on trailing steps; diffusers warns of any other
-    )  # fmt: skip
+    )
     pipeline: Any = StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text).eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

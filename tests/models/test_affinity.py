@@ -1,4 +1,6 @@
-"""DiffuMask's steps between attention and mask: seeds, affinities, the walk along them, and the threshold that fits."""
+"""DiffuMask's steps between attention and mask: seeds, affinities, the walk along them, and the
+threshold that fits.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def dense(affinity: Tensor, power: int) -> Tensor:
             for x in range(width):
                 if 0 <= y + dy < height and 0 <= x + dx < width:
                     here, there = y * width + x, (y + dy) * width + x + dx
-                    matrix[:, here, there] = matrix[:, there, here] = affinity[:, channel, y, x] ** power
+                    matrix[:, here, there] = matrix[:, there, here] = (
+                        affinity[:, channel, y, x] ** power
+                    )
     return matrix / matrix.sum(1, keepdim=True)
 
 
@@ -101,7 +105,9 @@ def test_the_loss_of_constant_features_is_that_of_pairs_across_alone() -> None:
     labels = torch.zeros(1, 12, 12, dtype=torch.uint8)
     assert affinity_loss(affinity, labels) == 0
     labels[:, :, 6:] = 3
-    torch.testing.assert_close(affinity_loss(affinity, labels), torch.tensor(0.5 * -np.log(1e-5), dtype=torch.float32))
+    torch.testing.assert_close(
+        affinity_loss(affinity, labels), torch.tensor(0.5 * -np.log(1e-5), dtype=torch.float32)
+    )
 
 
 def test_what_is_unsaid_or_beyond_the_border_is_in_no_pair() -> None:
@@ -129,10 +135,14 @@ def test_a_walk_between_strangers_goes_nowhere() -> None:
     torch.testing.assert_close(random_walk(scores, affinity, power=64), scores, atol=1e-4, rtol=0)
 
 
-def test_a_net_that_learnt_from_seeds_knows_the_pairs_of_the_truth(images: Tensor, maps: Tensor, truth: Tensor) -> None:
+def test_a_net_that_learnt_from_seeds_knows_the_pairs_of_the_truth(
+    images: Tensor, maps: Tensor, truth: Tensor
+) -> None:
     torch.manual_seed(0)
     net, pixels = AffinityNet(width=16, features=16), images.permute(0, 3, 1, 2) / 255
-    seeds, exact = (labels[:, 1::4, 1::4] for labels in (seed_labels(images, maps), truth.to(torch.uint8)))
+    seeds, exact = (
+        labels[:, 1::4, 1::4] for labels in (seed_labels(images, maps), truth.to(torch.uint8))
+    )
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
     losses = []
     for _ in range(40):
@@ -157,7 +167,9 @@ def learnt(images: Tensor, coarse: Tensor) -> AffinityNet:
     net = AffinityNet(width=16, features=16)
     seeds = class_seeds(images, object_scores(coarse[:, :1], (128, 128))[:, 1:])
     losses: list[float] = []
-    train_affinity(net, repeat((images, seeds)), steps=40, report=lambda _, loss: losses.append(loss))
+    train_affinity(
+        net, repeat((images, seeds)), steps=40, report=lambda _, loss: losses.append(loss)
+    )
     assert losses[-1] < 0.6 * losses[0] and not net.training
     return net
 
@@ -173,7 +185,9 @@ def test_the_walk_and_its_threshold_label_the_object(
     assert ((found.consistency > 0) & (found.consistency <= 1) & (found.confidence <= 1)).all()
 
 
-def test_a_picture_without_classes_is_ground_alone(images: Tensor, coarse: Tensor, learnt: AffinityNet) -> None:
+def test_a_picture_without_classes_is_ground_alone(
+    images: Tensor, coarse: Tensor, learnt: AffinityNet
+) -> None:
     blank = walk_labels(images, coarse[:, :0], [], learnt)
     assert (blank.label == 0).all() and (blank.confidence == 1).all()
 
@@ -192,7 +206,9 @@ def test_seeds_of_two_classes_leave_out_what_both_claim(images: Tensor, maps: Te
 def test_the_threshold_whose_mask_is_the_reference_is_found(images: Tensor, maps: Tensor) -> None:
     certainty = two_label_certainty(0.5, 21)
     level = GRID[7]
-    reference = binary_crf(images, torch.where(maps[:, None] > level, certainty, 1 - certainty))[:, 0] > 0.5
+    reference = (
+        binary_crf(images, torch.where(maps[:, None] > level, certainty, 1 - certainty))[:, 0] > 0.5
+    )
     found = adaptive_threshold(images, maps, reference)
     assert found.agreement.shape == (4, 20)
     assert (found.agreement.amax(1) == 1).all()

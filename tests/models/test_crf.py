@@ -1,4 +1,6 @@
-"""The lattice filters as the Gaussian that it stands for, and mean field with it ends in the same masks."""
+"""The lattice filters as the Gaussian that it stands for, and mean field with it ends in the same
+masks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def truth() -> Tensor:
 
 @pytest.fixture(scope="module")
 def foreground(truth: Tensor) -> Tensor:
-    """A coarse, certain guess, as attention gives it: the object with its corners rounded off and 3 pixels wider."""
+    """A coarse, certain guess, as attention gives it: the object with its corners rounded off and 3
+    pixels wider.
+    """
     blurred = F.avg_pool2d(truth[:, None].float(), 9, 1, 4)
     return torch.where(blurred > 0.3, 0.95, 0.05)
 
@@ -40,10 +44,14 @@ def gaussian(features: Tensor) -> Tensor:
 def exact_crf(images: Tensor, foreground: Tensor) -> Tensor:
     """Ten steps of two-label mean field with dense matrices."""
     height, width = images.shape[1:3]
-    grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1).float()
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1
+    ).float()
     where, matrix = grid.expand(len(images), -1, -1, -1), torch.zeros(())
     for weight, position, colour in KERNELS:
-        parts = [where * 512 / (position * max(height, width))] + ([images.float() / colour] if colour else [])
+        parts = [where * 512 / (position * max(height, width))] + (
+            [images.float() / colour] if colour else []
+        )
         kernel = gaussian(torch.cat(parts, -1).flatten(1, 2))
         scale = kernel.sum(-1, keepdim=True).rsqrt()
         matrix = matrix + weight * scale * kernel * scale.transpose(1, 2)
@@ -81,13 +89,19 @@ def test_features_too_wide_to_number_are_an_error() -> None:
         Lattice(torch.tensor([[[0.0] * 5, [1e6] * 5]]))
 
 
-def test_mean_field_on_the_lattice_ends_in_the_exact_masks(images: Tensor, foreground: Tensor) -> None:
+def test_mean_field_on_the_lattice_ends_in_the_exact_masks(
+    images: Tensor, foreground: Tensor
+) -> None:
     found, exact = (crf(images, foreground) > 0.5 for crf in (binary_crf, exact_crf))
     assert iou(found, exact).min() > 0.98
 
 
-def test_the_field_brings_a_coarse_guess_nearer_to_the_truth(images: Tensor, foreground: Tensor, truth: Tensor) -> None:
-    before, after = (iou(maps[:, 0] > 0.5, truth).mean() for maps in (foreground, binary_crf(images, foreground)))
+def test_the_field_brings_a_coarse_guess_nearer_to_the_truth(
+    images: Tensor, foreground: Tensor, truth: Tensor
+) -> None:
+    before, after = (
+        iou(maps[:, 0] > 0.5, truth).mean() for maps in (foreground, binary_crf(images, foreground))
+    )
     assert after > before + 0.1
 
 
@@ -101,7 +115,9 @@ def test_two_labels_give_the_masks_of_many_at_equal_odds(
     images: Tensor, truth: Tensor, foreground: Tensor, certainty: float
 ) -> None:
     labels, hard = 21, (foreground[:, 0] > 0.5).long() * 7
-    many = torch.full((*hard.shape, labels), (1 - certainty) / (labels - 1)).scatter_(3, hard[..., None], certainty)
+    many = torch.full((*hard.shape, labels), (1 - certainty) / (labels - 1)).scatter_(
+        3, hard[..., None], certainty
+    )
     p = two_label_certainty(certainty, labels)
     two = binary_crf(images, torch.where(hard[:, None] > 0, p, 1 - p))[:, 0] > 0.5
     assert iou(dense_crf(images, many.movedim(3, 1)).argmax(1) == 7, two).min() > 0.99

@@ -13,9 +13,14 @@ from infra.settings import Settings
 from models.attention import AttentionRecorder, Excitation
 from models.embedded.oracle import load_oracle
 from models.generators import generate, load_pipeline
-from tasks.plan import make_plan
+from tasks.plan.rows import make_plan
 
-PROMPTS = ["a red car and a boat on sand", "grass", "a boat and a blue tree on snow", "one car on sand"]
+PROMPTS = [
+    "a red car and a boat on sand",
+    "grass",
+    "a boat and a blue tree on snow",
+    "one car on sand",
+]
 OBJECTS = [["red car", "boat"], [], ["boat", "blue tree"], ["car"]]
 CROWDED = [0, 2]
 STEPS = 6
@@ -23,14 +28,21 @@ STEPS = 6
 
 def make(pipeline: Any, rows: list[int], excitation: float) -> NDArray[np.int64]:
     made = generate(
-        pipeline, [PROMPTS[i] for i in rows], [OBJECTS[i] for i in rows], rows, num_inference_steps=STEPS,
-        guidance_scale=4.0, excitation=excitation, self_attention=False,
-    )  # fmt: skip
+        pipeline,
+        [PROMPTS[i] for i in rows],
+        [OBJECTS[i] for i in rows],
+        rows,
+        num_inference_steps=STEPS,
+        guidance_scale=4.0,
+        excitation=excitation,
+        self_attention=False,
+    )
     return made.images.astype(np.int64)
 
 
 def peaks(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """(B, 2) greatest attention of the crowded pictures' phrases, by the recorder, all of a phrase's tokens together.
+    """(B, 2) greatest attention of the crowded pictures' phrases, by the recorder, all of a
+    phrase's tokens together.
 
     Blurring aside, it is what the excitation raises.
     """
@@ -38,19 +50,27 @@ def peaks(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch
     with torch.no_grad(), AttentionRecorder(pipeline, prompts, objects, guidance=False) as recorder:
         embedded = pipeline.encode_prompt(prompts, "cpu", 1, False)[0]
         pipeline.unet(latents, timestep, encoder_hidden_states=embedded)
-    tokens = torch.tensor([[len(pipeline.tokenizer(o).input_ids) - 2 for o in objects[i]] for i in range(2)])
+    tokens = torch.tensor(
+        [[len(pipeline.tokenizer(o).input_ids) - 2 for o in objects[i]] for i in range(2)]
+    )
     return recorder.cross[max(recorder.cross)].flatten(2).amax(2) * tokens
 
 
 def test_a_push_raises_the_attention_of_every_crowded_picture(pipeline: Any) -> None:
     pipeline.scheduler.set_timesteps(STEPS)
     pipeline._num_timesteps = STEPS
-    latents = torch.randn(2, 4 if pipeline.unet.config.in_channels == 4 else 8, *[pipeline.unet.config.sample_size] * 2)
+    latents = torch.randn(
+        2,
+        4 if pipeline.unet.config.in_channels == 4 else 8,
+        *[pipeline.unet.config.sample_size] * 2,
+    )
     prompts, objects = [PROMPTS[i] for i in CROWDED], [OBJECTS[i] for i in CROWDED]
     embeds = pipeline.encode_prompt(prompts, "cpu", 1, False)[0]
     excite = Excitation(pipeline, prompts, objects, 0.02)
     pushed = excite(pipeline, 0, None, {"latents": latents, "prompt_embeds": embeds})["latents"]
-    moved = (pushed - latents).square().mean((1, 2, 3)).sqrt() / latents.square().mean((1, 2, 3)).sqrt()
+    moved = (pushed - latents).square().mean((1, 2, 3)).sqrt() / latents.square().mean(
+        (1, 2, 3)
+    ).sqrt()
     torch.testing.assert_close(moved, torch.full((2,), 0.02), rtol=1e-3, atol=0)
     timestep = pipeline.scheduler.timesteps[1]
     before, after = (peaks(pipeline, each, timestep) for each in (latents, pushed))
@@ -84,8 +104,15 @@ def test_the_recorder_reads_the_pipelines_own_calls_alone(
     """A push of no length leaves picture and maps as they were, though the U-Net ran for it."""
 
     def sample(excitation: float) -> Any:
-        return generate(tiny_pipeline, PROMPTS[:1], OBJECTS[:1], [3], num_inference_steps=STEPS,
-                        guidance_scale=guidance, excitation=excitation)  # fmt: skip
+        return generate(
+            tiny_pipeline,
+            PROMPTS[:1],
+            OBJECTS[:1],
+            [3],
+            num_inference_steps=STEPS,
+            guidance_scale=guidance,
+            excitation=excitation,
+        )
 
     pushes = []
     direction = Excitation._direction
@@ -97,7 +124,9 @@ def test_the_recorder_reads_the_pipelines_own_calls_alone(
         assert np.array_equal(maps, pushed.cross[r])
 
 
-def test_processors_come_back_also_after_an_exception(tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processors_come_back_also_after_an_exception(
+    tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = dict(tiny_pipeline.unet.attn_processors)
     make(tiny_pipeline, [0], 0.05)
     assert tiny_pipeline.unet.attn_processors == before
@@ -119,10 +148,16 @@ def test_two_objects_are_drawn_more_often() -> None:
     right = {}
     for excitation in (0.0, chosen.excitation):
         made = generate(
-            load_pipeline("embedded", device="cpu"), list(rows["prompt"]), list(rows["phrases"]), list(rows["seed"]),
-            num_inference_steps=16, guidance_scale=chosen.guidance_scale, guidance_rescale=chosen.guidance_rescale,
-            excitation=excitation, self_attention=False,
-        )  # fmt: skip
+            load_pipeline("embedded", device="cpu"),
+            list(rows["prompt"]),
+            list(rows["phrases"]),
+            list(rows["seed"]),
+            num_inference_steps=16,
+            guidance_scale=chosen.guidance_scale,
+            guidance_rescale=chosen.guidance_rescale,
+            excitation=excitation,
+            self_attention=False,
+        )
         labels = load_oracle().see(made.images).labels
         wished = [{vocabulary.ids[name] for name in names} for names in rows["classes"]]
         shown = [{i for i in range(1, 11) if (label == i).mean() >= 0.02} for label in labels]

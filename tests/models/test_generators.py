@@ -1,4 +1,6 @@
-"""A pipeline directory is judged before it is loaded, loaded once, and a picture depends on its own seed alone."""
+"""A pipeline directory is judged before it is loaded, loaded once, and a picture depends on its own
+seed alone.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ SEEDS = [11, 2**62 + 1, 5, 7]
 def make(pipeline: Any, rows: list[int], **options: Any) -> Generated:
     options = {"num_inference_steps": 3, "guidance_scale": 3.0} | options
     return generate(
-        pipeline, [PROMPTS[i] for i in rows], [PHRASES[i] for i in rows], [SEEDS[i] for i in rows], **options
+        pipeline,
+        [PROMPTS[i] for i in rows],
+        [PHRASES[i] for i in rows],
+        [SEEDS[i] for i in rows],
+        **options,
     )
 
 
@@ -75,20 +81,44 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
         (remove(UNET), "diffusion_pytorch_model.safetensors is missing"),
         (cut(UNET), "diffusion_pytorch_model.safetensors is cut short.*copy it again"),
         (cut("text_encoder/model.safetensors"), "model.safetensors is cut short"),
-        (write(UNET + ".index.json", '{"weight_map": {"a": "part-2.safetensors"}}'), "part-2.safetensors is missing"),
-        (write("vae/diffusion_pytorch_model.bin", ""), "pickles.*: vae/diffusion_pytorch_model.bin. Delete.*convert"),
+        (
+            write(UNET + ".index.json", '{"weight_map": {"a": "part-2.safetensors"}}'),
+            "part-2.safetensors is missing",
+        ),
+        (
+            write("vae/diffusion_pytorch_model.bin", ""),
+            "pickles.*: vae/diffusion_pytorch_model.bin. Delete.*convert",
+        ),
         (write("unet/old.CKPT", ""), "pickles.*unet/old.CKPT"),
-        (edit("model_index.json", _class_name="FluxPipeline"), "is a FluxPipeline; supported is Stable"),
-        (edit("model_index.json", unet=["diffusers", "UNet2DModel"]), "unet is diffusers.UNet2DModel; supported is"),
-        (edit("model_index.json", unet=[None, None]), "unet is None.None; supported is diffusers: UNet2D"),
-        (edit("model_index.json", scheduler=["my_code", "Mine"]), "scheduler is my_code.Mine; supported is diffusers"),
-        (edit("unet/config.json", _class_name="UNet3DConditionModel"), "describes a UNet3DConditionModel"),
+        (
+            edit("model_index.json", _class_name="FluxPipeline"),
+            "is a FluxPipeline; supported is Stable",
+        ),
+        (
+            edit("model_index.json", unet=["diffusers", "UNet2DModel"]),
+            "unet is diffusers.UNet2DModel; supported is",
+        ),
+        (
+            edit("model_index.json", unet=[None, None]),
+            "unet is None.None; supported is diffusers: UNet2D",
+        ),
+        (
+            edit("model_index.json", scheduler=["my_code", "Mine"]),
+            "scheduler is my_code.Mine; supported is diffusers",
+        ),
+        (
+            edit("unet/config.json", _class_name="UNet3DConditionModel"),
+            "describes a UNet3DConditionModel",
+        ),
         (edit("unet/config.json", block_out_channels=[16, 32, 64]), "diffusers cannot open"),
-        (edit("vae/config.json", layers_per_block=2), "vae lacks .* tensors .* its config.json describes"),
+        (
+            edit("vae/config.json", layers_per_block=2),
+            "vae lacks .* tensors .* its config.json describes",
+        ),
         (edit("text_encoder/config.json", num_hidden_layers=3), "text_encoder lacks 16 tensors"),
         (edit("text_encoder/config.json", intermediate_size=48), "diffusers cannot open"),
     ],
-)  # fmt: skip
+)
 def test_a_spoilt_directory_is_refused_with_its_file_and_the_remedy(
     tiny_directory: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
@@ -100,7 +130,9 @@ def test_a_spoilt_directory_is_refused_with_its_file_and_the_remedy(
 
 
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="nowhere is not a directory: name a diffusers pipeline directory"):
+    with pytest.raises(
+        PipelineError, match="nowhere is not a directory: name a diffusers pipeline directory"
+    ):
         check_pipeline(tmp_path / "nowhere")
 
 
@@ -122,8 +154,13 @@ def test_a_model_is_loaded_once_whichever_thread_asks(tiny_directory: Path) -> N
 
 def test_devices_and_precisions_are_resolved_or_refused() -> None:
     assert resolve_device("cpu") == "cpu" and resolve_device("auto") in ("cuda", "mps", "cpu")
-    assert resolve_dtype("auto", "cpu") == torch.float32 and resolve_dtype("auto", "cuda:1") == torch.float16
-    with pytest.raises(PipelineError, match=r"device 'cuda:99' is not on this machine, which has: .*cpu"):
+    assert (
+        resolve_dtype("auto", "cpu") == torch.float32
+        and resolve_dtype("auto", "cuda:1") == torch.float16
+    )
+    with pytest.raises(
+        PipelineError, match=r"device 'cuda:99' is not on this machine, which has: .*cpu"
+    ):
         resolve_device("cuda:99")
     with pytest.raises(PipelineError, match="dtype 'int8' is not one of auto, float32"):
         resolve_dtype("int8", "cpu")
@@ -132,7 +169,10 @@ def test_devices_and_precisions_are_resolved_or_refused() -> None:
 def test_the_fastest_precision_is_measured_on_a_copy(tiny_pipeline: Any) -> None:
     before = copy.deepcopy(tiny_pipeline.unet.state_dict())
     assert fastest_dtype(tiny_pipeline, repeats=1) in ("float32", "bfloat16")
-    assert all(torch.equal(before[name], weight) for name, weight in tiny_pipeline.unet.state_dict().items())
+    assert all(
+        torch.equal(before[name], weight)
+        for name, weight in tiny_pipeline.unet.state_dict().items()
+    )
 
 
 # Samples
@@ -144,14 +184,19 @@ def test_a_batch_holds_what_was_asked_for(pipeline: Any) -> None:
     side, grid = made.images.shape[1], max(made.cross)
     assert made.images.shape == (4, side, side, 3) and made.images.dtype == np.uint8
     assert made.cross[grid].shape == (4, 2, grid, grid) and made.cross[grid].dtype == np.float16
-    assert made.self_attention[grid].shape == (4, grid**2, grid**2) and made.self_attention[grid].dtype == np.float16
+    assert (
+        made.self_attention[grid].shape == (4, grid**2, grid**2)
+        and made.self_attention[grid].dtype == np.float16
+    )
     assert made.valid.tolist() == [[True, True], [True, False], [False, False], [True, False]]
     assert made.faults == ("", "", "", "") and seen == [(1, 3), (2, 3), (3, 3)]
     assert make(pipeline, [0], self_attention=False).self_attention == {}
 
 
 def test_a_sample_depends_on_its_prompt_and_seed_alone(pipeline: Any) -> None:
-    """Exactly so for the same place and batch size; otherwise sums run in another order: one grey level, 1e-3."""
+    """Exactly so for the same place and batch size; otherwise sums run in another order: one grey
+    level, 1e-3.
+    """
     batch, again = make(pipeline, [0, 1, 2, 3]), make(pipeline, [0, 1, 2, 3])
     assert np.array_equal(batch.images, again.images)
     for rows in ([0], [1], [3, 2, 1, 0], [2, 0]):
@@ -165,8 +210,12 @@ def test_a_sample_depends_on_its_prompt_and_seed_alone(pipeline: Any) -> None:
 
 def test_pictures_are_those_of_the_pipeline_itself(pipeline: Any) -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[:2]]
-    plain = pipeline(PROMPTS[:2], generator=generators, num_inference_steps=3, guidance_scale=3.0).images
-    assert np.array_equal(make(pipeline, [0, 1]).images, np.stack([np.asarray(image) for image in plain]))
+    plain = pipeline(
+        PROMPTS[:2], generator=generators, num_inference_steps=3, guidance_scale=3.0
+    ).images
+    assert np.array_equal(
+        make(pipeline, [0, 1]).images, np.stack([np.asarray(image) for image in plain])
+    )
 
 
 def test_threads_that_share_a_pipeline_wait_for_one_another(tiny_pipeline: Any) -> None:
@@ -183,7 +232,9 @@ def test_a_picture_of_nan_is_flagged_and_its_neighbours_are_sound(tiny_pipeline:
     options: Any = {"num_inference_steps": 2, "guidance_scale": 3.0}
     made = generate(broken, ["a car", "x car", "a car"], [["car"]] * 3, [1, 2, 3], **options)
     assert made.faults == ("", "NaN", "")
-    assert all(np.isfinite(maps).all() for maps in (*made.cross.values(), *made.self_attention.values()))
+    assert all(
+        np.isfinite(maps).all() for maps in (*made.cross.values(), *made.self_attention.values())
+    )
 
 
 def test_a_black_picture_is_flagged(tiny_pipeline: Any) -> None:
@@ -195,6 +246,8 @@ def test_a_black_picture_is_flagged(tiny_pipeline: Any) -> None:
 
 def test_bad_requests_are_refused(tiny_pipeline: Any) -> None:
     with pytest.raises(ValueError, match="1 prompts with 2 seeds"):
-        generate(tiny_pipeline, ["a car"], [["car"]], [1, 2], num_inference_steps=1, guidance_scale=1)
+        generate(
+            tiny_pipeline, ["a car"], [["car"]], [1, 2], num_inference_steps=1, guidance_scale=1
+        )
     with pytest.raises(ValueError, match="'boat' is not a word or phrase"):
         generate(tiny_pipeline, ["a car"], [["boat"]], [1], num_inference_steps=1, guidance_scale=1)

@@ -1,4 +1,6 @@
-"""From attention to label: each step does what its paper says, and together they find objects whose truth is known."""
+"""From attention to label: each step does what its paper says, and together they find objects whose
+truth is known.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from models.masks import (
 
 
 def drawn(count: int, *names: str) -> tuple[Tensor, Tensor]:
-    """Held-out scenes of these classes: images (n, 128, 128, 3) uint8 and exact labels (n, 128, 128) uint8."""
+    """Held-out scenes of these classes: images (n, 128, 128, 3) uint8 and exact labels (n, 128,
+    128) uint8.
+    """
     rngs = (np.random.default_rng(world.HELD_OUT + seed) for seed in range(count))
     drawings = [world.draw_scene(world.sample_scene(rng, list(names))) for rng in rngs]
     images, labels = np.stack([d.image for d in drawings]), np.stack([d.label for d in drawings])
@@ -36,7 +40,9 @@ def ids_of(*names: str) -> list[int]:
 
 
 def coarse(labels: Tensor, ids: list[int]) -> Tensor:
-    """What attention at 16² would know at best: each class's share of every cell, (n, C, 16, 16), blurred a little."""
+    """What attention at 16² would know at best: each class's share of every cell, (n, C, 16, 16),
+    blurred a little.
+    """
     shares = F.avg_pool2d(torch.stack([(labels == i).float() for i in ids], 1), 8)
     return F.avg_pool2d(shares, 3, 1, 1)
 
@@ -73,7 +79,9 @@ def test_a_word_s_own_resolutions_count_alone_where_there_are_any() -> None:
 
 def test_propagation_fills_what_belongs_together_and_leaves_the_rest() -> None:
     place = torch.arange(16)
-    same = ((place[:, None] < 6) == (place < 6)).float()  # six places attend to each other, and so do the other ten
+    same = (
+        (place[:, None] < 6) == (place < 6)
+    ).float()  # six places attend to each other, and so do the other ten
     spark = torch.zeros(1, 1, 4, 4)
     spark[..., 0, 0] = 1
     spread = propagate(spark, same[None], 2).flatten()
@@ -83,7 +91,9 @@ def test_propagation_fills_what_belongs_together_and_leaves_the_rest() -> None:
 def test_pamr_moves_a_border_to_the_images_edge_and_keeps_the_range() -> None:
     image, truth = torch.zeros(1, 3, 32, 32), torch.zeros(1, 32, 32)
     image[..., 16:], truth[..., 16:] = 1.0, 1.0
-    ramp = torch.linspace(-0.2, 0.8, 32).clamp(0, 1).expand(1, 1, 32, 32)  # crosses 0.5 at column 22
+    ramp = (
+        torch.linspace(-0.2, 0.8, 32).clamp(0, 1).expand(1, 1, 32, 32)
+    )  # crosses 0.5 at column 22
     refined = pamr(image, ramp, 10)
     wrong = [((scores > 0.5).float()[0] != truth).float().mean() for scores in (ramp, refined)]
     assert wrong[1] < 0.3 * wrong[0]
@@ -94,13 +104,16 @@ def test_colours_find_the_object_in_a_rough_guess() -> None:
     images, truth = drawn(12, "bus")
     rough = object_scores(coarse(truth, ids_of("bus")), (128, 128))[:, 1]
     before, after = (
-        iou((s > 0.5) * ids_of("bus")[0], truth, ids_of("bus")[0]) for s in (rough, split_by_colour(images, rough))
+        iou((s > 0.5) * ids_of("bus")[0], truth, ids_of("bus")[0])
+        for s in (rough, split_by_colour(images, rough))
     )
     assert (1 - after).mean() < 0.5 * (1 - before).mean()
 
 
 def test_a_part_that_attention_missed_is_found_by_its_colour_and_a_shadow_is_not() -> None:
-    """A red cap on a white stem, both on noisy sand, with the stem's shadow beside it; attention knows the cap."""
+    """A red cap on a white stem, both on noisy sand, with the stem's shadow beside it; attention
+    knows the cap.
+    """
     noise = torch.randn(128, 128, 1, generator=torch.Generator().manual_seed(0)) * 6
     image = torch.tensor([200.0, 170.0, 120.0]) + noise
     image[70:90, 60:90] *= 0.7
@@ -142,7 +155,11 @@ def test_plain_maps_tell_apart_what_spread_maps_mix() -> None:
     refined = refine_labels(images, spread, ids, iterations=3, band=0.1, words=words)
     mixed = refine_labels(images, spread, ids, iterations=3, band=0.1)
     for class_id in ids:
-        assert iou(refined.label, truth, class_id).mean() > 0.8 > iou(mixed.label, truth, class_id).mean()
+        assert (
+            iou(refined.label, truth, class_id).mean()
+            > 0.8
+            > iou(mixed.label, truth, class_id).mean()
+        )
 
 
 def test_a_label_is_the_same_whatever_was_labelled_before_it() -> None:
@@ -181,7 +198,9 @@ def test_an_image_of_nothing_is_ground_everywhere() -> None:
 def test_contrast_tells_a_word_that_nothing_answers_to() -> None:
     there, missing = torch.full((16, 16), 0.1), torch.full((16, 16), 0.95)
     there[4:8, 4:8] = missing[0, 0] = 1
-    found = attention_contrast(torch.stack([torch.stack(pair) for pair in ((there, there), (there, missing))]))
+    found = attention_contrast(
+        torch.stack([torch.stack(pair) for pair in ((there, there), (there, missing))])
+    )
     assert torch.allclose(found, torch.tensor([0.9, 0.05]))
     assert attention_contrast(torch.zeros(1, 1, 16, 16)).item() == 0
     assert attention_contrast(torch.zeros(1, 0, 16, 16)).item() == 1
@@ -189,5 +208,7 @@ def test_contrast_tells_a_word_that_nothing_answers_to() -> None:
 
 def test_maps_without_contrast_break_nothing() -> None:
     images, _ = drawn(1, "ball")
-    refined = refine_labels(images, torch.full((1, 1, 16, 16), 0.5), ids_of("ball"), iterations=3, band=0.1)
+    refined = refine_labels(
+        images, torch.full((1, 1, 16, 16), 0.5), ids_of("ball"), iterations=3, band=0.1
+    )
     assert torch.isfinite(refined.confidence).all() and torch.isfinite(refined.consistency).all()

@@ -45,7 +45,9 @@ def test_accuracy_is_the_share_of_right_pixels() -> None:
 
 def test_a_set_without_labelled_pixels_has_no_figures() -> None:
     empty = metrics.confusion_matrix(SAID, np.full_like(TRUTH, 255), 3)
-    assert np.isnan([metrics.pixel_accuracy(empty), metrics.mean_iou(metrics.class_iou(empty))]).all()
+    assert np.isnan(
+        [metrics.pixel_accuracy(empty), metrics.mean_iou(metrics.class_iou(empty))]
+    ).all()
 
 
 @pytest.mark.parametrize(("said", "truth", "who"), [(3, 0, "prediction"), (0, 3, "truth")])
@@ -84,8 +86,12 @@ def test_calibration_error_is_the_gap_and_batches_add_up() -> None:
 
 def test_label_iou_counts_unsure_pixels_as_wrong() -> None:
     reference = np.array([[0, 1, 1, 1]], np.uint8)
-    assert metrics.label_iou(np.array([[0, 1, 1, 255]], np.uint8), reference) == pytest.approx(2 / 3)
-    assert metrics.label_iou(np.array([[255, 1, 1, 1]], np.uint8), reference, background=True) == pytest.approx(1 / 2)
+    assert metrics.label_iou(np.array([[0, 1, 1, 255]], np.uint8), reference) == pytest.approx(
+        2 / 3
+    )
+    assert metrics.label_iou(
+        np.array([[255, 1, 1, 1]], np.uint8), reference, background=True
+    ) == pytest.approx(1 / 2)
 
 
 def test_label_iou_leaves_out_what_the_reference_does_not_know() -> None:
@@ -94,7 +100,7 @@ def test_label_iou_leaves_out_what_the_reference_does_not_know() -> None:
 
 
 def test_label_iou_counts_a_class_that_only_the_label_has() -> None:
-    assert metrics.label_iou(np.array([[1, 1, 2, 0]], np.uint8), np.array([[1, 1, 0, 0]], np.uint8)) == pytest.approx(
-        0.5
-    )
+    assert metrics.label_iou(
+        np.array([[1, 1, 2, 0]], np.uint8), np.array([[1, 1, 0, 0]], np.uint8)
+    ) == pytest.approx(0.5)
     assert np.isnan(metrics.label_iou(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8)))

@@ -12,7 +12,11 @@ from models.muon import Muon, orthogonal
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Embedding(40, 32), nn.Linear(32, 48), nn.Conv2d(48, 24, 3), nn.LayerNorm(24), nn.Linear(24, 5)
+        nn.Embedding(40, 32),
+        nn.Linear(32, 48),
+        nn.Conv2d(48, 24, 3),
+        nn.LayerNorm(24),
+        nn.Linear(24, 5),
     )
 
 
@@ -41,12 +45,16 @@ def test_hidden_matrices_and_convolutions_take_orthogonal_steps_of_adamws_size()
 def test_embeddings_narrow_matrices_and_vectors_take_adamws_steps():
     steps = moved(network())
     for name in set(steps) - {"1.weight", "2.weight"}:
-        assert torch.allclose(steps[name].abs(), torch.tensor(0.1), atol=1e-4), name  # AdamW's first step
+        assert torch.allclose(steps[name].abs(), torch.tensor(0.1), atol=1e-4), (
+            name
+        )  # AdamW's first step
 
 
 def test_what_is_named_plain_is_left_to_adamw():
     parts = network()
-    assert torch.allclose(moved(parts, plain=[parts[1].weight])["1.weight"].abs(), torch.tensor(0.1), atol=1e-4)
+    assert torch.allclose(
+        moved(parts, plain=[parts[1].weight])["1.weight"].abs(), torch.tensor(0.1), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])

@@ -23,7 +23,9 @@ class StoppedError(Exception):
 def build() -> nn.ModuleDict:
     """A network with layers for either optimiser: the middle one's matrix is wide enough for Muon."""
     torch.manual_seed(0)
-    return nn.ModuleDict({"net": nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.Linear(48, 1))})
+    return nn.ModuleDict(
+        {"net": nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.Linear(48, 1))}
+    )
 
 
 def batch_loss(parts: nn.ModuleDict, step: int) -> Tensor:
@@ -67,14 +69,18 @@ def test_two_processes_train_as_one_with_both_their_batches(tmp_path):
     with side_by_side(2, train, tmp_path / "two"):
         two = train(tmp_path / "two")
     pairs, one = train_in_pairs(tmp_path / "pairs"), train(tmp_path / "one")
-    for together, expected, alone in zip(two.parameters(), pairs.parameters(), one.parameters(), strict=True):
+    for together, expected, alone in zip(
+        two.parameters(), pairs.parameters(), one.parameters(), strict=True
+    ):
         assert (together - expected).abs().max() < 0.1 * (alone - expected).abs().max()
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
 
 
 def test_every_weight_is_trained_by_one_of_the_two_optimisers(tmp_path):
     before, after = build(), train(tmp_path)
-    assert all(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert all(
+        not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
 
 
 def test_training_lowers_the_loss_and_reports_it(tmp_path):
@@ -114,7 +120,9 @@ def test_pictures_of_two_classes_and_of_hard_ones_count_more():
 def test_a_training_goes_on_with_a_vocabulary_of_other_words():
     tokenizer = build_tokenizer()
     encoder, words = build_text_encoder(tokenizer).eval(), tokenizer.get_vocab()
-    turned = {token: len(words) - 1 - number for token, number in words.items()} | {"forgotten": len(words)}
+    turned = {token: len(words) - 1 - number for token, number in words.items()} | {
+        "forgotten": len(words)
+    }
     rows = torch.tensor([turned[token] for token in sorted(words, key=words.__getitem__)])
     had = copy.deepcopy(encoder)
     table = torch.zeros(len(words) + 1, encoder.config.hidden_size)
@@ -128,7 +136,9 @@ def test_every_prompt_of_the_world_fits_the_tokenizer():
     tokenizer = build_tokenizer()
     for seed in range(500):
         rng = np.random.default_rng(seed)
-        assert len(tokenizer(world.describe(world.sample_scene(rng), rng))["input_ids"]) <= MAX_TOKENS
+        assert (
+            len(tokenizer(world.describe(world.sample_scene(rng), rng))["input_ids"]) <= MAX_TOKENS
+        )
 
 
 def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground():
@@ -137,7 +147,12 @@ def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground():
 
     check_pipeline(EMBEDDED)
     assert sum(f.stat().st_size for f in EMBEDDED.rglob("*.safetensors")) < 32 << 20
-    grounds = {"grass": "a car on grass", "snow": "a bird on snow", "water": "a boat on water", "wood": "a mug on wood"}
+    grounds = {
+        "grass": "a car on grass",
+        "snow": "a bird on snow",
+        "water": "a boat on water",
+        "wood": "a mug on wood",
+    }
     made = generate(
         load_pipeline("embedded", device="cpu"),
         list(grounds.values()),

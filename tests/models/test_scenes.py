@@ -23,14 +23,20 @@ def drawn(seed: int, classes: list[str], ground: str = "sand") -> world.Drawing:
     return world.draw_scene(world.sample_scene(np.random.default_rng(seed), classes, ground))
 
 
-def disc(radius: float = 30, centre: tuple[int, int] = (64, 64), unsure: float = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A red disc with a smooth edge on a green ground, class 1, with an unsure band of that many pixels around it."""
+def disc(
+    radius: float = 30, centre: tuple[int, int] = (64, 64), unsure: float = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A red disc with a smooth edge on a green ground, class 1, with an unsure band of that many
+    pixels around it.
+    """
     y, x = np.mgrid[:128, :128]
     distance = np.hypot(y - centre[0], x - centre[1])
     alpha = np.clip(radius - distance + 0.5, 0, 1)[..., None]
     image = np.round(alpha * RED + (1 - alpha) * GREEN).astype(np.uint8)
     label = (distance <= radius).astype(np.uint8)
-    label[(distance > radius - unsure / 2) & (distance <= radius + unsure / 2)] = IGNORE if unsure else 1
+    label[(distance > radius - unsure / 2) & (distance <= radius + unsure / 2)] = (
+        IGNORE if unsure else 1
+    )
     return image, label
 
 
@@ -40,8 +46,14 @@ def plain(colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def a_scene(seed: int, objects: int = 3) -> tuple[world.Drawing, list, object]:
     ground = drawn(seed, [], "wood")
-    cutouts = [c for k in range(9) for c in cut_objects(*image_and_label(drawn(100 * seed + k, ["mug"])))][:objects]
-    return ground, cutouts, compose_scene(ground.image, ground.label, cutouts, np.random.default_rng(seed))
+    cutouts = [
+        c for k in range(9) for c in cut_objects(*image_and_label(drawn(100 * seed + k, ["mug"])))
+    ][:objects]
+    return (
+        ground,
+        cutouts,
+        compose_scene(ground.image, ground.label, cutouts, np.random.default_rng(seed)),
+    )
 
 
 def image_and_label(drawing: world.Drawing) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +113,9 @@ def test_a_moved_object_looks_more_like_the_truth_than_its_bare_pixels(old: str,
     before, after = (drawn(7, [], ground).image for ground in (old, new))
     distance = np.hypot(*(np.mgrid[:128, :128] - 64))
     alpha = np.clip(30.5 - distance, 0, 1)[..., None]
-    image, truth = (np.round(alpha * RED + (1 - alpha) * ground).astype(np.uint8) for ground in (before, after))
+    image, truth = (
+        np.round(alpha * RED + (1 - alpha) * ground).astype(np.uint8) for ground in (before, after)
+    )
     label = (distance <= 30).astype(np.uint8)
     moved, bare = after.copy(), np.where(label[..., None], image, after)
     (cutout,) = cut_objects(image, label)
@@ -169,7 +183,9 @@ def test_the_visible_share_is_what_later_objects_left():
     _, cutouts, scene = a_scene(2, objects=5)
     for thing in scene.objects:
         alone = transform(cutouts[thing.source], thing.scale, flip=thing.flip)
-        assert thing.visible == pytest.approx((scene.instance == thing.instance).sum() / alone.solid.sum())
+        assert thing.visible == pytest.approx(
+            (scene.instance == thing.instance).sum() / alone.solid.sum()
+        )
 
 
 def test_objects_of_the_ground_stay_and_are_labelled():
@@ -184,7 +200,9 @@ def test_objects_of_the_ground_stay_and_are_labelled():
 def test_an_object_without_a_place_is_left_out():
     image, _ = plain(GREEN)
     everywhere = np.ones((128, 128), np.uint8)
-    scene = compose_scene(image, everywhere, cut_objects(*disc()), np.random.default_rng(0), min_visible=1.0)
+    scene = compose_scene(
+        image, everywhere, cut_objects(*disc()), np.random.default_rng(0), min_visible=1.0
+    )
     assert scene.objects == ()
     assert np.array_equal(scene.image, image)
 
@@ -198,7 +216,9 @@ def test_uncertain_border_pixels_stay_uncertain_in_the_scene():
 
 def test_a_scene_depends_on_its_seed_and_sources_alone():
     ground, cutouts, scene = a_scene(1)
-    same, other = (compose_scene(ground.image, ground.label, cutouts, np.random.default_rng(s)) for s in (1, 2))
+    same, other = (
+        compose_scene(ground.image, ground.label, cutouts, np.random.default_rng(s)) for s in (1, 2)
+    )
     assert np.array_equal(scene.image, same.image) and scene.objects == same.objects
     assert not np.array_equal(scene.label, other.label)
 
@@ -214,7 +234,9 @@ def test_instances_are_numbered_by_component_and_unsure_stays():
 
 def test_a_mosaic_has_each_picture_in_its_tile():
     pictures = [drawn(k, ["house"]) for k in range(4)]
-    image, label, instance = splice([p.image for p in pictures], [p.label for p in pictures], (2, 2), (128, 128))
+    image, label, instance = splice(
+        [p.image for p in pictures], [p.label for p in pictures], (2, 2), (128, 128)
+    )
     for tile, picture in enumerate(pictures):
         top, left = 64 * (tile // 2), 64 * (tile % 2)
         window = np.s_[top : top + 64, left : left + 64]

@@ -1,4 +1,6 @@
-"""Segmenters: built, trained, interrupted, saved, and asked about pictures of any size; tiny ones, all else real."""
+"""Segmenters: built, trained, interrupted, saved, and asked about pictures of any size; tiny ones,
+all else real.
+"""
 
 import json
 import logging
@@ -69,7 +71,9 @@ class Squares(Dataset[Any]):
         rng = np.random.default_rng(index)
         image, label = rng.integers(100, 150, (3, 64, 64)), np.zeros((64, 64), np.uint8)
         top, left = rng.integers(0, 32, 2)
-        image[:, top : top + 32, left : left + 32] = np.array([[220, 30, 30], [30, 30, 220]])[index % 2][:, None, None]
+        image[:, top : top + 32, left : left + 32] = np.array([[220, 30, 30], [30, 30, 220]])[
+            index % 2
+        ][:, None, None]
         label[top : top + 32, left : left + 32] = 1 + index % 2
         label[0, 0] = 255
         return {
@@ -101,7 +105,9 @@ def test_a_config_file_is_fitted_to_the_classes_and_fetches_nothing(config: str)
     logits = segmenter.network(torch.zeros(2, 3, 64, 64))
     assert logits.shape[:2] == (2, 3)
     assert not any(isinstance(part, torch.nn.SyncBatchNorm) for part in segmenter.network.modules())
-    assert "nowhere" not in json.dumps(segmenter.config) and "open-mmlab" not in json.dumps(segmenter.config)
+    assert "nowhere" not in json.dumps(segmenter.config) and "open-mmlab" not in json.dumps(
+        segmenter.config
+    )
 
 
 def test_the_fused_head_is_mmsegmentations_head() -> None:
@@ -110,7 +116,10 @@ def test_the_fused_head_is_mmsegmentations_head() -> None:
     with isolated():
         plain = MODELS.build(head)
     plain.load_state_dict(segmenter.network.decode_head.state_dict())
-    levels = [torch.randn(2, channels, 32 // 2**i, 32 // 2**i) for i, channels in enumerate(head["in_channels"])]
+    levels = [
+        torch.randn(2, channels, 32 // 2**i, 32 // 2**i)
+        for i, channels in enumerate(head["in_channels"])
+    ]
     assert torch.allclose(segmenter.network.decode_head(levels), plain(levels), atol=1e-5)
 
 
@@ -134,10 +143,14 @@ def test_a_config_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_training_learns(config: str) -> None:
-    recipe = TrainingRecipe(config=config, steps=120, batch_size=8, learning_rate=1e-2, warmup=5, precision="fp32")
+    recipe = TrainingRecipe(
+        config=config, steps=120, batch_size=8, learning_rate=1e-2, warmup=5, precision="fp32"
+    )
     trained = train_segmenter(Squares(), CLASSES, recipe)
     items = [Squares()[index] for index in range(100, 108)]
-    said = predict_probabilities(trained.segmenter, torch.stack([item["image"] for item in items])).argmax(1)
+    said = predict_probabilities(
+        trained.segmenter, torch.stack([item["image"] for item in items])
+    ).argmax(1)
     truth = torch.stack([item["label"] for item in items])
     iou = metrics.class_iou(metrics.confusion_matrix(said.numpy(), truth.numpy(), 3))
     assert metrics.mean_iou(iou) > 0.7
@@ -163,7 +176,9 @@ class PowerCutError(Exception):
 
 def test_an_interrupted_training_ends_in_the_same_weights(recipe: TrainingRecipe) -> None:
     kept: dict[str, bytes] = {}
-    snapshots = Snapshots(lambda: kept.get("it"), lambda content: kept.update(it=content), seconds=0)
+    snapshots = Snapshots(
+        lambda: kept.get("it"), lambda content: kept.update(it=content), seconds=0
+    )
 
     def pull_the_plug(row: dict[str, float]) -> None:
         if row["step"] == 4:
@@ -171,9 +186,16 @@ def test_an_interrupted_training_ends_in_the_same_weights(recipe: TrainingRecipe
 
     steps: list[float] = []
     with pytest.raises(PowerCutError):
-        train_segmenter(Squares(), CLASSES, recipe, every=1, progress=pull_the_plug, snapshots=snapshots)
+        train_segmenter(
+            Squares(), CLASSES, recipe, every=1, progress=pull_the_plug, snapshots=snapshots
+        )
     resumed = train_segmenter(
-        Squares(), CLASSES, recipe, every=1, progress=lambda row: steps.append(row["step"]), snapshots=snapshots
+        Squares(),
+        CLASSES,
+        recipe,
+        every=1,
+        progress=lambda row: steps.append(row["step"]),
+        snapshots=snapshots,
     )
     undisturbed = train_segmenter(Squares(), CLASSES, recipe, every=1)
     assert steps == [4, 5, 6]
@@ -183,7 +205,9 @@ def test_an_interrupted_training_ends_in_the_same_weights(recipe: TrainingRecipe
 
 def test_a_snapshot_of_another_training_is_left_aside(recipe: TrainingRecipe) -> None:
     kept: dict[str, bytes] = {}
-    snapshots = Snapshots(lambda: kept.get("it"), lambda content: kept.update(it=content), seconds=0)
+    snapshots = Snapshots(
+        lambda: kept.get("it"), lambda content: kept.update(it=content), seconds=0
+    )
     train_segmenter(Squares(), CLASSES, recipe, every=2, snapshots=snapshots)
     other = TrainingRecipe(**{**recipe.__dict__, "seed": 1})
     assert weights(train_segmenter(Squares(), CLASSES, other, snapshots=snapshots)) == weights(
@@ -196,11 +220,16 @@ def test_progress_tells_step_loss_and_rate(recipe: TrainingRecipe) -> None:
     trained = train_segmenter(Squares(), CLASSES, recipe, every=4, progress=rows.append)
     assert [row["step"] for row in rows] == [4, 6]
     assert all(row["steps"] == 6 and row["images_per_second"] > 0 for row in rows)
-    assert trained.curve == [{name: row[name] for name in ("step", "loss", "learning_rate")} for row in rows]
+    assert trained.curve == [
+        {name: row[name] for name in ("step", "loss", "learning_rate")} for row in rows
+    ]
 
 
 def test_training_leaves_the_process_as_it_was(
-    recipe: TrainingRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    recipe: TrainingRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import DefaultScope
@@ -213,8 +242,17 @@ def test_training_leaves_the_process_as_it_was(
 
     def state() -> list[Any]:
         managed = [list(MMLogger._instance_dict), list(DefaultScope._instance_dict)]
-        draws = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
-        return [*managed, *draws, multiprocessing.get_start_method(allow_none=True), logging.getLogger().handlers[:]]
+        draws = [
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        ]
+        return [
+            *managed,
+            *draws,
+            multiprocessing.get_start_method(allow_none=True),
+            logging.getLogger().handlers[:],
+        ]
 
     before = state()
     train_segmenter(Squares(), CLASSES, recipe)
@@ -230,12 +268,17 @@ def test_precision_is_probed_and_told(recipe: TrainingRecipe) -> None:
 
 def test_half_precision_learns_the_same_task(recipe: TrainingRecipe) -> None:
     half = TrainingRecipe(**{**recipe.__dict__, "precision": "bf16"})
-    full, low = (train_segmenter(Squares(), CLASSES, chosen).curve[-1]["loss"] for chosen in (recipe, half))
+    full, low = (
+        train_segmenter(Squares(), CLASSES, chosen).curve[-1]["loss"] for chosen in (recipe, half)
+    )
     assert low == pytest.approx(full, rel=0.05)
 
 
 def test_a_label_with_an_unknown_id_is_named(recipe: TrainingRecipe) -> None:
-    with pytest.raises(ValueError, match=r"sample square \d+: label id [12], but there are 2 classes|label id 2, but"):
+    with pytest.raises(
+        ValueError,
+        match=r"sample square \d+: label id [12], but there are 2 classes|label id 2, but",
+    ):
         train_segmenter(Squares(), CLASSES[:2], recipe)
 
 
@@ -272,7 +315,9 @@ def test_augmentation_keeps_labels_on_their_pixels(size: tuple[int, int]) -> Non
     label[: size[0] // 2, : size[1] // 3] = 1
     image = torch.where(label.bool(), 200, 60).to(torch.uint8).expand(3, *size)
     for draw in range(20):
-        view, cut = augment(image, label, np.random.default_rng(draw), crop=(48, 56), scale=(0.5, 2))
+        view, cut = augment(
+            image, label, np.random.default_rng(draw), crop=(48, 56), scale=(0.5, 2)
+        )
         assert view.shape == (3, 48, 56) and cut.shape == (48, 56)
         assert set(cut.unique().tolist()) <= {0, 1, 255}
         grey = view.float().mean(0)
@@ -290,7 +335,9 @@ def test_distortions_keep_labels_on_their_pixels_and_come_from_their_seed(distor
     image = torch.where(SQUARE.bool(), 200, 60).to(torch.uint8).expand(3, 96, 96)
     changed = 0
     for draw in range(10):
-        (view, label), again = (distort(image, SQUARE, np.random.default_rng(draw)) for _ in range(2))
+        (view, label), again = (
+            distort(image, SQUARE, np.random.default_rng(draw)) for _ in range(2)
+        )
         assert torch.equal(view, again[0]) and torch.equal(label, again[1])
         assert set(label.unique().tolist()) <= {0, 1, 255}
         inside, outside = (view.float().mean(0)[label == i] for i in (1, 0))
@@ -302,20 +349,32 @@ def test_distortions_keep_labels_on_their_pixels_and_come_from_their_seed(distor
 
 def test_augmentations_fall_to_their_share_of_the_pictures() -> None:
     def views(augmentation: Augmentation) -> list[Any]:
-        chosen = Views(40, num_classes=3, crop=(96, 96), scale=(1, 1), seed=0, augmentation=augmentation)
+        chosen = Views(
+            40, num_classes=3, crop=(96, 96), scale=(1, 1), seed=0, augmentation=augmentation
+        )
         view = TrainingView(Squares(8), chosen)
         return [view[position]["data_samples"].gt_sem_seg.data for position in range(40)]
 
-    plain, none, half, every = (views(Augmentation(occlusion=share)) for share in (0.0, 0.0, 0.5, 1.0))
+    plain, none, half, every = (
+        views(Augmentation(occlusion=share)) for share in (0.0, 0.0, 0.5, 1.0)
+    )
     assert all(torch.equal(a, b) for a, b in zip(plain, none, strict=True))
-    differs = [[not torch.equal(a, b) for a, b in zip(plain, other, strict=True)] for other in (half, every)]
+    differs = [
+        [not torch.equal(a, b) for a, b in zip(plain, other, strict=True)]
+        for other in (half, every)
+    ]
     assert 10 <= sum(differs[0]) <= 30 and all(differs[1])
     pieces = [len(list(components(label[0].numpy()))) for label in views(Augmentation(splice=1.0))]
-    assert np.mean(pieces) > 1.5 * np.mean([len(list(components(label[0].numpy()))) for label in plain])
+    assert np.mean(pieces) > 1.5 * np.mean(
+        [len(list(components(label[0].numpy()))) for label in plain]
+    )
 
 
 def test_what_lies_beyond_the_picture_is_ignored() -> None:
-    image, label = torch.full((3, 10, 10), 9, dtype=torch.uint8), torch.ones(10, 10, dtype=torch.uint8)
+    image, label = (
+        torch.full((3, 10, 10), 9, dtype=torch.uint8),
+        torch.ones(10, 10, dtype=torch.uint8),
+    )
     _, cut = augment(image, label, np.random.default_rng(0), crop=(20, 20), scale=(1, 1))
     assert int((cut == 1).sum()) == 100 and int((cut == 255).sum()) == 300
 
@@ -326,20 +385,29 @@ def test_saved_segmenters_come_back_whole(config: str, tmp_path: Path) -> None:
     loaded = load_segmenter(tmp_path / "saved")
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     assert loaded.classes == CLASSES
-    assert torch.equal(predict_probabilities(loaded, images), predict_probabilities(segmenter, images))
-    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "weights.safetensors"]
+    assert torch.equal(
+        predict_probabilities(loaded, images), predict_probabilities(segmenter, images)
+    )
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
+        "config.json",
+        "weights.safetensors",
+    ]
 
 
 def test_a_checkpoint_cannot_name_foreign_code(config: str) -> None:
     files = pack_segmenter(build_segmenter(config, CLASSES))
     evil = files["config.json"].replace(b'"EncoderDecoder"', b'"os.system"')
-    with pytest.raises(ValueError, match=r"types outside mmsegmentation's registry: \['os\.system'\]"):
+    with pytest.raises(
+        ValueError, match=r"types outside mmsegmentation's registry: \['os\.system'\]"
+    ):
         unpack_segmenter({**files, "config.json": evil})
 
 
 def test_weights_that_do_not_fit_are_named(config: str, tmp_path: Path) -> None:
     three, two = (pack_segmenter(build_segmenter(config, CLASSES[:n])) for n in (3, 2))
-    with pytest.raises(ValueError, match=r"(?s)not a segmenter's weights\.safetensors and config\.json: .*conv_seg"):
+    with pytest.raises(
+        ValueError, match=r"(?s)not a segmenter's weights\.safetensors and config\.json: .*conv_seg"
+    ):
         unpack_segmenter({**three, "weights.safetensors": two["weights.safetensors"]})
     with pytest.raises(ValueError, match=r"not a segmenter's"):
         unpack_segmenter({**three, "weights.safetensors": b"cut off"})
@@ -354,8 +422,12 @@ def segmenter(config: str) -> Segmenter:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53), (130, 64), (200, 300)])
-def test_pictures_of_any_size_are_answered_at_their_size(segmenter: Segmenter, size: tuple[int, int]) -> None:
-    probabilities = predict_probabilities(segmenter, torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
+def test_pictures_of_any_size_are_answered_at_their_size(
+    segmenter: Segmenter, size: tuple[int, int]
+) -> None:
+    probabilities = predict_probabilities(
+        segmenter, torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    )
     assert probabilities.shape == (2, 3, *size)
     assert torch.allclose(probabilities.sum(1), torch.ones(2, *size), atol=1e-5)
 
@@ -365,13 +437,18 @@ def test_padding_leaves_distant_pixels_alone(segmenter: Segmenter) -> None:
     segmenter.network.backbone.layers[0][1] = segmenter.network.backbone.layers[1][1] = (
         torch.nn.ModuleList()
     )  # no attention
-    whole, cut = predict_probabilities(segmenter, images), predict_probabilities(segmenter, images[..., :200])
+    whole, cut = (
+        predict_probabilities(segmenter, images),
+        predict_probabilities(segmenter, images[..., :200]),
+    )
     assert torch.allclose(whole[..., :150], cut[..., :150], atol=1e-5)
 
 
 def test_batches_hold_one_size_and_keep_the_order() -> None:
     sizes = [4, 4, 4, 2, 2, 4]
-    items: list[Any] = [{"image": torch.zeros(3, size, 4), "id": str(number)} for number, size in enumerate(sizes)]
+    items: list[Any] = [
+        {"image": torch.zeros(3, size, 4), "id": str(number)} for number, size in enumerate(sizes)
+    ]
     batches = [[item["id"] for item in batch] for batch in batches_of_one_size(items, 2)]
     assert batches == [["0", "1"], ["2"], ["3", "4"], ["5"]]
 
@@ -385,5 +462,7 @@ def test_drawn_scenes_are_held_out_and_take_the_names_of_the_segmenter() -> None
 
 
 def test_a_set_without_a_common_class_is_refused() -> None:
-    with pytest.raises(ValueError, match="no class in common: background, car here, spoon in the segmenter"):
+    with pytest.raises(
+        ValueError, match="no class in common: background, car here, spoon in the segmenter"
+    ):
         translation(("background", "car"), ("background", "spoon"))

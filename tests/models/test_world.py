@@ -34,7 +34,9 @@ def test_later_objects_hide_earlier_ones_but_not_wholly():
         drawing = world.draw(seed)
         for number, thing in enumerate(drawing.scene.objects, 1):
             alone = world.draw_scene(
-                world.Scene(drawing.scene.ground, (thing,), drawing.scene.light, 1.0, drawing.scene.seed)
+                world.Scene(
+                    drawing.scene.ground, (thing,), drawing.scene.light, 1.0, drawing.scene.seed
+                )
             )
             visible = (drawing.instance == number).sum() / max((alone.instance == 1).sum(), 1)
             hidden += visible < 0.999
@@ -91,7 +93,9 @@ def test_every_look_has_a_sub_class_a_direction(name):
 
 
 def test_a_scene_can_be_asked_for():
-    drawing = world.draw_scene(world.sample_scene(np.random.default_rng(3), ["car", "tree"], "snow"))
+    drawing = world.draw_scene(
+        world.sample_scene(np.random.default_rng(3), ["car", "tree"], "snow")
+    )
     assert [o.name for o in drawing.scene.objects] == ["car", "tree"]
     assert drawing.scene.ground == "snow"
     empty = world.draw_scene(world.sample_scene(np.random.default_rng(3), [], "snow"))

@@ -1,4 +1,6 @@
-"""Words that would be code elsewhere: in a page, in Markdown and on a terminal they are shown and do nothing."""
+"""Words that would be code elsewhere: in a page, in Markdown and on a terminal they are shown and
+do nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,35 @@ from infra.settings import Settings
 from infra.store import Store, write_shard
 from infra.text import as_markdown, visible
 from segmint import console
-from tasks.card import Kept, dataset_card
-from tasks.plan import make_plan
-from tasks.planned import COLUMNS
-from tasks.report import write_report
+from tasks.plan.rows import make_plan
+from tasks.plan.table import COLUMNS
+from tasks.publish.card import Kept, dataset_card
+from tasks.report.page import write_report
 
 WORDS = (
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](http://one.example/x.png)",
-    "[x](javascript:alert(2))", "](javascript:alert(3))", "a|b|c", "`code`", "**bold**", "<http://two.example>",
-    "# title", "&lt;i&gt;", "'\"><b x=\"", "]]>", "</style><style>*", "[red]red[/red]", "d\\|e", "\\f",
-    "http://three.example/x", "<!-- g", "$(reboot)", "--- h", "~~i~~",
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "![x](http://one.example/x.png)",
+    "[x](javascript:alert(2))",
+    "](javascript:alert(3))",
+    "a|b|c",
+    "`code`",
+    "**bold**",
+    "<http://two.example>",
+    "# title",
+    "&lt;i&gt;",
+    '\'"><b x="',
+    "]]>",
+    "</style><style>*",
+    "[red]red[/red]",
+    "d\\|e",
+    "\\f",
+    "http://three.example/x",
+    "<!-- g",
+    "$(reboot)",
+    "--- h",
+    "~~i~~",
+)
 
 
 class Tags(HTMLParser):
@@ -63,7 +83,9 @@ def settings(tmp_path: Path) -> Settings:
     file = tmp_path / "vocabulary.json"
     file.write_text(json.dumps(vocabulary))
     images = {"images": 4 * len(WORDS), "multi": 0, "negatives": 0.1}
-    return Settings(vocabulary=str(file), plan=images, generator={"path": "![x](http://evil.example)`<b>"})
+    return Settings(
+        vocabulary=str(file), plan=images, generator={"path": "![x](http://evil.example)`<b>"}
+    )
 
 
 @pytest.fixture
@@ -83,8 +105,12 @@ def test_a_page_shows_hostile_words_and_does_nothing_of_what_they_say(
         images: dict[str, Any] = {"image": np.zeros((count, 16, 16, 3), np.uint8)}
         write_shard(store, f"{run}/synthesize/{shard:05d}", images, table)
         label = {"label": np.zeros((count, 16, 16), np.uint8)}
-        write_shard(store, f"{run}/refine/{shard:05d}", label, table.assign(confidence=0.5, consistency=0.5))
-        verdicts = table.assign(keep=[row % 2 == 0 for row in table["row"]], reason=WORDS[0], score=0.5)
+        write_shard(
+            store, f"{run}/refine/{shard:05d}", label, table.assign(confidence=0.5, consistency=0.5)
+        )
+        verdicts = table.assign(
+            keep=[row % 2 == 0 for row in table["row"]], reason=WORDS[0], score=0.5
+        )
         write_shard(store, f"{run}/select/{shard:05d}", {}, verdicts)
     found = {"set": WORDS[1], "images": 3, "miou": 0.1, "iou": dict.fromkeys(WORDS, 0.1)}
     store.write_json(f"{run}/evaluation.json", found)
@@ -103,7 +129,9 @@ def test_a_page_shows_hostile_words_and_does_nothing_of_what_they_say(
     assert all("".join(word.split()) in shown for word in WORDS)
 
 
-def test_a_card_shows_hostile_words_and_does_nothing_of_what_they_say(settings: Settings, plan: pd.DataFrame) -> None:
+def test_a_card_shows_hostile_words_and_does_nothing_of_what_they_say(
+    settings: Settings, plan: pd.DataFrame
+) -> None:
     card = dataset_card("nightly-01234567", settings, Kept.of(plan), len(plan))
     tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(card)
     inside = [child for token in tokens for child in token.children or ()]
@@ -112,16 +140,23 @@ def test_a_card_shows_hostile_words_and_does_nothing_of_what_they_say(settings: 
     assert "html_block" not in {token.type for token in tokens}
     kinds = [token.type for token in tokens]
     assert kinds.count("tr_open") == 1 + len(WORDS) and kinds.count("td_open") == 3 * len(WORDS)
-    texts = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
+    texts = [
+        "".join(child.content for child in token.children or ())
+        for token in tokens
+        if token.type == "inline"
+    ]
     assert set(WORDS) <= set(texts)
 
 
 @pytest.mark.parametrize(
-    "word", [*WORDS, "two\nlines", "# a\n- b", "a\r\n<b>", "\x1b[2J", "x  \ny", "~~x~~", "1. x", "+ x"]
+    "word",
+    [*WORDS, "two\nlines", "# a\n- b", "a\r\n<b>", "\x1b[2J", "x  \ny", "~~x~~", "1. x", "+ x"],
 )
 def test_markdown_of_any_text_is_that_text(word: str) -> None:
     [_, inline, _] = (
-        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(as_markdown(word))
+        MarkdownIt("commonmark", {"html": True})
+        .enable(["table", "strikethrough"])
+        .parse(as_markdown(word))
     )
     assert {child.type for child in inline.children or ()} <= {"text", "text_special"}
     shown = "".join(child.content for child in inline.children or ())
@@ -129,7 +164,17 @@ def test_markdown_of_any_text_is_that_text(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["\x1b]0;owned\x07", "\x1b[31mred", "\x9b2J", "a\rb", "\x08\x08", "\u202eevil", "[red]x[/red]", ":smile:"]
+    "word",
+    [
+        "\x1b]0;owned\x07",
+        "\x1b[31mred",
+        "\x9b2J",
+        "a\rb",
+        "\x08\x08",
+        "\u202eevil",
+        "[red]x[/red]",
+        ":smile:",
+    ],
 )
 def test_a_terminal_shows_hostile_words_and_does_nothing_of_what_they_say(
     word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from infra.settings import Settings
-from tasks.progress import Report
+from tasks.run.progress import Report
 from tasks.synthesize import names_of, phrases_of, synthesize_rows
 
 ROWS = pd.DataFrame(
@@ -45,5 +45,9 @@ def test_the_attention_of_names_is_another_of_the_same_pictures(phrases: dict[st
     np.testing.assert_array_equal(names["image"], phrases["image"])
     for field in ("cross", "attention"):
         assert names[field].shape == phrases[field].shape == (2, 3, 16, 16)
-        assert (names[field][0] > 0).all() and not np.allclose(names[field][0], phrases[field][0], rtol=0.01)
-        assert (names[field][1, 0] > 0).all() and (names[field][1, 1:] == 0).all()  # the ground's alone
+        assert (names[field][0] > 0).all() and not np.allclose(
+            names[field][0], phrases[field][0], rtol=0.01
+        )
+        assert (names[field][1, 0] > 0).all() and (
+            names[field][1, 1:] == 0
+        ).all()  # the ground's alone

@@ -1,0 +1,1 @@
+"""Compose: generated objects → crowded scenes with exact labels."""

@@ -1,0 +1,1 @@
+"""Evaluate: a checkpoint on labelled pictures that no training saw."""

@@ -1,0 +1,1 @@
+"""Plan: which images a run makes, fixed row by row before anything expensive starts."""

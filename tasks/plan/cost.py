@@ -1,0 +1,102 @@
+"""Estimate: what a plan will cost, from what the store's own finished shards took with the same
+generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from infra.settings import Settings
+from infra.store import Marker, Store, read_marker
+from tasks.schemas import Record
+
+__all__ = ["Cost", "Rate", "estimate", "measured_rate"]
+
+ASKED = 100  # shards of a stage, of about as many as which the markers are read
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one image of the plan takes in all stages: seconds of one worker, and bytes in the
+    store.
+    """
+
+    seconds: float
+    bytes: float
+    measured_on: str  # the run it was measured on
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes: `seconds` with its workers at work, `bytes` in the store."""
+
+    seconds: float
+    bytes: int
+
+
+def estimate(
+    rows: int,
+    shards: int,
+    shard_size: int,
+    seconds_per_image: float,
+    bytes_per_image: float,
+    workers: int = 1,
+) -> Cost:
+    """Cost of a plan; a worker takes whole shards."""
+    rows_of_busiest = min(-(-shards // workers) * shard_size, rows)
+    return Cost(rows_of_busiest * seconds_per_image, round(rows * bytes_per_image))
+
+
+def measured_rate(store: Store, settings: Settings) -> Rate | None:
+    """The rate of the last run (by name) in the store with the same generator settings;
+
+    None if there is none.
+    """
+    wanted = settings.resolved()["generator"]
+    for run in reversed(store.list("runs")):
+        record = f"runs/{run}/settings.json"
+        if (
+            store.exists(record)
+            and store.read_json(record, Record)["settings"]["generator"] == wanted
+        ):
+            stages = _stages(store, f"runs/{run}")
+            if images := sum(
+                stage.images for name, stage in stages.items() if name == "synthesize"
+            ):
+                seconds, size = (
+                    sum(getattr(stage, what) for stage in stages.values())
+                    for what in ("seconds", "bytes")
+                )
+                return Rate(seconds / images, size / images, run)
+    return None
+
+
+@dataclass(frozen=True)
+class _Stage:
+    images: float
+    seconds: float
+    bytes: float
+
+
+def _stages(store: Store, run: str) -> dict[str, _Stage]:
+    """What the finished shards of each stage come to, of large stages by some of them."""
+    found = {}
+    for stage in (name for name in store.list(run) if "." not in name):
+        folder = f"{run}/{stage}"
+        paths = [f"{folder}/{name[:-5]}" for name in store.list(folder) if name.endswith(".json")]
+        asked = paths[:: max(1, len(paths) // ASKED)]
+        with ThreadPoolExecutor(store.place.readers) as pool:
+            markers = list(filter(None, pool.map(lambda path: read_marker(store, path), asked)))
+        found[stage] = _summed(markers, len(paths) / max(len(asked), 1))
+    return found
+
+
+def _summed(markers: Sequence[Marker], times: float) -> _Stage:
+    images, seconds = (
+        sum(len(marker.ids) for marker in markers),
+        sum(marker.seconds for marker in markers),
+    )
+    size = sum(file.size for marker in markers for file in marker.files.values())
+    return _Stage(times * images, times * seconds, times * size)

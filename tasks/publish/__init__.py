@@ -1,0 +1,1 @@
+"""Publish: kept samples → an immutable dataset version."""

@@ -1,0 +1,1 @@
+"""Refine: image and attention → label map with a confidence."""

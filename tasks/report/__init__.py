@@ -1,0 +1,1 @@
+"""Report: one page and the Prefect artifacts of a run, from the store alone."""

@@ -1,0 +1,166 @@
+"""Report: one self-contained page a run, made from the store alone.
+
+Every figure on the page names the files it was counted from. Equal stores give equal pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from prefect import task
+
+from infra.blocks import open_store
+from infra.settings import Settings
+from infra.store import Store
+from tasks.report.artifacts import measure, show
+from tasks.report.charts import HEIGHT, WIDTH, curve
+from tasks.report.counts import PICKED
+from tasks.report.examples import choose, draw_cells, draw_steps
+from tasks.report.figures import (
+    advice,
+    as_count,
+    as_duration,
+    as_percent,
+    as_rate,
+    class_rows,
+    figures,
+    reason_rows,
+    time_rows,
+    training_rate,
+)
+from tasks.report.pictures import Cell, data_uri, encode, strip
+from tasks.report.stored_run import Ledger, read_ledger
+
+__all__ = ["render", "report", "write_report"]
+
+_STEPS = 8  # examples whose way from attention to label is shown
+_STRIP_BYTES = 40_000  # of one example's pictures at most, so that a page stays under 3 MB
+
+
+def write_report(store: Store, run: str) -> str:
+    """Write `runs/<run>/report.html` from what the store holds of the run, and return that path.
+
+    A stage that has not run is said to be missing. Raises `MissingError` if there is nothing of the
+    run.
+    """
+    return _write(store, read_ledger(store, run))
+
+
+def _write(store: Store, ledger: Ledger) -> str:
+    path = f"runs/{ledger.run}/report.html"
+    store.write_bytes(path, render(store, ledger).encode())
+    return path
+
+
+def render(store: Store, ledger: Ledger) -> str:
+    """The page as HTML; pictures are read from the store."""
+    unreadable: set[str] = set()
+    examples = _examples(store, ledger, unreadable)
+    damaged = sorted({*ledger.damaged, *unreadable})
+    return _template().render(
+        ledger=ledger,
+        folder=f"runs/{ledger.run}",
+        counts=ledger.census.whole,
+        generated=ledger.census.generated,
+        figures=list(figures(ledger)),
+        advice=list(advice(ledger, damaged)),
+        examples=examples,
+        damaged=damaged,
+        classes=list(class_rows(ledger)),
+        reasons=list(reason_rows(ledger.census)),
+        curve=_training_curve(ledger),
+        training_rate=training_rate(ledger.training or {}),
+        plot=(WIDTH, HEIGHT),
+        times=list(time_rows(ledger)),
+        settings=_setting_rows(ledger.settings),
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": as_count,
+        "percent": as_percent,
+        "duration": as_duration,
+        "rate": as_rate,
+    }
+    return environment.get_template("report.html")
+
+
+def _examples(
+    store: Store, ledger: Ledger, unreadable: set[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its
+    pictures.
+    """
+    made = ledger.census.picked
+    composed, keep = made["kind"] == "composed", made["keep"]
+    chosen = {
+        "kept": choose(made[~composed & keep.eq(True)], "first", PICKED),
+        "rejected": choose(made[~composed & keep.eq(False)], "reason", PICKED),
+        "unjudged": choose(made[~composed & keep.isna()], "first", PICKED),
+        "composed": choose(made[composed], "first", PICKED),
+    }
+    drawn = {
+        kind: list(_drawn(store, ledger, samples, unreadable)) for kind, samples in chosen.items()
+    }
+    steps = pd.concat([chosen["kept"][: _STEPS // 2], chosen["rejected"][: _STEPS // 2]])
+    traced = draw_steps(store, ledger, steps, unreadable)
+    return drawn | {"steps": [_example(sample, cell) for sample, cell in traced]}
+
+
+def _drawn(
+    store: Store, ledger: Ledger, samples: pd.DataFrame, unreadable: set[str]
+) -> Iterator[dict[str, Any]]:
+    cells = draw_cells(store, ledger, samples, unreadable=unreadable)
+    for sample, cell in zip(samples.to_dict("records"), cells, strict=True):
+        yield {**_example(sample, cell), "keep": cell.kept}
+
+
+def _example(sample: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    pictures = strip(cell.tiles)
+    uri = data_uri(encode(pictures, _STRIP_BYTES))
+    return {**sample, "src": uri, "width": pictures.shape[1], "height": pictures.shape[0]}
+
+
+def _training_curve(ledger: Ledger) -> Any:
+    rows = (ledger.training or {}).get("curve") or []
+    return curve([row["step"] for row in rows], [row["loss"] for row in rows])
+
+
+def _setting_rows(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Resolved settings, those of the run itself first and then section by section, values as JSON."""
+    plain = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    sections = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    return {
+        title: {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+        for title, values in {"run": plain, **sections}.items()
+        if values
+    }
+
+
+@task(name="report")
+def report(settings: Settings, run: str | None = None) -> str:
+    """Write the report of `run` (None: the settings' own), and show what it comes to in Prefect's
+    UI.
+    """
+    store = open_store(settings.store)
+    ledger = read_ledger(store, run or settings.name)
+    path = _write(store, ledger)
+    measure(ledger)
+    show(store, ledger, settings.watch.links)
+    return path

@@ -1,0 +1,1 @@
+"""Run: what every stage shares: the order of the stages, where shards lie, task runs, progress."""

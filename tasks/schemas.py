@@ -1,0 +1,190 @@
+"""What the JSON files of a store have to hold, as far as anybody reads them; whatever else they
+hold is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.parsing import checked
+from infra.store import Manifest, Published, StoreError
+from infra.store.store import NAME
+from infra.vocabulary import Seeds
+
+__all__ = [
+    "Bar",
+    "Champion",
+    "Compared",
+    "Evaluated",
+    "Meta",
+    "Origin",
+    "Planned",
+    "Ranking",
+    "Record",
+    "Shown",
+    "Trained",
+    "Training",
+    "origin_of",
+]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Weights = dict[str, Amount]
+Byte = Annotated[int, Field(ge=0, le=255)]
+ClassId = Annotated[int, Field(ge=1, le=254)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Trained(_Part):
+    """meta.json of any network: its files' SHA-256 and the names of its label ids."""
+
+    files: dict[str, str]
+    classes: list[str]
+
+
+class _Unseen(_Part):
+    unseen: list[str] = []
+
+
+class Meta(Trained):
+    """meta.json of a checkpoint."""
+
+    checkpoint: str
+    version: str
+    manifest: str
+    protocol: _Unseen = _Unseen()
+
+
+class Evaluated(_Part):
+    """An evaluation, as far as the report shows it."""
+
+    set: str
+    images: int = 0
+    miou: Share
+    iou: dict[str, Share | None]
+
+
+class Compared(Evaluated):
+    """An evaluation that another may be compared with."""
+
+    fingerprint: str
+
+
+class Champion(_Part):
+    """champion.json, for who challenges it."""
+
+    checkpoint: str
+    version: str
+    evaluation: Compared
+    before: list[str] = []
+    withdrawn: list[str] = []
+
+
+class Planned(_Part):
+    """champion.json, for the next night."""
+
+    budget: Weights = {}
+
+
+class _Budget(_Part):
+    budget: Weights | None
+
+
+class _Planned(_Part):
+    plan: _Budget
+    generator: dict[str, Any]
+
+
+class Record(_Part):
+    """A run's settings.json."""
+
+    identity: str
+    settings: _Planned
+    sample_settings: dict[str, Any]
+
+
+class _Entry(_Part):
+    id: ClassId
+    name: str
+    palette: tuple[Byte, Byte, Byte] | None = None
+    seeds: Seeds | None = None
+
+
+class _Vocabulary(_Part):
+    classes: list[_Entry] = []
+
+
+class _Labelled(_Part):
+    vocabulary: _Vocabulary = _Vocabulary()
+
+
+class _Sections(_Part):
+    refine: dict[str, Any] = {}
+    select: dict[str, Any] = {}
+
+
+class Shown(_Part):
+    """A run's settings.json, as far as the report shows it."""
+
+    identity: str = ""
+    settings: _Sections = _Sections()
+    sample_settings: _Labelled = _Labelled()
+
+
+class _Step(_Part):
+    step: Amount
+    loss: float
+    images_per_second: Amount = 0
+
+
+class _Recipe(_Part):
+    steps: int = 0
+    batch_size: int = 0
+
+
+class Training(_Part):
+    """training.json of a run."""
+
+    curve: list[_Step] = []
+    seconds: Amount = 0
+    recipe: _Recipe = _Recipe()
+
+
+class Origin(_Part):
+    """What a version's manifest tells of where it came from: the run, its identity, and the label
+    id of each class.
+    """
+
+    run: Annotated[str, Field(pattern=f"^{NAME}$")]
+    identity: str = ""
+    classes: dict[str, ClassId]
+
+
+class Bar(_Part):
+    """The last sample of a class that stays, by score and row."""
+
+    score: Share
+    row: Annotated[int, Field(ge=0)]
+
+
+class Ranking(_Part):
+    """ranking.json of a run: the bar of each class, and the mean held-out loss of each label id."""
+
+    bars: dict[str, Bar]
+    losses: dict[Byte, Amount]
+
+
+def origin_of(manifest: Manifest | Published) -> Origin:
+    """Where a version came from. Raises `StoreError` if its manifest does not tell."""
+    try:
+        origin: Origin = checked(manifest.meta, Origin)
+    except ValueError as error:
+        raise StoreError(
+            f"the manifest of version {manifest.version!r}: meta.{error}; publish it anew"
+        ) from error
+    return origin

@@ -1,0 +1,1 @@
+"""Select: which samples may be published, by screening and noise learning."""

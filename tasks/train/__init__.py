@@ -1,0 +1,1 @@
+"""Train: a published version → a segmenter's checkpoint."""

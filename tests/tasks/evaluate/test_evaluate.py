@@ -1,0 +1,169 @@
+"""Figures of a checkpoint on the drawn world and on folders in VOC layout."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from infra.settings import Settings
+from infra.store import Store
+from infra.voc import VocError
+from models.segmenters import Segmenter, build_segmenter
+from tasks.evaluate.evaluate import (
+    drawn_truth,
+    evaluate,
+    evaluate_segmenter,
+    evaluation_path,
+    voc_photographs,
+)
+from tasks.train.train import train
+from tests.infra.test_voc import add
+from tests.models.test_segmenters import TINY, Squares
+from tests.tasks.segmenting import VERSION, publish_squares, small_settings, write_run
+
+CLASSES = ("background", "car", "bus")
+
+
+class Painter(torch.nn.Module):
+    """A segmenter that reads the class out of the red channel: 0, 100 or 200 is class 0, 1 or 2,
+    with certainty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, ...]] = []
+
+    def data_preprocessor(self, batch: dict[str, Any], training: bool) -> dict[str, Any]:
+        return {"inputs": torch.stack(batch["inputs"])}
+
+    def predict(self, images: torch.Tensor) -> list[Any]:
+        from models.segmenters.openmmlab import PixelData, SegDataSample
+
+        self.sizes.append(tuple(images.shape))
+        logits = (
+            torch.nn.functional.one_hot((images[:, 0] / 100).round().long(), 3).permute(0, 3, 1, 2)
+            * 100.0
+        )
+        return [SegDataSample(seg_logits=PixelData(data=one)) for one in logits]
+
+
+@pytest.fixture
+def painter() -> Segmenter:
+    return Segmenter(Painter(), {}, CLASSES)
+
+
+def painted(label: list[list[int]], said: list[list[int]] | None = None) -> dict[str, Any]:
+    """An item that `Painter` segments as `said`, else correctly."""
+    truth = torch.tensor(label, dtype=torch.uint8)
+    red = (torch.tensor(said, dtype=torch.uint8) if said else truth) * 100
+    return {"image": red.expand(3, *truth.shape), "label": truth, "id": str(label)}
+
+
+def test_figures_are_those_of_the_pixels(painter: Segmenter) -> None:
+    items: Any = [painted([[0, 0], [1, 1]]), painted([[0, 2], [1, 1]], said=[[0, 0], [1, 2]])]
+    found = evaluate_segmenter(painter, items, "squares")
+    assert found.iou == pytest.approx({"background": 3 / 4, "car": 3 / 4, "bus": 0})
+    assert found.miou == pytest.approx(1 / 2)
+    assert found.pixel_accuracy == pytest.approx(6 / 8)
+    assert found.calibration_error == pytest.approx(2 / 8, abs=1e-4)
+    assert found.images == 2 and found.seen is None
+
+
+def test_classes_that_the_set_cannot_show_stay_out_of_the_mean(painter: Segmenter) -> None:
+    items: Any = [painted([[0, 0], [1, 1]], said=[[0, 0], [1, 2]])]
+    found = evaluate_segmenter(painter, items, "squares", known=("background", "car"))
+    assert found.iou["bus"] == 0
+    assert found.miou == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_unseen_classes_are_summed_up_apart(painter: Segmenter) -> None:
+    items: Any = [painted([[0, 0], [1, 2]], said=[[0, 0], [1, 1]])]
+    found = evaluate_segmenter(painter, items, "squares", unseen=("bus",))
+    assert (found.seen, found.unseen, found.harmonic) == pytest.approx((3 / 4, 0, 0))
+
+
+def test_the_fingerprint_is_of_pictures_labels_and_classes_only(painter: Segmenter) -> None:
+    items: Any = [painted([[0, 0], [1, 1]]), painted([[0, 2], [1, 1]])]
+    base = evaluate_segmenter(painter, items, "squares").fingerprint
+    assert evaluate_segmenter(painter, items, "other name", batch_size=1).fingerprint == base
+    assert evaluate_segmenter(painter, items[::-1], "squares").fingerprint != base
+    renamed = replace(painter, classes=("background", "car", "boat"))
+    assert evaluate_segmenter(renamed, items, "squares").fingerprint != base
+
+
+def test_a_set_without_labels_is_refused(painter: Segmenter) -> None:
+    items: Any = [{**painted([[0, 0]]), "label": torch.full((1, 2), 255, dtype=torch.uint8)}]
+    with pytest.raises(ValueError, match="set 'blank' has no labelled pixel in 1 pictures"):
+        evaluate_segmenter(painter, items, "blank")
+
+
+def test_an_id_beyond_the_classes_is_named(painter: Segmenter) -> None:
+    with pytest.raises(ValueError, match="truth holds class id 7, but there are 3 classes"):
+        evaluate_segmenter(
+            painter,
+            [{**painted([[0, 0]]), "label": torch.full((1, 2), 7, dtype=torch.uint8)}],
+            "odd",
+        )
+
+
+def test_photographs_of_many_sizes_are_judged_at_their_own(
+    painter: Segmenter, tmp_path: Path
+) -> None:
+    shapes = [(150, 40), (150, 40), (33, 260), (150, 40)]
+    for number, shape in enumerate(shapes):
+        add(tmp_path, f"{number}", np.zeros(shape, np.uint8))
+    found = evaluate_segmenter(painter, voc_photographs(tmp_path, "val", CLASSES), "photographs")
+    assert found.images == 4
+    assert painter.network.sizes == [(2, 3, 160, 128), (1, 3, 128, 288), (1, 3, 160, 128)]
+
+
+def test_the_folders_ids_are_translated_by_name(tmp_path: Path) -> None:
+    add(tmp_path, "one", np.array([[0, 1, 2, 255]]))
+    (tmp_path / "classes.txt").write_text("bus\ncow\ncar\n")
+    photographs = voc_photographs(tmp_path, "val", CLASSES)
+    assert photographs[0]["label"].tolist() == [[2, 0, 1, 255]]
+    assert photographs.known == CLASSES
+
+
+def test_a_folder_that_is_wrong_says_so(tmp_path: Path) -> None:
+    with pytest.raises(VocError, match=r"val\.txt is missing"):
+        voc_photographs(tmp_path, "val", CLASSES)
+
+
+def test_drawn_truth_is_the_same_every_time() -> None:
+    (first, second), known = (
+        (drawn_truth(2, CLASSES) for _ in range(2)),
+        ("background", "car", "bus"),
+    )
+    assert torch.equal(first[1]["image"], second[1]["image"]) and torch.equal(
+        first[1]["label"], second[1]["label"]
+    )
+    assert first.known == known
+
+
+def test_a_published_version_can_be_measured_on(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    found = evaluate_segmenter(
+        build_segmenter(str(tmp_path / "tiny.py"), CLASSES), Squares(4), "squares"
+    )
+    assert 0 <= found.miou <= 1 and 0 <= found.calibration_error <= 1
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return small_settings(tmp_path)
+
+
+def test_the_evaluation_lies_beside_its_checkpoint_and_with_the_run(settings: Settings) -> None:
+    store = Store.open(settings.store.url)
+    publish_squares(store)
+    write_run(store, {"car": [True]})
+    name = train.fn(settings, VERSION)
+    found = evaluate.fn(settings, name)
+    assert found["set"] == "3 drawn scenes" and set(found["iou"]) == set(CLASSES)
+    assert store.read_json(evaluation_path(name, found["fingerprint"])) == found
+    assert store.read_json("runs/nightly/evaluation.json") == {**found, "checkpoint": name}
+    assert evaluate.fn(settings, name) == found

@@ -1,0 +1,118 @@
+"""What events add up to: progress that moves within a shard, whatever is done again, fails or was
+done before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pytest
+
+from tasks.monitor.totals import Stage, Tally
+from tasks.run import progress
+from tasks.run.progress import Event, Report, announce, give_up, listening
+
+
+def after(events: Iterable[Event], seconds: float = 10.0) -> Stage:
+    """How far `refine` is after these events, which come every so many seconds."""
+    times = iter(range(1000))
+    tally = Tally(lambda: next(times) * seconds)
+    for event in events:
+        tally(event)
+    found = tally.stage("refine")
+    assert found is not None
+    return found
+
+
+def shard(name: str, done: int, of: int = 4, ended: bool = False, failed: bool = False) -> Event:
+    amount = 0 if ended else done
+    return Event(
+        "refine", amount, name, done, of, seconds=2.0, ended=ended, failed=failed, worker="one"
+    )
+
+
+WAITED = Event("refine", awaited=("0", "1"))
+
+
+def test_progress_moves_within_a_shard_and_time_left_follows_it() -> None:
+    stage = after([WAITED, shard("0", 0), shard("0", 2)])
+    assert (stage.share, stage.rate, stage.left) == (0.25, 0.2, 30.0)
+    assert stage.told == "25 % · 30.0 s left · 0.2/s · 0 of 2 shards, 2 done"
+
+
+def test_a_stage_that_has_not_begun_knows_no_rate() -> None:
+    stage = after([WAITED])
+    assert (stage.share, stage.rate, stage.left, stage.told) == (
+        0,
+        None,
+        None,
+        "0 % · 0 of 2 shards, 0 done",
+    )
+
+
+def test_a_shard_with_fewer_units_than_others_counts_as_a_whole_one() -> None:
+    assert (
+        after(
+            [WAITED, shard("0", 4), shard("0", 4, ended=True), shard("1", 0, 0, ended=True)]
+        ).share
+        == 1
+    )
+
+
+def test_what_failed_is_over_and_what_is_announced_again_is_not() -> None:
+    given_up = [
+        WAITED,
+        shard("0", 4, ended=True),
+        shard("1", 1),
+        Event("refine", name="1", ended=True, failed=True),
+    ]
+    stage = after(given_up)
+    assert (stage.over, stage.share, stage.failures) == (True, 1, 1)
+    again = after([*given_up, Event("refine", awaited=("1",))])
+    assert (again.over, again.share) == (False, 0.5)
+    assert after([*given_up, Event("refine", awaited=("1",)), shard("1", 4, ended=True)]).share == 1
+
+
+def test_a_shard_whose_worker_died_begins_anew() -> None:
+    assert after([WAITED, shard("0", 3), shard("0", 0)]).share == 0
+
+
+def test_a_single_task_tells_its_units() -> None:
+    stage = after(
+        [Event("refine", 50, "version", 50, 200), Event("refine", 50, "version", 100, 200)]
+    )
+    assert stage.told == "50 % · 10.0 s left · 10.0/s · 100 of 200"
+
+
+def test_work_is_added_up_by_worker() -> None:
+    tally = Tally()
+    for worker, amount in (("one", 3), ("two", 5), ("one", 1)):
+        tally(Event("refine", amount, "0", amount, 9, seconds=2.0, worker=worker))
+    work = tally.totals().work
+    assert {worker: (each.units, each.seconds) for (_, worker), each in work.items()} == {
+        "one": (4, 4.0),
+        "two": (5, 2.0),
+    }
+
+
+def test_a_report_tells_of_its_task_from_begin_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        progress, "_looked", -math.inf
+    )  # whatever reported before did not look at the machine just now
+    tally = Tally()
+    with listening(tally):
+        announce("refine", ["00000", "00001"])
+        with Report("refine", "00000", 4) as report:
+            report(3)
+            halfway = tally.stage("refine")
+            report(1)
+        with pytest.raises(OSError, match="full"), Report("refine", "00001", 4):
+            raise OSError("the disk is full")
+        unfinished = tally.stage("refine")
+        give_up("refine", "00001")
+        end = tally.stage("refine")
+    assert halfway and unfinished and end
+    assert (halfway.share, unfinished.share) == (0.375, 0.5)
+    assert (end.over, end.failures) == (True, 1)
+    assert min(found["disk_free_bytes"] for found in tally.totals().resources.values()) > 0

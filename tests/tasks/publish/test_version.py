@@ -1,0 +1,52 @@
+"""Publishing a run of many shards: what it reads of them to know where they are, and what it keeps
+in memory.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infra.settings import Settings
+from infra.store import Store, write_shard
+from tasks.publish.card import Kept
+from tasks.publish.version import published_paths, version_of
+
+SETTINGS = Settings()
+DATA = f"versions/{version_of(SETTINGS)}/data"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A version of three shards, before its publication, without the run that they were made of."""
+    store = Store.open(str(tmp_path / "store"))
+    for shard in range(3):
+        write_shard(store, f"{DATA}/{shard:05d}-0123abcd", {}, pd.DataFrame({"id": [str(shard)]}))
+    return store
+
+
+def test_one_listing_tells_where_the_shards_of_a_version_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "read_bytes", lambda store, path: pytest.fail(f"{path} is read"))
+    paths = published_paths(store, SETTINGS, version_of(SETTINGS), [0, 1, 2])
+    assert paths == [f"{DATA}/{shard:05d}-0123abcd" for shard in range(3)]
+
+
+def test_of_a_shard_that_is_there_with_two_contents_that_counts_which_the_run_has(
+    store: Store,
+) -> None:
+    write_shard(store, "runs/nightly/select/00001", {}, pd.DataFrame({"id": ["1"]}))
+    (alone,) = published_paths(store, SETTINGS, "elsewhere", [1])
+    name = alone.rpartition("/")[2]
+    write_shard(store, f"{DATA}/{name}", {}, pd.DataFrame({"id": ["1"]}))
+    found = published_paths(store, SETTINGS, version_of(SETTINGS), [0, 1])
+    assert found == [f"{DATA}/00000-0123abcd", f"{DATA}/{name}"]
+
+
+def test_what_was_kept_is_counted_shard_by_shard_as_if_in_one_table() -> None:
+    table = pd.DataFrame(
+        {"kind": ["single", "multi", "single"], "classes": [["car"], ["car", "tree"], ["bus"]]}
+    )
+    assert Kept.of(table[:2]) + Kept.of(table[2:]) == Kept.of(table)
+    assert (Kept.of(table).samples, Kept.of(table).classes["car"]) == (3, 2)

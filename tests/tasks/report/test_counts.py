@@ -1,0 +1,98 @@
+"""The census of a run: what is counted and picked of groups of samples adds up to what would be of
+all at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.report.counts import PICKED, Census
+from tasks.report.examples import choose
+
+CLASSES, SHARD = ("car", "fish", "tree"), 10
+
+
+@pytest.fixture(scope="module")
+def samples() -> pd.DataFrame:
+    """600 samples: of none to two classes, the last 100 composed; made, judged and labelled or not,
+    at random.
+    """
+    draw = np.random.default_rng(3)
+    rows = []
+    for row in range(600):
+        names = list(draw.choice(CLASSES, draw.integers(3), replace=False))
+        keep = draw.choice([True, False, None])
+        rows.append(
+            {
+                "row": row,
+                "shard": row // SHARD,
+                "seed": int(draw.integers(1 << 40)),
+                "classes": names,
+                "first": names[0] if names else "",
+                "kind": "composed" if row >= 500 else "single" if names else "negative",
+                "image_at": draw.choice(["somewhere", None]),
+                "confidence": draw.choice([0.25, 0.75, np.nan]),
+                "keep": keep,
+                "reason": draw.choice(["area", "rank"]) if keep is False else "",
+            }
+        )
+    return pd.DataFrame(rows).astype({"keep": object})
+
+
+@pytest.fixture(scope="module")
+def summed(samples: pd.DataFrame) -> Census:
+    return reduce(add, (Census.of(samples[at : at + 3 * SHARD]) for at in range(0, 600, 3 * SHARD)))
+
+
+def test_counts_of_groups_add_up(samples: pd.DataFrame, summed: Census) -> None:
+    whole = Census.of(samples)
+    assert (summed.reasons, summed.shards) == (whole.reasons, (50, 10))
+    assert (
+        astuple(summed.whole) == pytest.approx(astuple(whole.whole)) and whole.whole.planned == 600
+    )
+    assert (
+        astuple(summed.negative) == pytest.approx(astuple(whole.negative))
+        and whole.negative.planned > 100
+    )
+    assert summed.classes.keys() == whole.classes.keys() == set(CLASSES)
+    for name, counts in summed.classes.items():
+        named = samples[[name in names for names in samples["classes"]]]
+        assert counts.planned == len(named) and counts.judged == named["keep"].notna().sum()
+        assert counts.confidence == pytest.approx(named["confidence"].mean())
+
+
+def test_what_is_picked_of_groups_is_what_would_be_shown_of_all(
+    samples: pd.DataFrame, summed: Census
+) -> None:
+    assert len(summed.picked) < len(samples)
+    for outcome, by in ((True, "first"), (False, "reason")):
+        shown, expected = (
+            choose(
+                each[
+                    each["keep"].eq(outcome)
+                    & each["image_at"].notna()
+                    & each["kind"].ne("composed")
+                ],
+                by,
+                PICKED,
+            )
+            for each in (summed.picked, samples)
+        )
+        assert shown["row"].tolist() == expected["row"].tolist() and len(shown) == PICKED
+
+
+def test_a_census_of_nothing_adds_nothing(samples: pd.DataFrame) -> None:
+    nothing, some = Census.of(samples[:0]), Census.of(samples[:30])
+    for each in (nothing + some, some + nothing):
+        assert (
+            each.whole == some.whole
+            and each.classes == some.classes
+            and each.picked.equals(some.picked)
+        )
+    assert (nothing + nothing).whole.planned == 0 and nothing.whole.confidence is None

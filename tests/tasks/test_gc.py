@@ -1,0 +1,163 @@
+"""What may leave the store, and what never does."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from infra.settings import RetentionSettings, Settings
+from infra.store import (
+    MissingError,
+    Store,
+    list_versions,
+    publish_version,
+    verify_version,
+    write_shard,
+)
+from tasks.gc import DAY, collect, delete, find_garbage, pin, unpin
+from tests.tasks.segmenting import publish_squares
+
+NONE_KEPT = RetentionSettings(versions=1, days=0, run_days=0, abandoned_days=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Versions a, b, c, the newest last, each with its run's shards, a checkpoint and a fold's
+    network.
+    """
+    store = Store.open(str(tmp_path / "store"))
+    for name in "abc":
+        publish_squares(store, f"{name}-0123abcd", run=name, identity="0123abcd" * 8)
+        for path in ("plan.parquet", "report.html", "synthesize/00000.json", "select/00000.json"):
+            store.write_bytes(f"runs/{name}/{path}", b"x")
+        store.write_json(f"checkpoints/{name}-0123abcd-fold-0/meta.json", {})
+        store.write_json(f"checkpoints/{name}-0123abcd-aaaaaaaa/meta.json", {})
+    return store
+
+
+def paths(store: Store, retention: RetentionSettings = NONE_KEPT, after: float = 60.0) -> set[str]:
+    return {garbage.path for garbage in find_garbage(store, retention, time.time() + after)}
+
+
+def crown(store: Store, version: str, *before: str) -> None:
+    measured = {"set": "squares", "fingerprint": "a" * 64, "miou": 0.5, "iou": {}}
+    champion: dict[str, Any] = {
+        "checkpoint": f"{version}-aaaaaaaa",
+        "version": version,
+        "before": list(before),
+    }
+    store.write_json("champion.json", {**champion, "evaluation": measured})
+
+
+def test_old_versions_go_with_their_checkpoints_and_the_newest_stays(store: Store) -> None:
+    found = paths(store)
+    assert found >= {
+        "versions/a-0123abcd",
+        "versions/b-0123abcd",
+        "checkpoints/a-0123abcd-aaaaaaaa",
+    }
+    assert not {
+        path for path in found if path in ("versions/c-0123abcd", "checkpoints/c-0123abcd-aaaaaaaa")
+    }
+
+
+def test_young_versions_stay(store: Store) -> None:
+    month = RetentionSettings(versions=1, days=30, run_days=30)
+    assert paths(store, month, after=29 * DAY) == set()
+    assert {"versions/a-0123abcd", "versions/b-0123abcd"} <= paths(store, month, after=31 * DAY)
+
+
+def test_what_the_champion_needs_never_goes(store: Store) -> None:
+    crown(store, "a-0123abcd", "b-0123abcd-aaaaaaaa")
+    found = paths(store)
+    assert "versions/b-0123abcd" in found
+    assert not found & {
+        "versions/a-0123abcd",
+        "checkpoints/a-0123abcd-aaaaaaaa",
+        "checkpoints/b-0123abcd-aaaaaaaa",
+    }
+
+
+def test_a_pinned_version_stays_until_it_is_unpinned(store: Store) -> None:
+    pin(store, "a-0123abcd", "the paper's figures")
+    assert "versions/a-0123abcd" not in paths(store)
+    unpin(store, "a-0123abcd")
+    assert "versions/a-0123abcd" in paths(store)
+    with pytest.raises(MissingError, match="no version 'never'"):
+        pin(store, "never", "")
+
+
+def test_a_version_that_is_trained_on_stays(store: Store) -> None:
+    store.write_bytes("checkpoints/a-0123abcd-bbbbbbbb/snapshot.safetensors", b"x")
+    assert "versions/a-0123abcd" not in paths(store)
+    assert "versions/a-0123abcd" in paths(store, after=2 * DAY)
+
+
+def test_a_published_run_keeps_its_plan_and_report(store: Store) -> None:
+    found = {path for path in paths(store) if path.startswith("runs/")}
+    assert found == {f"runs/{name}/{stage}" for name in "abc" for stage in ("synthesize", "select")}
+    assert {f"checkpoints/{name}-0123abcd-fold-0" for name in "abc"} <= paths(store)
+
+
+def test_a_run_that_published_in_part_keeps_its_shards_as_if_it_had_not(store: Store) -> None:
+    shard = "versions/d-0123abcd-without-00000000/data/00000"
+    write_shard(store, shard, {}, pd.DataFrame({"id": ["x"]}))
+    meta = {"run": "d", "classes": {"car": 1}, "without": [1]}
+    publish_version(store, "d-0123abcd-without-00000000", shards=[shard], meta=meta)
+    store.write_bytes("runs/d/synthesize/00000.json", b"x")
+    assert not {path for path in paths(store, after=DAY / 2) if path.startswith("runs/d")}
+    assert "runs/d" in paths(store, after=2 * DAY)
+
+
+def test_what_was_never_published_goes_only_if_nothing_was_written_for_long(store: Store) -> None:
+    store.write_bytes("runs/night/synthesize/00000.json", b"x")
+    store.write_bytes("versions/night-ffffffff/data/00000.json", b"x")
+    unpublished = {"runs/night", "versions/night-ffffffff"}
+    assert not paths(store, after=DAY / 2) & unpublished
+    assert unpublished <= paths(store, after=2 * DAY)
+    old = time.time() - 5 * DAY
+    os.utime(Path(store.url, "runs/night/synthesize/00000.json"), (old, old))
+    store.write_bytes("runs/night/synthesize/00001.json", b"x")  # somebody works on it again
+    assert "runs/night" not in paths(store, after=0)
+
+
+def test_a_version_with_a_damaged_manifest_that_nothing_else_tells_of_is_left_for_whoever_can_mend_it(
+    store: Store,
+) -> None:
+    store.place.put("versions/a-0123abcd/manifest.json", [b"{}"])
+    assert "versions/a-0123abcd" not in paths(store, after=100 * DAY)
+
+
+def test_collecting_leaves_the_rest_whole_and_has_nothing_to_do_again(
+    store: Store, tmp_path: Path
+) -> None:
+    crown(store, "a-0123abcd")
+    retention = NONE_KEPT.model_dump()
+    settings = Settings(store={"url": str(tmp_path / "store")}, retention=retention)
+    told = collect.fn(settings, dry_run=True)
+    assert told and all(store.exists(garbage.path) for garbage in told)
+    assert all(garbage.size > 0 and garbage.why for garbage in told)
+    assert collect.fn(settings) == told
+    assert not any(store.exists(garbage.path) for garbage in told)
+    assert collect.fn(settings) == []
+    assert [manifest.version for manifest in list_versions(store)] == ["a-0123abcd", "c-0123abcd"]
+    for version in ("a-0123abcd", "c-0123abcd"):
+        assert verify_version(store, version) == []
+
+
+def test_a_version_that_is_half_deleted_is_no_version_any_more(store: Store) -> None:
+    for garbage in find_garbage(store, NONE_KEPT, time.time() + 60):
+        if garbage.path == "versions/a-0123abcd":
+            store.delete(f"{garbage.path}/manifest.json")  # killed here
+    assert "a-0123abcd" not in {manifest.version for manifest in list_versions(store)}
+    left = [
+        each
+        for each in find_garbage(store, NONE_KEPT, time.time() + 2 * DAY)
+        if each.path.endswith("a-0123abcd")
+    ]
+    assert len(left) == 1
+    delete(store, left[0])
+    assert not store.exists("versions/a-0123abcd")
