@@ -1,0 +1,1 @@
+"""The commands of `segmint`, one module per topic."""
