@@ -36,6 +36,7 @@ from infra.store.seal import check_tensors, seal_tensors
 from tasks.run.progress import Report
 from tasks.schemas import Meta, Trained, origin_of
 from tasks.train.protocols import SYNTHETIC, Protocol, protocol_of, training_set
+from tasks.train.recipe import recipe_of
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from torch.utils.data import Dataset
@@ -50,7 +51,6 @@ __all__ = [
     "load_checkpoint",
     "load_folder",
     "read_meta",
-    "recipe_of",
     "tell_run",
     "train",
     "train_on_version",
@@ -69,23 +69,6 @@ def class_names(ids: Mapping[str, int]) -> tuple[str, ...]:
     """
     names = {0: "background", **{number: name for name, number in ids.items()}}
     return tuple(names.get(number, f"unused {number}") for number in range(max(names) + 1))
-
-
-def recipe_of(settings: Settings) -> TrainingRecipe:
-    """What the settings say of training; the seed is the run's."""
-    from models.segmenters import Augmentation, TrainingRecipe
-
-    chosen = settings.train
-    return TrainingRecipe(
-        config=chosen.model,
-        steps=chosen.steps,
-        batch_size=chosen.batch_size,
-        learning_rate=chosen.learning_rate,
-        augmentation=Augmentation(
-            chosen.paste, chosen.splice, chosen.blur, chosen.occlusion, chosen.perspective
-        ),
-        seed=settings.seed % 2**32,
-    )
 
 
 def checkpoint_name(version: str, recipe: TrainingRecipe, protocol: Protocol = SYNTHETIC) -> str:
@@ -271,7 +254,8 @@ def train(settings: Settings, version: str) -> str:
     """Train the settings' segmenter on a version, unless that is done; return the checkpoint's
     name.
     """
-    store, recipe = open_store(settings.store), recipe_of(settings)
+    store = open_store(settings.store)
+    recipe = recipe_of(settings.train, settings.seed)
     protocol, workers = protocol_of(settings), settings.train.workers
     steps = recipe.steps + protocol.fine_tune_steps
     with gpu_slot(settings.compute), Report("train", version, steps) as report:

@@ -24,7 +24,8 @@ from tasks.train.protocols import (
     protocol_of,
     training_set,
 )
-from tasks.train.train import checkpoint_name, load_checkpoint, read_meta, recipe_of, train
+from tasks.train.recipe import recipe_of
+from tasks.train.train import checkpoint_name, load_checkpoint, read_meta, train
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings
 
@@ -110,7 +111,7 @@ def test_a_synthetic_checkpoint_has_one_name_whatever_is_said_of_real_pictures(
 ) -> None:
     settings = [small_settings(tmp_path, train={"real_images": count}) for count in (5, 6)]
     assert {protocol_of(each) for each in settings} == {SYNTHETIC}
-    recipe = recipe_of(settings[0])
+    recipe = recipe_of(settings[0].train, settings[0].seed)
     names = {
         checkpoint_name(VERSION, recipe, Protocol(kind, "drawn", 5))
         for kind in ("joint", "fine-tune")
@@ -121,14 +122,14 @@ def test_a_synthetic_checkpoint_has_one_name_whatever_is_said_of_real_pictures(
 def test_fine_tuning_starts_from_the_versions_own_checkpoint(tmp_path: Path) -> None:
     settings, store = prepared(tmp_path, protocol="fine-tune", real_images=3, fine_tune_steps=2)
     name = train.fn(settings, VERSION)
-    first = checkpoint_name(VERSION, recipe_of(settings))
+    first = checkpoint_name(VERSION, recipe_of(settings.train, settings.seed))
     assert (
         read_meta(store, first)["recipe"]["steps"] == 4
         and read_meta(store, name)["recipe"]["steps"] == 2
     )
     start = load_checkpoint(store, first)
     still = train_segmenter(
-        Squares(), CLASSES, replace(recipe_of(settings), steps=1, learning_rate=1e-12), start=start
+        Squares(), CLASSES, replace(recipe_of(settings.train, settings.seed), steps=1, learning_rate=1e-12), start=start
     )
     for before, after in zip(
         start.network.parameters(), still.segmenter.network.parameters(), strict=True

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.settings import Settings
+from infra.settings import Settings, TrainSettings
 from infra.store import CorruptShardError, MissingError, Store, StoreError, read_version
-from models.segmenters import predict_probabilities
+from models.segmenters import Augmentation, predict_probabilities
+from tasks.train.recipe import recipe_of
 from tasks.train.train import (
     checkpoint_name,
     class_names,
     load_checkpoint,
     read_meta,
-    recipe_of,
     train,
     train_on_version,
 )
@@ -65,7 +65,8 @@ def test_a_finished_checkpoint_is_not_trained_again(settings: Settings, store: S
 
 
 def test_another_recipe_has_another_name(tmp_path: Path) -> None:
-    recipes = [recipe_of(small_settings(tmp_path, train={"steps": steps})) for steps in (4, 5, 4)]
+    of_steps = [small_settings(tmp_path, train={"steps": steps}).train for steps in (4, 5, 4)]
+    recipes = [recipe_of(train, seed=0) for train in of_steps]
     first, second, again = (checkpoint_name(VERSION, recipe) for recipe in recipes)
     assert first == again != second
     assert first.startswith(VERSION)
@@ -80,7 +81,7 @@ def test_an_interrupted_training_goes_on_from_the_store(
     def pull_the_plug(row: dict[str, float]) -> None:
         raise PowerCutError
 
-    recipe = recipe_of(settings)
+    recipe = recipe_of(settings.train, settings.seed)
     with pytest.raises(PowerCutError):
         train_on_version(store, VERSION, recipe, progress=pull_the_plug)
     name = checkpoint_name(VERSION, recipe)
@@ -128,3 +129,21 @@ def test_an_unknown_version_is_answered_with_those_there_are(
 
 def test_label_ids_that_nothing_has_keep_their_place() -> None:
     assert class_names({"tree": 3, "car": 1}) == ("background", "car", "unused 2", "tree")
+
+
+def test_a_recipe_says_what_the_settings_say() -> None:
+    chosen = TrainSettings(
+        model="pspnet",
+        steps=7,
+        batch_size=3,
+        learning_rate=0.5,
+        paste=0.1,
+        splice=0.2,
+        blur=0.3,
+        occlusion=0.4,
+        perspective=0.6,
+    )
+    recipe = recipe_of(chosen, seed=2**32 + 5)
+    assert (recipe.config, recipe.steps, recipe.batch_size) == ("pspnet", 7, 3)
+    assert (recipe.learning_rate, recipe.seed) == (0.5, 5)
+    assert recipe.augmentation == Augmentation(0.1, 0.2, 0.3, 0.4, 0.6)
