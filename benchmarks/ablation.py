@@ -316,7 +316,7 @@ def learnt(made: Night, steps: int) -> dict[str, tuple[Night, str]]:
     learning = made.settings.select.model_copy(update=LEARNING | {"fold_steps": steps})
     filtered = learning.model_copy(update={"pixel_loss": PIXEL_LOSS})
     ranked = continued(made, "learning", learning, ["synthesize", "refine"])
-    sure = continued(ranked, "filter", filtered, ["synthesize", "refine", "screen", "held-out"])
+    sure = continued(ranked, "filter", filtered, ["synthesize", "refine", "screen", "hold-out"])
     return {"+ noise learning": (ranked, "refine"), "+ pixel filter": (sure, "select")}
 
 

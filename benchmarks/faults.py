@@ -160,7 +160,7 @@ def pixels_found(
     """AUROC of the held-out loss over all pixels of screened rows, wrong ones against right ones."""
     losses, wrong = [], []
     for shard in shards:
-        arrays, rows = read_shard(store, f"{run_name}/held-out/{shard:05d}", ["loss"])
+        arrays, rows = read_shard(store, f"{run_name}/hold-out/{shard:05d}", ["loss"])
         labels, labelled = read_shard(store, f"{run_name}/refine/{shard:05d}", ["label"])
         places = pd.Index(labelled["row"]).get_indexer(rows["row"])
         losses.append(arrays["loss"].ravel())

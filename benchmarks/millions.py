@@ -170,7 +170,7 @@ def finish(url: str, count: int) -> None:
             stage("synthesize", shard, rows)
             stage("refine", shard, rows, **label)
             stage("screen", shard, rows, keep=keep)
-            stage("held-out", shard, rows[keep], agreement=0.9, quality=random.random())
+            stage("hold-out", shard, rows[keep], agreement=0.9, quality=random.random())
         stage(
             "select", shard, rows, keep=keep, reason=keep.map({True: "", False: "area"}), score=0.5
         )

@@ -29,7 +29,7 @@ _COMPOSED = {
     "synthesize": False,
     "refine": False,
     "screen": False,
-    "held-out": False,
+    "hold-out": False,
     "compose": True,
 }
 

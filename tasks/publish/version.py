@@ -81,7 +81,7 @@ def folders(settings: Settings) -> dict[str, str]:
         stage: f"{run}/{stage}" for stage in ("synthesize", "refine", "screen", "select", "compose")
     }
     return own | {
-        "hold-out": f"{run}/held-out",
+        "hold-out": f"{run}/hold-out",
         "publish-shards": f"versions/{version_of(settings)}/data",
     }
 

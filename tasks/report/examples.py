@@ -241,7 +241,7 @@ def _held_out(
     """
     if sample["reason"] not in ("", "rank") or not ledger.settings.get("select", {}).get("folds"):
         return []
-    path, size = f"runs/{ledger.run}/held-out/{sample['shard']:05d}", shown.shape[:2]
+    path, size = f"runs/{ledger.run}/hold-out/{sample['shard']:05d}", shown.shape[:2]
     predicted, loss = (read(path, field, sample["id"]) for field in ("predicted", "loss"))
     if predicted is None or loss is None:
         return [blank(size)] * 2

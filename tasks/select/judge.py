@@ -244,9 +244,9 @@ def select_shard(settings: Settings, shard: int) -> Marker:
     start, arrays, rows = time.monotonic(), {}, Plan(store, settings).of_shard(shard)
     labels, verdicts = _judge(store, settings, shard, rows, "select")
     run, multiple = f"runs/{settings.name}", settings.select.pixel_loss
-    if settings.select.folds and read_marker(store, f"{run}/held-out/{shard:05d}") is not None:
+    if settings.select.folds and read_marker(store, f"{run}/hold-out/{shard:05d}") is not None:
         found, judged = read_shard(
-            store, f"{run}/held-out/{shard:05d}", [] if multiple is None else ["loss"]
+            store, f"{run}/hold-out/{shard:05d}", [] if multiple is None else ["loss"]
         )
         ranking = read_ranking(store, run)
         verdicts = _ranked(verdicts, judged.merge(rows[["row", "classes"]], on="row"), ranking)

@@ -6,7 +6,7 @@ other folds; it then predicts the fold's samples. Where it would have given the 
 label is probably right.
 
     checkpoints/<run>-<identity>-fold-<fold>/   the networks, meta.json last
-    runs/<run>/held-out/<shard>                 `loss`, `predicted` label and the scores of a shard's samples
+    runs/<run>/hold-out/<shard>                 `loss`, `predicted` label and the scores of a shard's samples
     runs/<run>/ranking.json                     the bar of each class, and the mean loss of each label id
 """
 
@@ -209,7 +209,7 @@ def hold_out_shard(settings: Settings, shard: int) -> Marker:
     from models.segmenters import predict_probabilities
 
     store, run = open_store(settings.store), f"runs/{settings.name}"
-    path = f"{run}/held-out/{shard:05d}"
+    path = f"{run}/hold-out/{shard:05d}"
     if (marker := read_marker(store, path)) is not None:
         return marker
     start = time.monotonic()
@@ -264,7 +264,7 @@ def rank(settings: Settings) -> None:
         Counter[str](),
     )
     for rows in _screened(store, settings):
-        shards = _shards(settings, "held-out", rows)
+        shards = _shards(settings, "hold-out", rows)
         judged = rows.merge(_tables(store, shards, ["row", "quality"]), on="row")
         scores.add(judged.rename(columns={"quality": "score"}))
         with ThreadPoolExecutor(store.place.readers) as pool:

@@ -35,7 +35,7 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
             store.read_table(f"runs/night/{stage}/{shard:05d}.parquet")
             for shard in nights.STAGES["refine"]
         )
-        for stage in ("held-out", "select")
+        for stage in ("hold-out", "select")
     )
     assert worked["hold-out"] == len(judged)
     verdicts = verdicts[verdicts["row"].isin(judged["row"])]

@@ -163,12 +163,12 @@ def test_pixels_that_the_networks_deny_are_left_out_of_the_label(
             for stage in ("refine", "select")
         )
         assert ((after == before) | (after == IGNORE)).all()
-        rows = read_shard(store, f"runs/nightly/held-out/{shard:05d}")[1]["row"]
+        rows = read_shard(store, f"runs/nightly/hold-out/{shard:05d}")[1]["row"]
         assert set(
             verdicts.loc[verdicts["agreement"].notna() & verdicts["row"].isin(rows), "row"]
         ) == set(rows)
         losses = (
-            read_shard(store, f"runs/nightly/held-out/{shard:05d}", ["loss"])[0]["loss"] * LOSS_UNIT
+            read_shard(store, f"runs/nightly/hold-out/{shard:05d}", ["loss"])[0]["loss"] * LOSS_UNIT
         )
         assert losses.shape[0] == len(rows)
         left_out += int((after == IGNORE).sum())
@@ -183,7 +183,7 @@ def test_a_finished_fold_is_not_trained_again(night: Settings) -> None:
     assert store.read_bytes(f"{first}/meta.json") == before
     learnt = [store.read_json(f"{folder}/meta.json")["samples"] for folder in (first, second)]
     assert sum(learnt) == sum(
-        len(store.read_table(f"runs/nightly/held-out/{shard:05d}.parquet")) for shard in range(3)
+        len(store.read_table(f"runs/nightly/hold-out/{shard:05d}.parquet")) for shard in range(3)
     )
 
 
