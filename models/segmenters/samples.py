@@ -193,7 +193,8 @@ def augment(
     size = [max(1, round(side * factor)) for side in label.shape]
     if size != list(label.shape):
         image = F.interpolate(image[None], size, mode="bilinear", antialias=factor < 1)[0]
-        label = F.interpolate(label[None, None], size, mode="nearest")[0, 0]
+        # "nearest" maps pixel corners, not centres: labels would lie half a pixel right and below
+        label = F.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
     top, left = (
         int(rng.integers(min(0, a - b), max(0, a - b) + 1)) for a, b in zip(size, crop, strict=True)
     )

@@ -326,6 +326,30 @@ def test_augmentation_keeps_labels_on_their_pixels(size: tuple[int, int]) -> Non
             assert (inside.median() > outside.median()).item()
 
 
+def test_a_scaled_label_stays_on_its_image_to_a_twentieth_of_a_pixel() -> None:
+    shifts = []
+    rows, columns = torch.arange(128.0)[:, None], torch.arange(128.0)
+    for draw in range(200):
+        rng = np.random.default_rng(draw)
+        top, left, radius = rng.uniform(45, 80), rng.uniform(45, 80), rng.uniform(8, 20)
+        inside = radius - torch.hypot(rows - top, columns - left)
+        image = (200 * (inside + 0.5).clamp(0, 1)).round().to(torch.uint8).expand(3, 128, 128)
+        view, cut = augment(image, (inside >= 0).byte(), rng, crop=(180, 180), scale=(0.75, 1.33))
+        grey = view.float().mean(0)
+        grey = grey - grey[cut == 0].median()
+        weights = [torch.where(cut == 255, 0, grey), (cut == 1).float()]
+        image_at, label_at = (_centroid(weight) for weight in weights)
+        shifts.append(label_at - image_at)
+    assert torch.stack(shifts).mean(0).abs().max() <= 0.05
+
+
+def _centroid(weights: torch.Tensor) -> torch.Tensor:
+    rows, columns = (torch.arange(float(side)) for side in weights.shape)
+    return torch.stack([(weights.sum(1) * rows).sum(), (weights.sum(0) * columns).sum()]) / (
+        weights.sum()
+    )
+
+
 SQUARE = torch.zeros(96, 96, dtype=torch.uint8)
 SQUARE[20:70, 30:60] = 1
 
