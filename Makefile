@@ -1,28 +1,43 @@
-# `make demo` and `make test` are all a new user needs; both make .venv first.
+# A new user needs `make demo` and `make test`. Each sets up what it needs first.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+export PYTHON
 
-.PHONY: demo test lint types check sums clean
+.PHONY: demo test test-fast packages lint format types check sums clean
 
+# one whole run, from class names to an evaluated segmenter
 demo: .venv/ready
 	$(BIN)/segmint run --config demo.toml
 
-test: .venv/ready
+# every test: real servers, a real browser, real training
+test: packages .venv/ready
 	$(BIN)/python -m pytest
+
+# the loop of a person who changes code: no server, no browser, nothing slow
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -m "not server and not browser and not slow"
+
+packages:
+	.ci/packages tests
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types: .venv/ready
 	$(BIN)/mypy
 
 check: lint types test
 
-PIP := $(BIN)/pip --quiet --disable-pip-version-check
-
-# torch last and by its exact version, of whichever build pip finds; without their dependencies the others ask for none
+# torch comes last and by its exact version, in whichever build pip finds. Without their dependencies the others
+# ask for none.
 .venv/ready: requirements.lock requirements.sums pyproject.toml
+	.ci/packages setup
 	$(PYTHON) -m venv .venv
 	$(PIP) install --no-deps --require-hashes --requirement requirements.sums
 	$(PIP) install "$$(grep '^torch==' requirements.lock)"

@@ -174,7 +174,7 @@ def test_the_bucket_is_made_once_by_a_command_that_may_run_again(s3: Swift) -> N
 
 
 def built(folder: Path) -> list[dict[str, Any]]:
-    made = run("kubectl", "kustomize", folder)
+    made = run(BIN / "kubectl", "kustomize", folder)
     assert made.returncode == 0 and not made.stderr, made.stderr
     return list(yaml.safe_load_all(made.stdout))
 
