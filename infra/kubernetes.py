@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from infra import SPIN_COUNT
 from infra.settings import ComputeSettings, KubernetesSettings, SettingsError
 
 __all__ = ["CLUSTER_CLASS", "dask_cluster", "require_dask_kubernetes"]
@@ -116,8 +117,9 @@ def _worker(pods: KubernetesSettings) -> dict[str, Any]:
         "name": "worker",
         "args": command + (["--resources", "GPU=1"] if gpus else []),
         "env": [
-            {"name": "OMP_NUM_THREADS", "value": str(pods.cpu)}
-        ],  # else torch counts the machine's cores
+            {"name": "OMP_NUM_THREADS", "value": str(pods.cpu)},  # else torch counts all cores
+            {"name": "GOMP_SPINCOUNT", "value": SPIN_COUNT},
+        ],
         "envFrom": [{"secretRef": {"name": pods.secret}}] if pods.secret else [],
         "resources": {"requests": resources, "limits": resources},
         "ports": [{"name": "http-dashboard", "containerPort": WORKER_HTTP, "protocol": "TCP"}],
