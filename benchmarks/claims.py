@@ -1,4 +1,4 @@
-"""What every benchmark shares: its sizes, its cache folder and its closing line.
+"""What every benchmark shares: its sizes, its cache folder and its last line.
 
 A benchmark is a module with `main(size: Size) -> list[Claim]` and ends with `run("NAME", main)`.
 """
@@ -6,27 +6,22 @@ A benchmark is a module with `main(size: Size) -> list[Claim]` and ends with `ru
 from __future__ import annotations
 
 import argparse
-import hashlib
-import inspect
 import json
 import operator
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 Size = Literal["quick", "default", "full"]
-CACHE = Path(
-    "out/benchmarks"
-)  # ignored by git; a benchmark that was stopped takes up again from here
+CACHE = Path("out/benchmarks")  # ignored by git; a benchmark that was stopped resumes from here
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One measured figure and the mark it has to meet, such as `Claim("mIoU", 0.97, ">= 0.95")`."""
+    """One measured figure and the mark it must meet, such as `Claim("mIoU", 0.97, ">= 0.95")`."""
 
     claim: str
     value: float
@@ -39,26 +34,10 @@ class Claim:
         return bool(_COMPARE[relation](self.value, float(bound)))
 
 
-def digest(*known: Any, code: tuple[ModuleType | Callable[..., Any], ...]) -> str:
-    """Eight hex digits of what a cached figure depends on: values that JSON can hold, and sources,
-    packages whole.
-    """
-    found = hashlib.sha256(json.dumps(known).encode())
-    for part in code:
-        files = [
-            file
-            for place in getattr(part, "__path__", [])
-            for file in sorted(Path(place).glob("*.py"))
-        ]
-        sources = [file.read_text("utf-8") for file in files] or [inspect.getsource(part)]
-        found.update("".join(sources).encode())
-    return found.hexdigest()[:8]
-
-
 def run(name: str, main: Callable[[Size], list[Claim]]) -> None:
-    """Parse `--quick` or `--full`, measure, print one JSON object as the last line; exit 1 if a
-    claim fails.
+    """Parse `--quick` or `--full`, measure, and print one JSON object as the last line.
 
+    Exits with status 1 if a claim fails.
     A quick run claims nothing: its figures are printed with `holds` null and `passed` null.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
