@@ -29,7 +29,7 @@ from infra.voc import VocError, VocFolder
 from models.masks import AffinityNet
 from models.segmenters import build_segmenter, pack_segmenter
 from tasks.refine.affinity import read_affinity
-from tasks.train.train import _sha256, _snapshots, load_checkpoint
+from tasks.train.checkpoints import _sha256, load_checkpoint, snapshots_in
 from tests.malformed import file
 from tests.malformed.pictures import voc
 from tests.malformed.stored import store_of
@@ -170,7 +170,7 @@ def test_a_damaged_affinity_network_is_the_true_one_or_named(store: Store) -> No
 
 def test_a_damaged_snapshot_is_the_true_one_or_named(store: Store) -> None:
     path = "checkpoints/c/snapshot.safetensors"
-    snapshots = _snapshots(store, path)
+    snapshots = snapshots_in(store, "checkpoints/c")
     snapshots.write(
         safetensors.torch.save(
             {"a": torch.arange(64.0), "notes": torch.zeros(8, dtype=torch.uint8)}

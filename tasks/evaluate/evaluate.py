@@ -29,7 +29,8 @@ from infra.store import check_name
 from infra.voc import VocFolder
 from models import metrics
 from tasks.run.progress import Report, measured
-from tasks.train.train import load_checkpoint, read_meta, tell_run
+from tasks.train.checkpoints import load_checkpoint, read_meta
+from tasks.train.train import write_to_run
 
 if (
     TYPE_CHECKING
@@ -207,5 +208,5 @@ def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     known = {name: iou for name, iou in found.iou.items() if iou is not None}
     measured("evaluate", {"miou": {"": found.miou}, "iou": known})
     store.write_json(evaluation_path(checkpoint, found.fingerprint), result)
-    tell_run(store, meta["version"], "evaluation", {**result, "checkpoint": checkpoint})
+    write_to_run(store, meta["version"], "evaluation", {**result, "checkpoint": checkpoint})
     return result

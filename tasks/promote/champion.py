@@ -23,7 +23,7 @@ from infra.store import MissingError, Store, StoreError, read_version
 from tasks.evaluate.evaluate import evaluation_path
 from tasks.promote.budget import keep_rates, next_budget
 from tasks.schemas import Champion, Compared, origin_of
-from tasks.train.train import read_meta
+from tasks.train.checkpoints import read_meta
 
 __all__ = [
     "CHAMPION",

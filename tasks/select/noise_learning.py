@@ -45,7 +45,8 @@ from tasks.run.stages import over_shards
 from tasks.schemas import Ranking
 from tasks.select.judge import LOSS_UNIT
 from tasks.select.ranking import Scores
-from tasks.train.train import advance, class_names, finish_training, load_folder
+from tasks.train.checkpoints import load_folder
+from tasks.train.train import TrainingJob, class_names, finish_training, report_steps
 
 __all__ = [
     "Screened",
@@ -198,7 +199,8 @@ def learn_fold(settings: Settings, fold: int) -> str:
     with gpu_slot(settings.compute), Report("learn-fold", str(fold), recipe.steps) as report:
         names = class_names(settings.load_vocabulary().ids)
         origin = {"fold": fold, "samples": len(samples)}
-        finish_training(store, folder, samples, names, recipe, origin, progress=advance(report))
+        job = TrainingJob(samples, names, recipe)
+        finish_training(store, folder, job, origin, progress=report_steps(report))
     return folder
 
 

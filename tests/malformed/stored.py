@@ -28,7 +28,7 @@ from infra.store.seal import seal, seal_tensors, unseal
 from tasks.refine.affinity import read_affinity
 from tasks.report.stored_run import read_ledger
 from tasks.schemas import origin_of
-from tasks.train.train import read_meta
+from tasks.train.checkpoints import read_meta
 from tests.malformed import DEEP, Case, Cases, file
 
 MARKER = "runs/nightly/refine/00000"

@@ -21,7 +21,7 @@ from tasks.plan.table import Plan
 from tasks.promote.champion import read_champion
 from tasks.report.stored_run import read_ledger
 from tasks.select.ranking import read_ranking
-from tasks.train.train import load_checkpoint, read_meta
+from tasks.train.checkpoints import load_checkpoint, read_meta
 from tests.malformed import DEEP, Case, Cases
 from tests.malformed.stored import read_raw, store_of
 

@@ -24,8 +24,9 @@ from tasks.train.protocols import (
     protocol_of,
     training_set,
 )
+from tasks.train.checkpoints import load_checkpoint, read_meta
 from tasks.train.recipe import recipe_of
-from tasks.train.train import checkpoint_name, load_checkpoint, read_meta, train
+from tasks.train.train import checkpoint_name, train
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings
 
@@ -129,7 +130,10 @@ def test_fine_tuning_starts_from_the_versions_own_checkpoint(tmp_path: Path) -> 
     )
     start = load_checkpoint(store, first)
     still = train_segmenter(
-        Squares(), CLASSES, replace(recipe_of(settings.train, settings.seed), steps=1, learning_rate=1e-12), start=start
+        Squares(),
+        CLASSES,
+        replace(recipe_of(settings.train, settings.seed), steps=1, learning_rate=1e-12),
+        start=start,
     )
     for before, after in zip(
         start.network.parameters(), still.segmenter.network.parameters(), strict=True

@@ -8,12 +8,11 @@ import torch
 from infra.settings import Settings, TrainSettings
 from infra.store import CorruptShardError, MissingError, Store, StoreError, read_version
 from models.segmenters import Augmentation, predict_probabilities
+from tasks.train.checkpoints import load_checkpoint, read_meta
 from tasks.train.recipe import recipe_of
 from tasks.train.train import (
     checkpoint_name,
     class_names,
-    load_checkpoint,
-    read_meta,
     train,
     train_on_version,
 )
