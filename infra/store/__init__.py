@@ -1,4 +1,4 @@
-"""The dataset store: runs, immutable versions and checkpoints below one root, a folder or a bucket.
+"""The dataset store: runs, immutable versions and checkpoints in one folder or bucket.
 
 `SegmentationDataset` is loaded on first use, since it needs torch.
 """
@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from infra.store.errors import CorruptShardError, MissingError, PublishedError, StoreError
+from infra.store.errors import (
+    CorruptShardError,
+    FormatError,
+    MissingError,
+    PublishedError,
+    StoreError,
+)
 from infra.store.manifest import Manifest, read_version
+from infra.store.marker import Marker, check_marker, read_marker
 from infra.store.place import Usage
 from infra.store.publications import Published, list_versions
 from infra.store.reader import ShardReader, read_shard
-from infra.store.shards import Marker, check_marker, read_marker, write_shard
+from infra.store.shards import write_shard
 from infra.store.store import Store, check_name
 from infra.store.verify import Problem, verify_run, verify_version
 from infra.store.versions import publish_version
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CorruptShardError",
+    "FormatError",
     "Manifest",
     "Marker",
     "MissingError",

@@ -1,15 +1,17 @@
-"""What can go wrong with a store, each with a message that names the place and the remedy."""
+"""Errors of a store. Each message names the path and the remedy."""
 
 from __future__ import annotations
 
 from infra.text import visible
 
-__all__ = ["CorruptShardError", "MissingError", "PublishedError", "StoreError"]
+__all__ = ["CorruptShardError", "FormatError", "MissingError", "PublishedError", "StoreError"]
 
 
 class StoreError(Exception):
-    """The store could not do what was asked; the message says why and what helps, safe for a
-    terminal or a log.
+    """The store cannot do what was asked.
+
+    The message says why and what to do. It holds no control characters, so terminals and logs can
+    show it.
     """
 
     def __init__(self, message: str) -> None:
@@ -17,12 +19,16 @@ class StoreError(Exception):
 
 
 class MissingError(StoreError):
-    """Nothing lies at that path."""
+    """Nothing exists at that path."""
+
+
+class FormatError(StoreError):
+    """An intact file was written in a format that this version of segmint does not read."""
 
 
 class CorruptShardError(StoreError):
-    """Bytes of a finished shard are gone or are not the ones that were written."""
+    """Bytes of a finished shard are missing or differ from what was written."""
 
 
 class PublishedError(StoreError):
-    """A published version takes no other content."""
+    """A published version cannot be changed."""

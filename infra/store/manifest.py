@@ -1,6 +1,4 @@
-"""The manifest of a version: the one small object that makes it, with the checksum of everything
-that it holds.
-"""
+"""The manifest of a version: the file that publishes it, with the checksums of all its files."""
 
 from __future__ import annotations
 
@@ -12,18 +10,19 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from infra.parsing import checked
-from infra.store.errors import MissingError, StoreError
-from infra.store.seal import Count, FileSum, Sha256, seal, unseal
-from infra.store.shards import Marker
+from infra.store.errors import FormatError, MissingError, StoreError
+from infra.store.marker import Marker
+from infra.store.seal import Count, FileSum, Sha256, seal, seal_record, unseal_record
 from infra.store.store import NAME, Store, check_name
 
-__all__ = ["Date", "Manifest", "Name", "ShardSum", "manifest_path", "read_version"]
+__all__ = ["Date", "Manifest", "Name", "Number", "ShardSum", "manifest_path", "read_version"]
 
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Number = Annotated[int, Field(strict=True, ge=1)]
 
 
 def _date(text: str) -> str:
-    datetime.fromisoformat(text)  # ValueError tells what it is instead
+    datetime.fromisoformat(text)  # raises a ValueError that says what is wrong
     return text
 
 
@@ -32,8 +31,9 @@ Date = Annotated[str, AfterValidator(_date)]
 
 @dataclass(frozen=True)
 class ShardSum:
-    """Number of samples of a shard, and the SHA-256 of its marker (without the seconds), which
-    holds all checksums.
+    """Number of samples of a shard, and the SHA-256 of its marker with `seconds` set to 0.
+
+    The marker holds the checksums of all its files.
     """
 
     samples: Count
@@ -41,17 +41,16 @@ class ShardSum:
 
     @classmethod
     def of(cls, marker: Marker) -> ShardSum:
-        """Sum up a shard."""
+        """Return the sum of a shard from its marker."""
         return cls(len(marker.ids), FileSum.of(replace(marker, seconds=0.0).to_bytes()).sha256)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version holds: shards by name, loose files by name, and what the publisher tells of it
-    in `meta`.
+    """What a version holds: shards by name, other files by name, and the publisher's `meta`.
 
-    `created` is in UTC, ISO 8601, by the publisher's clock. `number` is the place in the order of
-    publication, from 1 on; 0 for what was published before there was such an order.
+    `created` is the publisher's clock in UTC, ISO 8601. `number` counts publications of the store,
+    from 1 on.
     """
 
     version: Name
@@ -59,7 +58,7 @@ class Manifest:
     shards: Annotated[Mapping[Name, ShardSum], Field(min_length=1)]
     files: Mapping[Name, FileSum]
     meta: Mapping[str, Any]
-    number: Count = 0
+    number: Number
 
     @property
     def samples(self) -> int:
@@ -68,7 +67,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all but `created` and `number`; stands for every byte of the version."""
+        """SHA-256 of everything but `created` and `number`. It covers every byte of the version."""
         content = {name: value for name, value in asdict(self).items() if name != "number"}
         return FileSum.of(seal({**content, "created": ""})).sha256
 
@@ -79,35 +78,43 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest as it is stored."""
-        return seal(asdict(self))
+        return seal_record(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Return the manifest that was stored; ValueError if it is not one."""
-        manifest: Manifest = checked(unseal(data), cls)
+        """Return the manifest stored as `data`.
+
+        Raises `ValueError` if `data` is damaged or no manifest, `FormatError` for another format.
+        """
+        manifest: Manifest = checked(unseal_record(data), cls)
         return manifest
 
 
 def read_version(store: Store, version: str) -> Manifest:
-    """Return the manifest of a version;
+    """Return the manifest of a version.
 
-    `MissingError` if it is not published, `StoreError` if that is damaged.
+    Raises `MissingError` if the version is not published, `FormatError` for a manifest of another
+    format, and `StoreError` for a damaged one.
     """
+    path = f"{store.url}/{manifest_path(version)}"
     try:
         manifest = Manifest.from_bytes(store.read_bytes(manifest_path(version)))
-        if manifest.version != version:  # its paths lead to that one
-            raise ValueError(f"it is the manifest of version {manifest.version!r}")
-        return manifest
     except MissingError:
         there = ", ".join(store.list("versions")) or "none"
         raise MissingError(
             f"no version {version!r} is published in {store.url}; there are: {there}"
         ) from None
+    except FormatError as error:
+        raise FormatError(f"{path} {error}") from error
     except ValueError as error:
-        path = f"{store.url}/{manifest_path(version)}"
         raise StoreError(f"{path}: {error}; restore it from a copy or publish anew") from error
+    if manifest.version != version:  # its paths lead to the other version
+        raise StoreError(
+            f"{path}: it is the manifest of version {manifest.version!r}; restore it from a copy"
+        )
+    return manifest
 
 
 def manifest_path(version: str) -> str:
-    """Where a version's manifest lies."""
+    """Return the path of a version's manifest."""
     return f"versions/{check_name('version', version)}/manifest.json"

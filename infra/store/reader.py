@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.store.errors import CorruptShardError, MissingError
 from infra.store.layout import CHECK_BYTES, Layout, check, decompress, parse_index
-from infra.store.shards import check_marker
+from infra.store.marker import check_marker
 from infra.store.store import Store
 
 __all__ = ["ShardReader", "read_samples", "read_shard"]

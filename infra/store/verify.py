@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from infra.store.errors import MissingError, StoreError
+from infra.store.errors import FormatError, MissingError, StoreError
 from infra.store.groups import GroupedTable
 from infra.store.layout import CHECK_BYTES, Encoded
 from infra.store.manifest import Manifest, ShardSum, read_version
+from infra.store.marker import Marker, check_marker, read_marker
 from infra.store.publications import published_sum
 from infra.store.seal import FileSum
-from infra.store.shards import Marker, check_marker, read_marker
 from infra.store.store import Store, check_name
 
 __all__ = ["Problem", "verify_run", "verify_version"]
@@ -131,7 +131,10 @@ def _check_manifest(store: Store, manifest: Manifest) -> Iterator[Problem]:
 
 def _check_published(store: Store, manifest: Manifest, name: str) -> Iterator[Problem]:
     path = f"versions/{manifest.version}/data/{name}"
-    marker = read_marker(store, path)
+    try:
+        marker = read_marker(store, path)
+    except FormatError:  # reported by _check_shard
+        marker = None
     if marker and ShardSum.of(marker) != manifest.shards[name]:
         yield Problem(f"{path}.json", "is not the marker that was published")
     yield from _check_shard(store, path)
@@ -140,6 +143,9 @@ def _check_published(store: Store, manifest: Manifest, name: str) -> Iterator[Pr
 def _check_shard(store: Store, path: str) -> Iterator[Problem]:
     try:
         marker = check_marker(store, path)
+    except FormatError as error:
+        yield Problem(f"{path}.json", str(error))
+        return
     except MissingError as error:
         yield Problem(
             f"{path}.json", f"the shard is missing: it has no valid marker{_reason(error)}"

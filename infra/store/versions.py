@@ -1,10 +1,9 @@
-"""Dataset versions: immutable, checksummed, in one order, there whole or not at all: the manifest
-makes a version.
+"""Dataset versions: immutable, checksummed, numbered. A version exists once its manifest does.
 
 versions/<version>/data/<shard>.{zarr,parquet,json}
 versions/<version>/{card,vocabulary}-<digest>.{md,json}
 versions/<version>/manifest.json
-publications/       `infra.store.publications`
+publications/       see `infra.store.publications`
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ from typing import Any
 
 from infra.store.errors import PublishedError, StoreError
 from infra.store.manifest import Manifest, ShardSum
+from infra.store.marker import read_marker
 from infra.store.publications import append
 from infra.store.seal import FileSum
-from infra.store.shards import read_marker
 from infra.store.store import Store
 
 __all__ = ["publish_version"]
+
+_DRAFT = 1  # number of a manifest until `append` gives it its own
 
 
 def publish_version(
@@ -33,29 +34,31 @@ def publish_version(
     meta: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Make a version of finished shards, given as paths `versions/<version>/data/<name>`, and
-    return its manifest.
+    """Publish finished shards, given as paths `versions/<version>/data/<name>`, as a version.
 
-    `files`, such as the card, go beside `data`, with a digest in their name. Publishing the same
-    content again changes nothing; other content under a published name is a `PublishedError`, an
-    unfinished shard a `StoreError`.
+    Returns its manifest. `files`, such as the card, are stored beside `data`, with a digest in
+    their name. Publishing the same content again changes nothing. Raises `PublishedError` for other
+    content under a published name, and `StoreError` for an unfinished shard.
 
-    Of several who publish different content under one name at once, one wins whole and for ever, if
-    their shards have different names; it holds wherever listings show what was written. After any
-    other error, such as an endpoint that went away, publishing again tells whether it was
-    published.
+    If several processes publish different content under one name at once, exactly one of them
+    succeeds, provided their shards have different names and the store lists what it holds. After
+    any other error, such as a lost connection, publish again: the result says whether it worked.
     """
     manifest = _compose(store, version, shards, meta, _write_files(store, version, files or {}))
     published = append(store, manifest)
     if published.digest != manifest.digest:
         raise PublishedError(
-            f"version {version!r} is published with other content; versions never change: take another name"
+            f"version {version!r} is published with other content; "
+            "versions never change: take another name"
         )
     return published
 
 
 def _write_files(store: Store, version: str, files: Mapping[str, bytes]) -> dict[str, FileSum]:
-    """Write loose files and return their sums; the digest in a name keeps rivals from each other's."""
+    """Write loose files and return their sums.
+
+    The digest in the name keeps apart the files of processes that publish at once.
+    """
     sums = {}
     for path, data in ((PurePath(name), data) for name, data in files.items()):
         found = FileSum.of(data)
@@ -76,13 +79,14 @@ def _compose(
     names = [path.removeprefix(f"{folder}/data/") for path in sorted(shards)]
     if not names or any("/" in name for name in names) or len(set(names)) < len(names):
         raise StoreError(
-            f"version {version!r} needs shards {folder}/data/<name>, each once, but was given {list(shards)}"
+            f"version {version!r} needs shards {folder}/data/<name>, each once, "
+            f"but was given {list(shards)}"
         )
     with ThreadPoolExecutor(store.place.readers) as pool:
         sums = list(pool.map(lambda name: _shard_sum(store, f"{folder}/data/{name}"), names))
     created = datetime.now(UTC).isoformat(timespec="microseconds")
-    shard_sums = dict(zip(names, sums, strict=True))
-    return Manifest.from_bytes(Manifest(version, created, shard_sums, files, meta).to_bytes())
+    draft = Manifest(version, created, dict(zip(names, sums, strict=True)), files, meta, _DRAFT)
+    return Manifest.from_bytes(draft.to_bytes())  # as it will be read: wrong names fail here
 
 
 def _shard_sum(store: Store, path: str) -> ShardSum:

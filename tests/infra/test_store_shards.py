@@ -18,6 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from infra.store import (
     CorruptShardError,
+    FormatError,
     MissingError,
     ShardReader,
     Store,
@@ -28,6 +29,7 @@ from infra.store import (
     write_shard,
 )
 from infra.store.layout import DTYPES
+from infra.store.seal import seal, unseal
 from tests.infra.conftest import Samples
 
 PATH = "runs/nightly/synthesize/00003"
@@ -237,6 +239,17 @@ def test_a_shard_without_a_valid_marker_was_never_written(
         read_shard(store, PATH)
     write_shard(store, PATH, *samples())
     assert marker.read_bytes() == data
+
+
+def test_a_shard_of_a_newer_format_is_not_overwritten(store: Store, samples: Samples) -> None:
+    write_shard(store, PATH, *samples())
+    marker = Path(store.url, f"{PATH}.json")
+    marker.write_bytes(seal(unseal(marker.read_bytes()) | {"format": 2}))
+    before = files(store)
+    for seed in (0, 1):
+        with pytest.raises(FormatError, match=r"00003\.json has format 2.*use a newer segmint"):
+            write_shard(store, PATH, *samples(seed=seed))
+    assert files(store) == before
 
 
 KILLED = """

@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 
 from infra.store import (
+    FormatError,
     Manifest,
     MissingError,
     Store,
     StoreError,
     list_versions,
     publish_version,
+    read_marker,
     read_shard,
     read_version,
     verify_run,
@@ -82,21 +84,95 @@ def clock_off_by(days: int) -> type[datetime]:
     return Clock
 
 
-def test_versions_from_before_there_were_numbers_are_read_and_come_first_by_age(
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        ("versions/v1/data/00000.json", lambda store: read_shard(store, "versions/v1/data/00000")),
+        ("versions/v1/data/00000.json", lambda store: read_marker(store, "versions/v1/data/00000")),
+        ("versions/v1/manifest.json", lambda store: read_version(store, "v1")),
+        ("publications/00000001.json", list_versions),
+    ],
+    ids=["shard", "marker", "manifest", "entry"],
+)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"format": 2},
+            "has format 2, this version of segmint reads format 1; use a newer segmint",
+        ),
+        ({"format": True}, "has format True"),
+        ({"format": "1"}, "has format '1'"),
+        (None, "has no format.*delete it and write it again"),
+    ],
+    ids=["newer", "boolean", "text", "none"],
+)
+def test_a_file_of_another_format_is_an_error_that_names_it_and_the_remedy(
+    store: Store,
+    samples: Samples,
+    path: str,
+    read: Callable[[Store], object],
+    change: dict[str, object] | None,
+    words: str,
+) -> None:
+    publish(store, samples)
+    with_format(Path(store.url, path), change)
+    with pytest.raises(FormatError, match=f"{path} {words}"):
+        read(store)
+
+
+def with_format(file: Path, change: dict[str, object] | None) -> None:
+    """Seal a stored file again with another format, or without one."""
+    value = unseal(file.read_bytes())
+    del value["format"]
+    file.write_bytes(seal(value | (change or {})))
+
+
+def test_a_version_of_a_newer_format_is_neither_hidden_nor_published_over(
     store: Store, samples: Samples
 ) -> None:
-    digests = {name: publish(store, samples, name).digest for name in ("new", "second", "first")}
-    for name, created in {"first": "2026-01-01T00:00:00", "second": "2026-01-02T00:00:00"}.items():
-        path = Path(store.url, f"versions/{name}/manifest.json")
-        old = unseal(path.read_bytes()) | {"created": created}
-        del old["number"]
-        path.write_bytes(seal(old))
-    for number in (2, 3):
-        store.delete(f"publications/{number:08d}.json")
-        store.delete(f"publications/{number:08d}")
-    assert [manifest.version for manifest in list_versions(store)] == ["first", "second", "new"]
-    assert {name: read_version(store, name).digest for name in digests} == digests
-    assert publish(store, samples, "first") == read_version(store, "first")
+    publish(store, samples)
+    store.delete("publications/00000001.json")  # so that the manifest itself is read
+    path = Path(store.url, "versions/v1/manifest.json")
+    with_format(path, {"format": 2})
+    data = path.read_bytes()
+    with pytest.raises(FormatError, match=r"v1/manifest\.json has format 2"):
+        list_versions(store)
+    with pytest.raises(FormatError, match=r"v1/manifest\.json has format 2"):
+        publish(store, samples)
+    assert path.read_bytes() == data
+
+
+def test_a_proposal_of_a_newer_format_is_not_overruled(store: Store, samples: Samples) -> None:
+    publish(store, samples)
+    store.delete("publications/00000001.json")
+    store.delete("versions/v1/manifest.json")
+    (proposal,) = (
+        file for file in Path(store.url, "publications/00000001").iterdir() if "." not in file.name
+    )
+    with_format(proposal, {"format": 2})
+    digest = FileSum.of(proposal.read_bytes()).sha256
+    for file in list(proposal.parent.iterdir()):
+        file.rename(file.with_name(file.name.replace(proposal.name, digest)))
+    with pytest.raises(FormatError, match=r"publications/00000001 has format 2"):
+        publish(store, samples, "v2")
+
+
+def test_verify_names_a_marker_of_another_format(store: Store, samples: Samples) -> None:
+    publish(store, samples)
+    with_format(Path(store.url, "versions/v1/data/00000.json"), {"format": 2})
+    (problem,) = verify_version(store, "v1")
+    assert problem.path == "versions/v1/data/00000.json" and "has format 2" in problem.what
+
+
+def test_a_manifest_without_a_number_is_refused(store: Store, samples: Samples) -> None:
+    publish(store, samples)
+    path = Path(store.url, "versions/v1/manifest.json")
+    value = unseal(path.read_bytes())
+    for number in ({}, {"number": 0}):
+        path.write_bytes(seal({key: value[key] for key in value if key != "number"} | number))
+        with pytest.raises(StoreError, match=r"v1/manifest\.json: number is"):
+            read_version(store, "v1")
 
 
 def test_what_a_killed_publisher_had_agreed_on_is_brought_to_its_version_by_the_next(
@@ -428,30 +504,38 @@ def test_a_version_that_was_deleted_and_published_anew_is_listed_where_it_came_b
     assert [one.version for one in list_versions(store)] == ["v2", "v1"]
 
 
-@pytest.mark.parametrize(
-    "told", [True, False], ids=["told of in the log", "of before versions were told of there"]
-)
-def test_a_version_with_a_damaged_manifest_is_found_when_it_is_read(
-    store: Store, samples: Samples, caplog: pytest.LogCaptureFixture, told: bool
+def test_a_version_with_a_damaged_manifest_is_listed_and_found_when_it_is_read(
+    store: Store, samples: Samples
 ) -> None:
     for version in ("v1", "v2"):
         publish(store, samples, version)
-    if not told:
-        entry = unseal(store.read_bytes("publications/00000001.json"))
-        store.write_bytes(
-            "publications/00000001.json",
-            seal({name: entry[name] for name in ("version", "sha256")}),
-        )
     path = Path(store.url, "versions/v1/manifest.json")
     path.write_bytes(flip(path.read_bytes(), 30))
-    assert [version.version for version in list_versions(store)] == (
-        ["v1", "v2"] if told else ["v2"]
-    )
-    assert (
-        "versions/v1/manifest.json: the seal does not fit the content" in caplog.text
-    ) is not told
+    assert [version.version for version in list_versions(store)] == ["v1", "v2"]
     with pytest.raises(StoreError, match=r"v1/manifest\.json: the seal does not fit the content"):
         read_version(store, "v1")
+
+
+def test_a_version_without_an_entry_and_with_a_damaged_manifest_is_left_out_and_logged(
+    store: Store, samples: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in ("v1", "v2"):
+        publish(store, samples, version)
+    store.delete("publications/00000001.json")
+    path = Path(store.url, "versions/v1/manifest.json")
+    path.write_bytes(flip(path.read_bytes(), 30))
+    assert [version.version for version in list_versions(store)] == ["v2"]
+    assert "versions/v1/manifest.json: the seal does not fit the content" in caplog.text
+
+
+def test_an_entry_that_is_incomplete_is_not_used(store: Store, samples: Samples) -> None:
+    publish(store, samples)
+    path = Path(store.url, "publications/00000001.json")
+    value = unseal(path.read_bytes())
+    path.write_bytes(seal({name: value[name] for name in ("format", "version", "sha256")}))
+    assert [version.version for version in list_versions(store)] == ["v1"]
+    publish(store, samples, "v2")
+    assert unseal(path.read_bytes()) == value
 
 
 def test_verify_names_the_shards_that_a_run_lacks(any_store: Store, samples: Samples) -> None:
