@@ -27,9 +27,11 @@ def run(
     from flows.nightly import nightly
     from flows.retrain import retrain
 
-    with show.progress():
-        version = nightly(settings)
-        outcome = retrain(settings, version) if train else None
+    from infra.local_server import prefect_api
+
+    with prefect_api() as api, show.progress():
+        version = api.tracked(nightly)(settings)
+        outcome = api.tracked(retrain)(settings, version) if train else None
     store = store_of(settings)
     same = f" --config {config}" if config else ""
     show.facts(

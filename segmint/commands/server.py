@@ -61,11 +61,12 @@ def pretrain(config: Config = None, flags: Flags = None) -> None:
     """Train the embedded generator and the oracle anew on the drawn world; settings are of their
     own.
     """
-    from flows.pretrain import pretrain
+    from flows.pretrain import pretrain as train_models
+    from infra.local_server import prefect_api
     from infra.sources import read_flat
     from models.embedded.pretraining import Recipe
 
     recipe = read_flat(Recipe, config, flags or ())
-    with show.progress():
-        pipeline, oracle = pretrain(recipe)
+    with prefect_api() as api, show.progress():
+        pipeline, oracle = api.tracked(train_models)(recipe)
     show.facts([("pipeline", pipeline), ("oracle", oracle)])

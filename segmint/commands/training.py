@@ -25,9 +25,10 @@ def train(
     settings = settings_of(config, flags)
     version = version or _newest(store_of(settings))
     from flows.retrain import retrain
+    from infra.local_server import prefect_api
 
-    with show.progress():
-        outcome = retrain(settings, version)
+    with prefect_api() as api, show.progress():
+        outcome = api.tracked(retrain)(settings, version)
     show.facts([("segmenter", described_outcome(outcome))])
 
 
@@ -67,9 +68,10 @@ def compare(
     """Measure two checkpoints on the same pictures and show what differs, class by class."""
     settings = settings_of(config, flags)
     from flows.compare import compare as measure_both
+    from infra.local_server import prefect_api
 
-    with show.progress():
-        rows = measure_both(settings, second, first)
+    with prefect_api() as api, show.progress():
+        rows = api.tracked(measure_both)(settings, second, first)
     shown = [
         [row["class"], *(_figure(row[name]) for name in ("first", "second", "difference"))]
         for row in rows
@@ -91,8 +93,10 @@ def rollback(
     """Make an earlier champion the champion again; the one that stood does not come back by itself."""
     settings = settings_of(config, flags)
     from flows.rollback import rollback as roll_back
+    from infra.local_server import prefect_api
 
-    champion = roll_back(settings, to)
+    with prefect_api() as api:
+        champion = api.tracked(roll_back)(settings, to)
     show.facts(
         [("champion", champion["checkpoint"]), ("withdrawn", ", ".join(champion["withdrawn"]))]
     )
