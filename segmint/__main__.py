@@ -22,3 +22,7 @@ def main() -> None:
     from segmint.cli import app
 
     app()
+
+
+if __name__ == "__main__":
+    main()
