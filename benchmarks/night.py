@@ -18,7 +18,7 @@ from flows.nightly import nightly
 from infra.settings import Settings
 from infra.store import Store, read_shard
 from segmint.console import progress
-from tasks.plan.prepare import with_weights
+from tasks.plan.resolve import with_weights
 
 __all__ = ["Night", "night"]
 
