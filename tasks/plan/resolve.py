@@ -15,7 +15,7 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from infra.settings import Settings
-from infra.store import MissingError, Store, read_version
+from infra.store import Store, read_version
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
 from tasks.plan.rows import resolve_budget
 from tasks.schemas import Record, origin_of
