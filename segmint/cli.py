@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -16,22 +17,41 @@ from segmint.commands import datasets, run, server, training
 
 __all__ = ["app"]
 
-# Set before the libraries are imported, unless the user has: what a run in-process needs of them,
+# Set before Prefect and the other libraries are imported, unless the user has set them.
 ENVIRONMENT = {
-    # of 20, which a busy machine exceeds
+    # Prefect's default is 20, which a busy machine exceeds
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # a night run talks to nobody
+    # neither a temporary server nor the client sends usage data, or prints a notice about it
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
 }
-# and what would bury our own messages.
+# Without these, the libraries' logs would bury our own messages.
 QUIET = {
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # it logs tracebacks of errors that are told in a sentence
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # it logs tracebacks of errors that we report ourselves
     "TRANSFORMERS_VERBOSITY": "error",  # it misses torchvision, which nothing here needs
+    "DASK_LOGGING__DISTRIBUTED": "critical",  # it logs the start and end of every worker
 }
+OWN_PACKAGES = ("infra", "tasks", "models", "flows", "segmint")  # whose errors say what to do
+EPILOG = """\
+Exit codes:
+
+0    done
+
+1    verify or doctor found something wrong
+
+2    an error, described in one message
+
+130  stopped by Ctrl-C
+
+143  stopped by SIGTERM
+
+Add --debug to any command to see the traceback of an error.
+"""
 
 commands = typer.Typer(
     name="segmint",
-    help="Mints labelled segmentation data: class names in, a published dataset and a trained segmenter out.",
-    epilog="Add --debug to any command to see the traceback of an error.",
+    help="Make labelled segmentation data: class names in, a dataset and a segmenter out.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -46,6 +66,26 @@ for panel, functions in COMMANDS.items():
         commands.command(rich_help_panel=panel)(function)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from segmint import __version__
+
+        show.say(f"segmint {__version__}")
+        raise typer.Exit
+
+
+@commands.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+
+
 def app(arguments: list[str] | None = None) -> None:
     """Run the command line; always ends in `SystemExit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -53,7 +93,7 @@ def app(arguments: list[str] | None = None) -> None:
     for name, value in {**ENVIRONMENT, **({} if debug else QUIET)}.items():
         os.environ.setdefault(name, value)
     try:
-        commands([word for word in words if word != "--debug"])
+        commands([word for word in words if word != "--debug"], prog_name="segmint")
     except Exception as error:
         if debug:
             raise
@@ -62,19 +102,10 @@ def app(arguments: list[str] | None = None) -> None:
 
 
 def _message(error: Exception) -> str:
-    """The error's own words; an error that is not ours is named, for it may say little."""
+    """Return the error's own message; an error of another library is named too."""
     from infra.credentials import public
 
-    ours = type(error).__module__.partition(".")[0] in (
-        "infra",
-        "tasks",
-        "models",
-        "flows",
-        "segmint",
-    )
     text = str(public(str(error)))
-    return (
-        text
-        if ours and text
-        else f"{type(error).__name__}: {text}\nAdd --debug to see where it came from."
-    )
+    if text and type(error).__module__.partition(".")[0] in OWN_PACKAGES:
+        return text
+    return f"{type(error).__name__}: {text}\nAdd --debug to see where it came from."

@@ -1,16 +1,16 @@
-"""What the command line shows: tables, progress with rate and time left, one clear message for an
-error.
+"""What the command line prints: tables, progress with rate and time left, errors.
 
-Whatever is shown goes through `visible`: a prompt or a file name from a bucket must not steer the
+All text goes through `visible`: a prompt or a file name from a bucket must not control the
 terminal.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -23,40 +23,70 @@ if TYPE_CHECKING:
     from tasks.monitor.totals import Tally
     from tasks.run.progress import Event
 
-__all__ = ["console", "duration", "facts", "fail", "mark", "progress", "say", "size", "table"]
+__all__ = [
+    "as_json",
+    "console",
+    "duration",
+    "facts",
+    "fail",
+    "mark",
+    "progress",
+    "say",
+    "size",
+    "table",
+]
 
 console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+messages = Console(stderr=True, highlight=False)  # errors and progress, so that output can be piped
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 def fail(message: str) -> None:
-    """Print an error, red on a terminal, without markup and unbroken."""
-    _errors.print(Text(visible(message), style="red"), soft_wrap=True)
+    """Print an error to standard error, red on a terminal, without markup and unwrapped."""
+    messages.print(Text(visible(message), style="red"), soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Print a line without markup, unbroken."""
+    """Print a line without markup, unwrapped."""
     console.print(Text(visible(message)), soft_wrap=True)
 
 
+def as_json(value: Any) -> None:
+    """Print a value as JSON, for scripts."""
+    print(json.dumps(value, indent=1, ensure_ascii=True))
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows of anything; numbers to the right."""
+    """Print rows of any values, numbers aligned to the right.
+
+    On a terminal, long texts fold at spaces, but a name never folds. Elsewhere the values of a row
+    are separated by tabs, so that other programs can read them.
+    """
+    cells = [[visible(str(value)) for value in row] for row in rows]
+    if not console.is_terminal:
+        for line in [[title], columns, *cells] if rows else [[title]]:
+            print("\t".join(line))
+        return
     shown = Table(
         title=Text(visible(title)), title_justify="left", title_style="bold", header_style="bold"
     )
     for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) for row in rows)
-        shown.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
+        numeric = rows and all(isinstance(row[index], int | float) for row in rows)
+        words = [word for row in cells for word in row[index].split()]
+        longest = max(map(len, words), default=0)
+        shown.add_column(name, justify="right" if numeric else "left", min_width=longest)
     for row in rows:
         shown.add_row(
             *(value if isinstance(value, Text) else Text(visible(str(value))) for value in row)
         )
-    console.print(shown)
+    console.print(shown, crop=False) if rows else say(title)
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> None:
-    """Print names and values, a line each, unbroken so that they can be copied."""
+    """Print names and values, one pair per line, unwrapped so that they can be copied.
+
+    An empty name continues the pair above it.
+    """
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
         console.print(
@@ -65,12 +95,12 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 def mark(ok: bool) -> Text:
-    """A tick or a cross, told apart without colour."""
+    """Return a tick or a cross, which differ without colour too."""
     return Text("✓", style="green") if ok else Text("✗", style="bold red")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says it: `45 s`, `12 min`, `3 h 20 min`."""
+    """Return seconds in words: `45 s`, `12 min`, `3 h 20 min`."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -78,7 +108,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units, as disks and bills count them."""
+    """Return bytes in decimal units, as disks and bills count them."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -87,16 +117,17 @@ def size(count: float) -> str:
 
 
 class _Bars:
-    """A bar a stage, on a terminal."""
+    """One progress bar per stage, on a terminal."""
 
     def __init__(self, tally: Tally) -> None:
         columns = (
             TextColumn("{task.description:11}"),
             BarColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[words]}"),
         )
-        self.progress = Progress(*columns, console=console)
-        self._tally, self._lock = tally, threading.Lock()
+        self.progress = Progress(*columns, console=messages)
+        self._tally = tally
+        self._lock = threading.Lock()
         self._bars: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
@@ -105,38 +136,39 @@ class _Bars:
             return
         with self._lock:
             if event.stage not in self._bars:
-                self._bars[event.stage] = self.progress.add_task(event.stage, total=1.0, told="")
-        self.progress.update(self._bars[event.stage], completed=stage.share, told=stage.told)
+                self._bars[event.stage] = self.progress.add_task(event.stage, total=1.0, words="")
+        self.progress.update(self._bars[event.stage], completed=stage.share, words=stage.told)
 
 
 class _Lines:
-    """Now and then a line a stage, where output goes to a file or a log."""
+    """A line per stage every `PLAIN_SECONDS` and at its end, where there is no terminal."""
 
     def __init__(self, tally: Tally) -> None:
-        self._tally, self._lock = tally, threading.Lock()
-        self._shown: dict[str, float] = {}
+        self._tally = tally
+        self._lock = threading.Lock()
+        self._printed: dict[str, tuple[float, str]] = {}
 
     def __call__(self, event: Event) -> None:
         stage = self._tally.stage(event.stage)
         if stage is None:
             return
         with self._lock:
-            if (event.ended and stage.over) or stage.seconds - self._shown.get(
-                event.stage, 0
-            ) >= PLAIN_SECONDS:
-                self._shown[event.stage] = stage.seconds
-                console.print(Text(f"{event.stage:11} {stage.told}"), soft_wrap=True)
+            seconds, words = self._printed.get(event.stage, (0.0, ""))
+            due = (event.ended and stage.over) or stage.seconds - seconds >= PLAIN_SECONDS
+            if due and words != stage.told:
+                self._printed[event.stage] = stage.seconds, stage.told
+                messages.print(Text(f"{event.stage:11} {stage.told}"), soft_wrap=True)
 
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Show the progress of every stage while the block lasts."""
+    """Show the progress of every stage on standard error while the block runs."""
     from tasks.monitor.totals import Tally
     from tasks.run.progress import listening
 
     tally = Tally()
     with listening(tally):
-        if not console.is_terminal:
+        if not messages.is_terminal:
             with listening(_Lines(tally)):
                 yield
             return

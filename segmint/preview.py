@@ -1,74 +1,126 @@
-"""The dry run: what a plan holds and what it will cost, before anything is started."""
+"""The dry run: what a plan holds and what it will cost, before anything starts."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from infra.settings import Settings, check_same_run
 from infra.store import Store
 from segmint import console as show
 from tasks.plan.captions import TokenCounter, read_captions, sort_captions
-from tasks.plan.cost import estimate, measured_rate
-from tasks.plan.rows import load_tokenizer, plan_groups, resolve_budget
-from tasks.schemas import Record
+from tasks.plan.cost import Cost, estimate, measured_rate
+from tasks.plan.resolve import resolve, stored_record
+from tasks.plan.rows import load_tokenizer, plan_groups
+from tasks.publish.version import is_published, version_of
 
 __all__ = ["preview"]
 
 
-def preview(store: Store, settings: Settings, examples: int) -> None:
-    """Print counts, example prompts and cost of the plan of these settings; raise what starting the
-    run would raise.
+@dataclass
+class _Counts:
+    """What a plan holds: images by kind, images by class, shards, and the first rows."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+    shards: int = 0
+    first: list[dict[str, str]] = field(default_factory=list)
+
+
+def preview(store: Store, settings: Settings, examples: int, json: bool) -> None:
+    """Print counts, example prompts and cost of the plan of these settings.
+
+    Raises whatever would stop the run before its first shard.
     """
-    record = f"runs/{settings.name}/settings.json"
-    stored = store.read_json(record, Record) if store.exists(record) else None
-    settings = resolve_budget(store, settings, stored)
+    count_tokens, max_tokens = load_tokenizer(settings.generator.path)
+    settings = resolve(store, settings)
+    stored = stored_record(store, settings.name)
     if stored:
         check_same_run(stored, settings)
-    count_tokens, max_tokens = load_tokenizer(settings.generator.path)
-    plan = plan_groups(
-        settings, settings.load_vocabulary(), count_tokens=count_tokens, max_tokens=max_tokens
-    )
-    shown, kinds, classes, shards = list[Any](), Counter[str](), Counter[str](), 0
-    for group in plan:
-        shown += group.head(examples - len(shown))[["id", "kind", "prompt"]].itertuples(index=False)
-        kinds.update(group["kind"])
-        classes.update(name for names in group["classes"] for name in names)
-        shards += group["shard"].nunique()
-    show.table(f"Plan of run {settings.name!r}", ["kind", "images"], kinds.most_common())
-    names = settings.load_vocabulary().names
-    show.table(
-        "Images that name a class", ["class", "images"], [(name, classes[name]) for name in names]
-    )
-    if settings.plan.captions:
-        _captions(settings, count_tokens, max_tokens)
-    show.table("Its first rows", ["id", "kind", "prompt"], shown)
-    show.say(
-        f"run {settings.name!r}, identity {settings.identity[:8]}: {'goes on' if stored else 'new'}"
-    )
-    show.say(
-        f"{kinds.total()} images in {shards} shards; {_cost(store, settings, kinds.total(), shards)}"
-    )
+    counts = _counted(settings, examples, count_tokens, max_tokens)
+    state = _state(settings, started=stored is not None)
+    cost = _cost(store, settings, counts)
+    captions = _captions(settings, count_tokens, max_tokens) if settings.plan.captions else {}
+    if json:
+        found = {"run": settings.name, "identity": settings.identity, "state": state}
+        found |= asdict(counts) | {"captions": captions, "cost": asdict(cost) if cost else None}
+        show.as_json(found)
+        return
+    _tables(settings, counts, captions)
+    show.say(f"run {settings.name!r}, identity {settings.identity[:8]}: {state}")
+    show.say(f"{counts.kinds.total()} images in {counts.shards} shards; {_in_words(cost)}")
 
 
-def _captions(settings: Settings, count_tokens: TokenCounter, max_tokens: int) -> None:
-    captions = sort_captions(
-        read_captions(settings.plan.captions or ""),
-        settings.load_vocabulary(),
-        count_tokens,
-        max_tokens,
-    )
-    kept = [(f"prompts of {name}", len(prompts)) for name, prompts in captions.prompts.items()]
-    show.table(
-        f"Captions of {settings.plan.captions}", ["", "lines"], [*kept, *captions.rejected.items()]
-    )
+def _counted(
+    settings: Settings, examples: int, count_tokens: TokenCounter, max_tokens: int
+) -> _Counts:
+    vocabulary = settings.load_vocabulary()
+    counts = _Counts()
+    groups = plan_groups(settings, vocabulary, count_tokens=count_tokens, max_tokens=max_tokens)
+    for group in groups:
+        shown = group.head(examples - len(counts.first))[["id", "kind", "prompt"]]
+        counts.first += shown.to_dict("records")
+        counts.kinds.update(group["kind"])
+        counts.classes.update(name for names in group["classes"] for name in names)
+        counts.shards += group["shard"].nunique()
+    counts.classes = Counter({name: counts.classes[name] for name in vocabulary.names})
+    return counts
 
 
-def _cost(store: Store, settings: Settings, rows: int, shards: int) -> str:
+def _state(settings: Settings, started: bool) -> str:
+    if is_published(settings):
+        return f"already published: {version_of(settings)}"
+    return "started; `segmint run` continues it" if started else "new"
+
+
+def _captions(settings: Settings, count_tokens: TokenCounter, max_tokens: int) -> dict[str, int]:
+    """Return how many captions each class keeps, and how many are rejected for each reason."""
+    lines = read_captions(settings.plan.captions or "")
+    found = sort_captions(lines, settings.load_vocabulary(), count_tokens, max_tokens)
+    kept = {f"prompts of {name}": len(prompts) for name, prompts in found.prompts.items()}
+    return kept | dict(found.rejected)
+
+
+@dataclass(frozen=True)
+class _Estimate(Cost):
+    """A cost, and the run whose shards it is computed from."""
+
+    measured_on: str
+
+
+def _cost(store: Store, settings: Settings, counts: _Counts) -> _Estimate | None:
     rate = measured_rate(store, settings)
     if rate is None:
-        return "the cost is not known: no shard in this store was made with this generator; a run of a few images tells"
+        return None
     cost = estimate(
-        rows, shards, settings.plan.shard_size, rate.seconds, rate.bytes, settings.compute.workers
+        counts.kinds.total(),
+        counts.shards,
+        settings.plan.shard_size,
+        rate.seconds,
+        rate.bytes,
+        settings.compute.workers,
     )
-    return f"about {show.duration(cost.seconds)} and {show.size(cost.bytes)}, as in run {rate.measured_on!r}"
+    return _Estimate(cost.seconds, cost.bytes, rate.measured_on)
+
+
+def _in_words(cost: _Estimate | None) -> str:
+    if cost is None:
+        return (
+            "the cost is not known, because no run in this store used this generator; "
+            "a run of a few images measures it"
+        )
+    amounts = f"about {show.duration(cost.seconds)} and {show.size(cost.bytes)}"
+    return f"{amounts}, as in run {cost.measured_on!r}"
+
+
+def _tables(settings: Settings, counts: _Counts, captions: dict[str, int]) -> None:
+    kinds: list[tuple[Any, ...]] = [*counts.kinds.most_common()]
+    show.table(f"Plan of run {settings.name!r}", ["kind", "images"], kinds)
+    classes = list(counts.classes.items())
+    show.table("Images that name a class", ["class", "images"], classes)
+    if captions:
+        title = f"Captions of {settings.plan.captions}"
+        show.table(title, ["", "lines"], list(captions.items()))
+    columns = ["id", "kind", "prompt"]
+    show.table("First rows", columns, [[row[name] for name in columns] for row in counts.first])

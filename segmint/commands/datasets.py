@@ -1,77 +1,79 @@
-"""Commands about published datasets: verify, versions, pin, gc."""
+"""Commands about published datasets: versions, verify, pin, gc."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from segmint import console as show
-from segmint.commands.options import Config, Flags, settings_of, store_of
+from segmint.commands.options import Config, Flags, Json, settings_of, store_of
 
-if TYPE_CHECKING:
-    from tasks.gc import Garbage
-
-
-def verify(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN_OR_VERSION", help="What to read and compare with its checksums."
-        ),
-    ],
-    config: Config = None,
-    flags: Flags = None,
-) -> None:
-    """Find any flipped byte, missing chunk or missing shard; exit 1 if there is one."""
-    store = store_of(settings_of(config, flags))
-    from infra.store import StoreError, verify_run, verify_version
-
-    known = {
-        "version": store.exists(f"versions/{name}/manifest.json"),
-        "run": store.exists(f"runs/{name}/plan.parquet"),
-    }
-    if not any(known.values()):
-        there = ", ".join([*store.list("versions"), *store.list("runs")]) or "nothing"
-        raise StoreError(f"{store.url} holds no run or version {name!r}; there is: {there}")
-    problems = verify_version(store, name) if known["version"] else []
-    problems += verify_run(store, name) if known["run"] else []
-    for problem in problems:
-        show.fail(str(problem))
-    if problems:
-        raise typer.Exit(1)
-    show.say(
-        f"{' and '.join(kind for kind in known if known[kind])} {name}: every byte is as written"
-    )
+__all__ = ["gc", "pin", "verify", "versions"]
 
 
-def versions(config: Config = None, flags: Flags = None) -> None:
+def versions(config: Config = None, flags: Flags = None, json: Json = False) -> None:
     """List the published dataset versions, oldest first."""
     store = store_of(settings_of(config, flags))
     from infra.store import list_versions
 
+    published = list_versions(store)
+    if json:
+        fields = ("version", "created", "samples", "shards")
+        show.as_json([{name: getattr(each, name) for name in fields} for each in published])
+        return
+    title = f"Versions in {store.url}"
+    if not published:
+        title = f"No version is published in {store.url}; `segmint run` makes one"
     rows = [
-        (m.version, m.created[:19].replace("T", " "), m.samples, m.shards)
-        for m in list_versions(store)
+        (each.version, each.created[:19].replace("T", " "), each.samples, each.shards)
+        for each in published
     ]
-    title = (
-        f"Versions in {store.url}"
-        if rows
-        else f"No version is published in {store.url}; `segmint run` makes one"
-    )
     show.table(title, ["version", "created (UTC)", "samples", "shards"], rows)
+
+
+def verify(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN_OR_VERSION", help="What to compare with its checksums.")
+    ],
+    config: Config = None,
+    flags: Flags = None,
+    json: Json = False,
+) -> None:
+    """Compare every byte of a run or version with its checksums; exit 1 if one differs."""
+    store = store_of(settings_of(config, flags))
+    from infra.store import StoreError, verify_run, verify_version
+
+    kinds = {
+        "version": store.exists(f"versions/{name}/manifest.json"),
+        "run": store.exists(f"runs/{name}/plan.parquet"),
+    }
+    known = [kind for kind, exists in kinds.items() if exists]
+    if not known:
+        found = ", ".join([*store.list("versions"), *store.list("runs")]) or "nothing"
+        raise StoreError(f"{store.url} has no run or version {name!r}; it has: {found}")
+    problems = verify_version(store, name) if kinds["version"] else []
+    problems += verify_run(store, name) if kinds["run"] else []
+    if json:
+        found_problems = [asdict(problem) for problem in problems]
+        show.as_json({"name": name, "kinds": known, "problems": found_problems})
+    for problem in problems:
+        show.fail(str(problem))
+    if problems:
+        raise typer.Exit(1)
+    if not json:
+        show.say(f"{' and '.join(known)} {name}: every byte equals its checksum")
 
 
 def pin(
     version: Annotated[str, typer.Argument(help="A published version.")],
-    why: Annotated[str, typer.Option(help="For whoever asks later.")] = "",
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Leave it to the retention again.")
-    ] = False,
+    why: Annotated[str, typer.Option(help="A reason, stored with the pin.")] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the pin.")] = False,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
-    """Keep a version for ever, whatever the retention says."""
+    """Keep a version for ever, whatever the retention settings say."""
     store = store_of(settings_of(config, flags))
     from tasks import gc as collect
 
@@ -84,25 +86,23 @@ def pin(
 
 def gc(
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete it; without this, only show.")
+        bool, typer.Option("--delete", help="Delete it; without this, only list it.")
     ] = False,
     config: Config = None,
     flags: Flags = None,
+    json: Json = False,
 ) -> None:
-    """Show what the settings' retention lets go: old versions, working shards of published runs,
-    abandoned runs.
+    """List, or delete, what the retention settings no longer keep.
+
+    That is: old versions, working shards of published runs, and abandoned runs.
     """
     settings = settings_of(config, flags)
     from tasks.gc import collect
 
     found = collect.fn(settings, dry_run=not delete)
+    if json:
+        show.as_json({"deleted": delete, "found": [each._asdict() for each in found]})
+        return
     title = "Deleted" if delete else "What --delete would delete"
-    show.table(
-        title if found else "Nothing to delete",
-        ["path", "size", "why"],
-        [_described(each) for each in found],
-    )
-
-
-def _described(garbage: Garbage) -> tuple[str, str, str]:
-    return garbage.path, show.size(garbage.size), garbage.why
+    rows = [(each.path, show.size(each.size), each.why) for each in found]
+    show.table(title if found else "Nothing to delete", ["path", "size", "why"], rows)

@@ -1,7 +1,8 @@
-"""Options that commands share, and what they open."""
+"""Options that commands share, the settings and the store that they name, and what comes next."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.store import Store
 
-__all__ = ["Config", "Flags", "settings_of", "store_of"]
+__all__ = ["Config", "Flags", "Json", "again", "settings_of", "store_of"]
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings, as .toml or .yaml.")
@@ -25,10 +26,14 @@ Flags = Annotated[
         help="One setting, such as plan.images=200; may be repeated.",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def settings_of(config: Path | None, flags: list[str] | None) -> Settings:
-    """Return the settings of a command line: flags, environment, file, defaults."""
+    """Return the settings of a command line: flags, environment, file, defaults.
+
+    `{date}` stays in the name; `tasks.plan.resolve` says which date a command means.
+    """
     from infra.settings import Settings
 
     return Settings(_file=config, _flags=flags or ())
@@ -39,3 +44,11 @@ def store_of(settings: Settings) -> Store:
     from infra.blocks import open_store
 
     return open_store(settings.store)
+
+
+def again(words: list[str], config: Path | None, flags: list[str] | None) -> str:
+    """Return a command line to paste: these words with the same configuration."""
+    same = ["--config", str(config)] if config else []
+    for flag in flags or ():
+        same += ["--set", flag]
+    return shlex.join(["segmint", *words, *same])

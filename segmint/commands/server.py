@@ -1,43 +1,20 @@
-"""Commands about the installation: setup, doctor, pretrain."""
+"""Commands about the installation: doctor, setup, pretrain."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from segmint import console as show
-from segmint.commands.options import Config, Flags, settings_of
+from segmint.commands.options import Config, Flags, Json, settings_of
+
+__all__ = ["doctor", "pretrain", "setup"]
 
 
-def setup(
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="GPUs of all runs together, for compute.limit.")
-    ] = None,
-    config: Config = None,
-    flags: Flags = None,
-) -> None:
-    """Make what a Prefect server needs: work pool, limit, block of credentials, automations.
-
-    Again: what is missing.
-    """
-    settings = settings_of(config, flags)
-    from infra.fleet import set_up
-
-    show.table(
-        "On the Prefect server",
-        ["", "what"],
-        [(done.how, done.what) for done in set_up(settings, slots)],
-    )
-    show.console.print(
-        "next: prefect --no-prompt deploy --all  ·  prefect worker start --pool segmint"
-    )
-
-
-def doctor(config: Config = None, flags: Flags = None) -> None:
-    """Check versions, devices, store, free space, generator and servers; exit 1 if something is
-    wrong.
-    """
+def doctor(config: Config = None, flags: Flags = None, json: Json = False) -> None:
+    """Check versions, devices, store, free space, generator and servers; exit 1 if one fails."""
     settings = settings_of(config, flags)
     from infra.doctor import diagnose
     from models.generators import load_pipeline
@@ -48,18 +25,48 @@ def doctor(config: Config = None, flags: Flags = None) -> None:
         return f"{generator.path}: {type(pipeline).__name__} opens"
 
     checks = diagnose(settings, open_generator=open_generator)
-    rows = [
-        (show.mark(check.ok), check.name, check.detail, "" if check.ok else check.remedy)
-        for check in checks
-    ]
-    show.table("What a run needs", ["", "check", "found", "remedy"], rows)
+    if json:
+        show.as_json([asdict(check) for check in checks])
+    else:
+        rows = [
+            (show.mark(check.ok), check.name, check.detail, "" if check.ok else check.remedy)
+            for check in checks
+        ]
+        show.table("What a run needs", ["", "check", "found", "remedy"], rows)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
 
+def setup(
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of all runs together, for compute.limit.")
+    ] = None,
+    config: Config = None,
+    flags: Flags = None,
+) -> None:
+    """Create what a Prefect server needs: work pool, limit, credentials block, automations.
+
+    What exists is left as it is.
+    """
+    settings = settings_of(config, flags)
+    from infra.fleet import set_up
+    from infra.local_server import prefect_api
+
+    with prefect_api():
+        done = set_up(settings, slots)
+    show.table("On the Prefect server", ["", "what"], [(each.how, each.what) for each in done])
+    show.facts(
+        [
+            ("next", "prefect --no-prompt deploy --all"),
+            ("", "prefect worker start --pool segmint"),
+        ]
+    )
+
+
 def pretrain(config: Config = None, flags: Flags = None) -> None:
-    """Train the embedded generator and the oracle anew on the drawn world; settings are of their
-    own.
+    """Train the embedded generator and the oracle on the drawn world.
+
+    It has settings of its own; a wrong one is answered with the valid names.
     """
     from flows.pretrain import pretrain as train_models
     from infra.local_server import prefect_api

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segmint import console as show
-from segmint.commands.options import Config, Flags, settings_of, store_of
+from segmint.commands.options import Config, Flags, Json, settings_of, store_of
 
 if TYPE_CHECKING:
     from infra.store import Store
 
+__all__ = ["compare", "described_outcome", "evaluate", "rollback", "train"]
+
 
 def train(
     version: Annotated[
-        str | None, typer.Argument(help="A published version; else the newest.")
+        str | None, typer.Argument(help="A published version; without it, the newest.")
     ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
-    """Train a segmenter on a published version, evaluate it, and promote it if it is better."""
+    """Train a segmenter on a published version, evaluate it, and promote it if it is better.
+
+    The same command continues an interrupted training from the store.
+    """
     settings = settings_of(config, flags)
     version = version or _newest(store_of(settings))
     from flows.retrain import retrain
@@ -29,68 +34,97 @@ def train(
 
     with prefect_api() as api, show.progress():
         outcome = api.tracked(retrain)(settings, version)
-    show.facts([("segmenter", described_outcome(outcome))])
+    show.facts(described_outcome(outcome))
+
+
+def described_outcome(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows that show what `promote` returned: the trained network and the champion."""
+    rows = [
+        (name, f"{_measured(outcome[key]['evaluation'])}, {outcome[key]['checkpoint']}")
+        for name, key in (("trained", "trained"), ("champion", "champion"))
+    ]
+    moved = "promoted" if outcome["moved"] else "not promoted"
+    return [*rows, ("decision", f"{moved}: {outcome['reason']}")]
+
+
+def _measured(evaluation: Mapping[str, Any]) -> str:
+    return f"mIoU {evaluation['miou']:.3f} on {evaluation['set']}"
+
+
+def _newest(store: Store) -> str:
+    from infra.store import StoreError, list_versions
+
+    published = list_versions(store)
+    if not published:
+        raise StoreError(f"{store.url} has no published version; `segmint run` makes one")
+    return published[-1].version
 
 
 def evaluate(
     checkpoint: Annotated[
-        str | None, typer.Argument(help="A checkpoint; else the champion.")
+        str | None, typer.Argument(help="A checkpoint; without it, the champion.")
     ] = None,
     config: Config = None,
     flags: Flags = None,
+    json: Json = False,
 ) -> None:
-    """Measure a segmenter on held-out drawn scenes, or on the VOC-layout folder that evaluate.voc
-    names.
-    """
+    """Measure a segmenter on held-out drawn scenes, or on the folder that evaluate.voc names."""
     settings = settings_of(config, flags)
     from tasks.evaluate.evaluate import evaluate as measure
     from tasks.promote.champion import champion_of
 
     name = checkpoint or champion_of(settings)
-
     with show.progress():
         found = measure.fn(settings, name)
-    iou = [
-        (of_class, "-" if value is None else f"{value:.3f}")
-        for of_class, value in found["iou"].items()
-    ]
-    show.table(
-        f"{name} on {found['set']}", ["class", "IoU"], [*iou, ("mean", f"{found['miou']:.3f}")]
-    )
+    if json:
+        show.as_json({"checkpoint": name, **found})
+        return
+    rows = [(of_class, _figure(value)) for of_class, value in found["iou"].items()]
+    rows.append(("mean", f"{found['miou']:.3f}"))
+    show.table(f"{name} on {found['set']}", ["class", "IoU"], rows)
 
 
 def compare(
     second: Annotated[str, typer.Argument(help="A checkpoint.")],
-    first: Annotated[str | None, typer.Option(help="Another one; else the champion.")] = None,
+    first: Annotated[
+        str | None, typer.Option(help="Another checkpoint; without it, the champion.")
+    ] = None,
     config: Config = None,
     flags: Flags = None,
+    json: Json = False,
 ) -> None:
-    """Measure two checkpoints on the same pictures and show what differs, class by class."""
+    """Measure two checkpoints on the same images and show the IoU of each class."""
     settings = settings_of(config, flags)
     from flows.compare import compare as measure_both
     from infra.local_server import prefect_api
+    from tasks.promote.champion import champion_of
 
+    first = first or champion_of(settings)
     with prefect_api() as api, show.progress():
-        rows = api.tracked(measure_both)(settings, second, first)
-    shown = [
-        [row["class"], *(_figure(row[name]) for name in ("first", "second", "difference"))]
-        for row in rows
-    ]
-    show.table(
-        f"{first or 'the champion'} and {second}, IoU",
-        ["class", "first", "second", "difference"],
-        shown,
-    )
+        found = api.tracked(measure_both)(settings, second, first)
+    if json:
+        show.as_json({"first": first, "second": second, "classes": found})
+        return
+    columns = ["class", "first", "second", "difference"]
+    rows = [[row["class"], *(_figure(row[name]) for name in columns[1:])] for row in found]
+    show.table(f"{first} (first) and {second} (second), IoU", columns, rows)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def rollback(
     to: Annotated[
-        str | None, typer.Option(help="A checkpoint; else the champion before this one.")
+        str | None, typer.Option(help="A checkpoint; without it, the champion before this one.")
     ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
-    """Make an earlier champion the champion again; the one that stood does not come back by itself."""
+    """Make an earlier champion the champion again.
+
+    The present champion is withdrawn: only another rollback makes it the champion again.
+    """
     settings = settings_of(config, flags)
     from flows.rollback import rollback as roll_back
     from infra.local_server import prefect_api
@@ -100,23 +134,3 @@ def rollback(
     show.facts(
         [("champion", champion["checkpoint"]), ("withdrawn", ", ".join(champion["withdrawn"]))]
     )
-
-
-def described_outcome(outcome: Mapping[str, Any]) -> str:
-    """What a training came to: who is champion now, as `promote` returns it, and why."""
-    evaluation = outcome["evaluation"]
-    measured = f"mIoU {evaluation['miou']:.3f} on {evaluation['set']}"
-    return f"{measured}: champion {outcome['checkpoint']} ({outcome['reason']})"
-
-
-def _newest(store: Store) -> str:
-    from infra.store import StoreError, list_versions
-
-    published = list_versions(store)
-    if not published:
-        raise StoreError(f"{store.url} holds no published version; `segmint run` makes one")
-    return published[-1].version
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
