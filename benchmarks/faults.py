@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from benchmarks.sources import code_key, key
-from benchmarks.trainings import CODE, WITHIN
+from benchmarks.sources import TRAINING, Code, key
 from infra.settings import Settings
 from infra.store import Store, read_marker, read_shard, write_shard
 from models.embedded import world
@@ -39,6 +38,15 @@ FOLDS = 3
 IMAGES = {"quick": 60, "default": 1200, "full": 6000}
 STEPS = {"quick": 20, "full": 6000}  # per fold; the default size takes the settings' own number
 SHARD = 100  # rows
+CODE = Code(
+    (
+        "benchmarks.faults",
+        "tasks.select.noise_learning",
+        "tasks.select.select",
+        *TRAINING.modules,
+    ),
+    within=(*TRAINING.within, "tasks.select"),
+)
 
 Labels = NDArray[np.uint8]
 Images = NDArray[np.uint8]
@@ -139,15 +147,7 @@ def settings_of(size: Size) -> Settings:
         plan={"images": IMAGES[size], "multi": 0.4, "negatives": 0.05, "shard_size": SHARD},
         select=learning,
     )
-    modules = (
-        "benchmarks.faults",
-        "tasks.select.judge",
-        "tasks.select.noise_learning",
-        "tasks.select.ranking",
-        "tasks.select.select",
-        *CODE,
-    )
-    made_by = key(settings.identity, code=code_key(modules, (*WITHIN, "tasks.select")))
+    made_by = key(settings.identity, code=CODE.digest())
     return settings.model_copy(update={"name": f"faults-{size}-{made_by}"})
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.claims import CACHE
 from benchmarks.masks import iou_of
-from benchmarks.sources import code_key, key
+from benchmarks.sources import LABELLING, key
 from infra.settings import RefineSettings
 from models.masks import (
     IGNORE,
@@ -51,7 +51,6 @@ Labeller = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
 FIXED = 0.5  # of the map's maximum
 WHOLE = "+ parts that attention missed"  # and contours made whole: the default way
 DIFFUMASK = "DiffuMask: affinity, walk, CRF"
-_CODE = ("benchmarks.labellers", "models.masks")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def cached_labels(name: str, way: Labeller, examples: Examples) -> Labels:
 
 @cache
 def _labelling_code() -> str:
-    return code_key(_CODE, within=("models",))
+    return LABELLING.digest()
 
 
 def _label_all(way: Labeller, examples: Examples) -> Labels:

@@ -8,51 +8,76 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code_key", "key", "sources"]
+__all__ = ["LABELLING", "TRAINING", "Code", "key"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def key(*known: Any, code: str = "") -> str:
-    """Return eight hex digits that depend on `known`, which JSON can hold, and on a `code_key`."""
-    return hashlib.sha256(json.dumps([*known, code]).encode()).hexdigest()[:8]
-
-
-def code_key(modules: Iterable[str], within: Iterable[str], root: Path = ROOT) -> str:
-    """Return 64 hex digits that depend on the content of all files of `sources`."""
-    found = hashlib.sha256()
-    for path in sources(modules, within, root):
-        content = path.read_bytes()
-        found.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
-    return found.hexdigest()
-
-
-def sources(modules: Iterable[str], within: Iterable[str], root: Path = ROOT) -> list[Path]:
-    """Return the files of `modules` and of all that they import, sorted.
+@dataclass(frozen=True)
+class Code:
+    """The project's sources that something depends on: `modules`, and all that they import.
 
     Imports are followed into the packages or modules named by `within`, and nowhere else; imports
     inside functions count. A module in a package brings the package's `__init__.py`, and its
-    `data/` folder if there is one. Raises `ValueError` for a module without a file.
+    `data/` folder if there is one.
     """
-    packages = tuple(within)
-    waiting = list(modules)
-    if missing := [name for name in waiting if _file(root, name) is None]:
-        raise ValueError(f"no file under {root} for {', '.join(missing)}; correct the list")
-    found: dict[str, Path] = {}
-    while waiting:
-        name = waiting.pop()
-        path = _file(root, name)
-        if path is None or name in found:
-            continue
-        found[name] = path
-        imported = [*_parents(name), *_imports(path, name)]
-        waiting += [each for each in imported if _inside(each, packages)]
-    data = {file for path in found.values() for file in (path.parent / "data").glob("*")}
-    return sorted({*found.values(), *data})
+
+    modules: tuple[str, ...]
+    within: tuple[str, ...]
+
+    def files(self, root: Path = ROOT) -> list[Path]:
+        """Return all files, sorted. Raises `ValueError` for one of `modules` without a file."""
+        waiting = list(self.modules)
+        if missing := [name for name in waiting if _file(root, name) is None]:
+            raise ValueError(f"no file under {root} for {', '.join(missing)}; correct the list")
+        found: dict[str, Path] = {}
+        while waiting:
+            name = waiting.pop()
+            path = _file(root, name)
+            if path is None or name in found:
+                continue
+            found[name] = path
+            imported = [*_parents(name), *_imports(path, name)]
+            waiting += [each for each in imported if _inside(each, self.within)]
+        data = {file for path in found.values() for file in (path.parent / "data").glob("*")}
+        return sorted({*found.values(), *data})
+
+    def digest(self, root: Path = ROOT) -> str:
+        """Return 64 hex digits that depend on the paths and the content of all files."""
+        found = hashlib.sha256()
+        for path in self.files(root):
+            content = path.read_bytes()
+            found.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+        return found.hexdigest()
+
+
+# What draws scenes, pastes objects, trains a segmenter and measures it
+TRAINING = Code(
+    (
+        "models.embedded.world",
+        "models.metrics",
+        "models.muon",
+        "models.scenes",
+        "models.segmenters",
+        "tasks.evaluate.evaluate",
+        "tasks.train.protocols",
+        "tasks.train.recipe",
+        "tasks.train.train",
+    ),
+    within=("models", "tasks.evaluate", "tasks.train"),
+)
+# What makes labels from attention
+LABELLING = Code(("benchmarks.labellers", "models.masks"), within=("models",))
+
+
+def key(*known: Any, code: str = "") -> str:
+    """Return eight hex digits that depend on `known`, which JSON can hold, and on a digest."""
+    return hashlib.sha256(json.dumps([*known, code]).encode()).hexdigest()[:8]
 
 
 def _file(root: Path, name: str) -> Path | None:

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from benchmarks.claims import CACHE, Size
-from benchmarks.sources import code_key, key
+from benchmarks.sources import TRAINING, key
 from infra.settings import Settings, TrainSettings
 from infra.store import Store
 from models.segmenters import ArraySet, DrawnScenes, TrainingRecipe
-from tasks.evaluate.evaluate import drawn_truth, evaluate_segmenter
+from tasks.evaluate.measure import evaluate_segmenter
+from tasks.evaluate.sets import drawn_truth
 from tasks.train.checkpoints import load_folder
 from tasks.train.recipe import recipe_of
 from tasks.train.train import TrainingJob, finish_training
@@ -43,21 +44,8 @@ __all__ = [
     "recipe_for",
     "results",
     "side_by_side",
-    "training_code",
 ]
 
-CODE = (
-    "models.embedded.world",
-    "models.metrics",
-    "models.muon",
-    "models.scenes",
-    "models.segmenters",
-    "tasks.evaluate.evaluate",
-    "tasks.train.protocols",
-    "tasks.train.recipe",
-    "tasks.train.train",
-)
-WITHIN = ("models", "tasks.evaluate", "tasks.train")
 STEPS = {"quick": 20, "full": 20_000}  # the default size takes the settings' own number of steps
 HELD_OUT = {"quick": 20, "default": 500, "full": 2000}  # drawn scenes to measure on
 
@@ -80,7 +68,7 @@ class Training:
         """Return the name of its folder in the cache."""
         known = (asdict(self.recipe), self.content, self.classes, self.held_out)
         slug = re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-")
-        return f"{slug}-{self.recipe.seed}-{key(*known, code=training_code())}"
+        return f"{slug}-{self.recipe.seed}-{key(*known, code=_code())}"
 
 
 class InMemory(Dataset[Any]):
@@ -100,9 +88,8 @@ class InMemory(Dataset[Any]):
 
 
 @cache
-def training_code() -> str:
-    """Return the digest of the code that draws, trains and measures, read at the first call."""
-    return code_key(CODE, WITHIN)
+def _code() -> str:
+    return TRAINING.digest()  # once, so that an edit meanwhile leaves all keys of a run alike
 
 
 def recipe_for(size: Size, seed: int = 0, train: TrainSettings | None = None) -> TrainingRecipe:
