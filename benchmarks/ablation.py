@@ -41,7 +41,7 @@ from infra.store import SegmentationDataset
 from models.embedded import world
 from models.embedded.oracle import load_oracle
 from models.segmenters import Augmentation, LabelledItem, TrainingRecipe
-from tasks.publish.version import version_of
+from tasks.publish.samples import version_of
 from tasks.refine.affinity import learn_affinity, read_affinity
 from tasks.run.layout import stage_folder
 from tasks.train.train import class_names

@@ -22,7 +22,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -32,9 +31,12 @@ from benchmarks.claims import Claim, Size, run
 from benchmarks.fleet import in_process, servers
 from infra.clusters import task_runner
 from infra.settings import Settings
-from infra.store import Marker, Store, write_shard
-from tasks.publish.version import folders
-from tasks.run.stages import Failures, Stages, over_shards
+from tasks.publish.samples import version_of
+from tasks.run.failures import Failures
+from tasks.run.layout import shard_folders
+from tasks.run.progress import Report
+from tasks.run.shards import Made, Make, ShardJob, over_shards
+from tasks.run.stages import Stages
 
 SHARDS = {"quick": 4, "default": 40, "full": 40}
 SECONDS = {"quick": 0.5, "default": 30.0, "full": 30.0}  # of work, a shard
@@ -105,28 +107,44 @@ def work() -> None:
         take_sums(round(amount))
 
 
-def stage_of(stage: str) -> Callable[[Settings, int], Marker]:
-    """What a stage does of a shard."""
-
-    def make(settings: Settings, shard: int) -> Marker:
-        if stage == STAGES[0]:
-            work()
-        store, table = (
-            Store.open(settings.store.url),
-            pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]}),
-        )
-        return write_shard(store, f"{folders(settings)[stage]}/{shard:05d}", {}, table)
-
-    return make
+def one_row(job: ShardJob) -> pd.DataFrame:
+    """The only row of a shard, which no plan has."""
+    return pd.DataFrame({"row": [job.shard], "id": [f"{job.shard:08d}"]})
 
 
-TASKS = {stage: over_shards(stage, stage_of(stage)) for stage in STAGES}
+def make(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
+    """A shard of one row and no array."""
+    return Made({}, rows, {})
+
+
+def make_after_work(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
+    """The same after the work of a shard."""
+    work()
+    return make(job, rows, report)
+
+
+def published(job: ShardJob) -> str:
+    """Path of a shard in the version."""
+    folders = shard_folders(job.settings.name, version_of(job.settings))
+    return f"{folders['publish-shards']}/{job.name}"
+
+
+MAKE: dict[str, Make] = {STAGES[0]: make_after_work}
+TASKS = {
+    stage: over_shards(
+        stage,
+        MAKE.get(stage, make),
+        rows=one_row,
+        path=published if stage == "publish-shards" else None,
+    )
+    for stage in STAGES
+}
 
 
 @flow(name="orchestration")
 def make_shards(settings: Settings, shards: list[int]) -> Failures:
     """All stages of all shards, as a night hands them to its workers."""
-    stages, after = Stages(settings, folders(settings), shards, alone=False), None
+    stages, after = Stages(settings, shards, alone=False), None
     for stage in STAGES:
         after = stages.each(TASKS[stage], shards, after)
     return stages.failures()
@@ -146,7 +164,7 @@ def bare(settings: Settings, shards: list[int]) -> None:
 def make_all(settings: Settings, shard: int) -> None:
     """All stages of one shard."""
     for stage in STAGES:
-        stage_of(stage)(settings, shard)
+        TASKS[stage].shard(settings, shard)
 
 
 WAYS = {"bare": bare, "night": night}

@@ -24,11 +24,13 @@ from benchmarks.claims import Claim, Size, run
 from benchmarks.fleet import in_process, peak, servers
 from infra.clusters import task_runner
 from infra.settings import Settings
-from infra.store import Marker, Store, write_shard
+from infra.store import Store
 from tasks.plan.prepare import prepare
-from tasks.publish.version import folders
-from tasks.run.progress import Event, listening
-from tasks.run.stages import Stages, over_shards
+from tasks.publish.samples import version_of
+from tasks.run.layout import shard_folders
+from tasks.run.progress import Event, Report, listening
+from tasks.run.shards import Made, ShardJob, over_shards
+from tasks.run.stages import Stages
 from testbed.fleet import Prefect
 from testbed.swift import Swift
 
@@ -37,22 +39,23 @@ FEW = {"quick": 20, "default": 1_000, "full": 1_000}
 LEFT = 10  # of the resumed run
 
 
-def write_nothing(settings: Settings, shard: int) -> Marker:
+def one_row(job: ShardJob) -> pd.DataFrame:
+    """The only row of a shard, which no plan has."""
+    return pd.DataFrame({"row": [job.shard], "id": [f"{job.shard:08d}"]})
+
+
+def make_one(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
     """A shard of one row and no array."""
-    store, table = (
-        Store.open(settings.store.url),
-        pd.DataFrame({"row": [shard], "id": [f"{shard:08d}"]}),
-    )
-    return write_shard(store, f"runs/{settings.name}/synthesize/{shard:05d}", {}, table)
+    return Made({}, rows, {})
 
 
-nothing = over_shards("synthesize", write_nothing)
+nothing = over_shards("synthesize", make_one, rows=one_row)
 
 
 @flow(name="nothing")
 def make_nothing(settings: Settings, shards: list[int]) -> dict[int | str, str]:
     """All shards of one stage."""
-    stages = Stages(settings, folders(settings), shards, alone=False)
+    stages = Stages(settings, shards, alone=False)
     stages.each(nothing, shards)
     return stages.failures()
 
@@ -120,9 +123,10 @@ def pretend(url: str, count: int) -> dict[str, int]:
     settings, shards = prepare.fn(night(url, count))
     store = Store.open(url)
     marker = b"{}"
+    folders = shard_folders(settings.name, version_of(settings))
     stages = ("synthesize", "refine", "select", "publish-shards")
     paths = [
-        f"{folders(settings)[stage]}/{shard:05d}.json"
+        f"{folders[stage]}/{shard:05d}.json"
         for stage in stages
         for shard in shards.all[:-LEFT]
     ]

@@ -1,6 +1,4 @@
-"""Retraining: a published version in, a segmenter out, measured and, if it is better, made the
-champion.
-"""
+"""Retraining: a published version in, a measured segmenter out; it may become the champion."""
 
 from __future__ import annotations
 
@@ -8,10 +6,12 @@ from typing import Any
 
 from prefect import flow
 
+from infra.blocks import open_store
 from infra.clusters import check_starts
 from infra.settings import Settings
 from tasks.evaluate.evaluate import evaluate
 from tasks.monitor.watch import watching
+from tasks.plan.resolve import for_version
 from tasks.promote.champion import promote
 from tasks.publish.version import run_of
 from tasks.report.page import report
@@ -20,18 +20,18 @@ from tasks.train.train import train
 __all__ = ["retrain"]
 
 
-@flow(name="retrain")
+@flow(name="retrain", flow_run_name="{version}")
 def retrain(settings: Settings, version: str) -> dict[str, Any]:
-    """Train on a version, evaluate, promote, and plan the next night's budget; each step resumes if
-    it was stopped.
+    """Train on a version, evaluate, promote, and plan the next run's budget.
 
-    Returns what `promote` tells: the champion, whether and why it moved, and the challenger with
-    its evaluation.
+    Each step resumes if it was stopped. Returns the result of `promote`: the champion, whether and
+    why it changed, and the challenger with its evaluation.
 
-    Args: settings: What the run is told; the rest comes from the worker's environment, or is the
-        default. version: A published version; `segmint versions` lists them.
+    Args: settings: Settings of the run; those left out come from the worker's environment, or have
+        their default. version: A published version; `segmint versions` lists them.
     """
     check_starts()
+    settings = for_version(open_store(settings.store), settings, version)
     with watching(settings):
         checkpoint = train(settings, version)
         evaluation = evaluate(settings, checkpoint)

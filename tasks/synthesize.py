@@ -1,13 +1,11 @@
-"""Synthesize: rows of the plan → images, each with the attention of its noun phrases and of its
-ground.
+"""Synthesize: rows of the plan → images, with the attention of their phrases and background.
 
-Self-attention is large (2 MB an image at 32²), so attention is spread along it here, at once, and
-only the small result is stored.
+Self-attention is large (2 MB per image at 32²). So the attention of words is spread along it here,
+and only the small result is stored.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,79 +14,59 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from infra.blocks import open_store
-from infra.clusters import gpu_slot
-from infra.settings import Settings
-from infra.store import Marker, read_marker, write_shard
+from infra.settings import GeneratorSettings, Settings
 from infra.vocabulary import Vocabulary, has_word
 from models.generators import generate, load_pipeline
 from models.masks import merge_resolutions, propagate
-from tasks.plan.table import Plan
 from tasks.run.progress import Report
-from tasks.run.stages import over_shards
+from tasks.run.shards import Made, ShardJob, over_shards
 
-__all__ = ["phrases_of", "synthesize", "synthesize_rows", "synthesize_shard"]
+__all__ = ["names_of", "phrases_of", "synthesize", "synthesize_rows"]
 
 Arrays = dict[str, NDArray[Any]]
+Maps = NDArray[np.float16]
 
 
 def phrases_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """What attention is recorded for: each class's noun phrase, then what the prompt calls its
-    ground.
+    """Phrases whose attention is recorded: each class's noun phrase, then the background's name.
 
-    The adjectives belong to it: a colour attends to parts that the noun leaves out, such as a
-    boat's hull. On 160 drawn scenes the noun alone gave label IoU 0.889, with its adjectives 0.903.
+    The adjectives belong to the phrase: a colour attends to parts that the noun leaves out, such as
+    a boat's hull. On 160 drawn scenes the noun alone gave label IoU 0.889, with its adjectives
+    0.903.
     """
     synonyms = [
         s for b in vocabulary.backgrounds if b.name == row["background"] for s in b.synonyms
     ]
-    grounds = [s for s in synonyms if has_word(row["prompt"], s)]
-    return [*row["phrases"], *sorted(grounds, key=len)[-1:]]
+    found = [s for s in synonyms if has_word(row["prompt"], s)]
+    return [*row["phrases"], *sorted(found, key=len)[-1:]]
 
 
 def names_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """A text of class names alone, in parts: each class's first word, then what the prompt calls
-    its ground.
+    """Words of a second prompt of class names: each class's first word, then the background's name.
+
+    The background is named as in the row's own prompt.
     """
     words = {entry.name: entry.words[0] for entry in vocabulary.classes}
-    return [
-        *(words[name] for name in row["classes"]),
-        *phrases_of(row, vocabulary)[len(row["phrases"]) :],
-    ]
+    background = phrases_of(row, vocabulary)[len(row["phrases"]) :]
+    return [*(words[name] for name in row["classes"]), *background]
 
 
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
     """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16,
     `finite` (n,) bool.
 
-    A row's last map is its ground's; maps beyond that are zero. `cross` is the mean over steps,
-    layers, heads and resolutions; `attention` is that spread `refine.propagation_steps` steps along
-    self-attention.
+    The last map of a row is its background's; unused maps are zero. `cross` is the mean over steps,
+    layers, heads and resolutions. `attention` is `cross` spread `refine.propagation_steps` steps
+    along self-attention.
     """
-    vocabulary, chosen = settings.load_vocabulary(), settings.generator
+    vocabulary = settings.load_vocabulary()
+    chosen = settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
-    wished = {entry.name: entry.resolutions for entry in vocabulary.classes}
+    resolutions_of = {entry.name: entry.resolutions for entry in vocabulary.classes}
     parts: list[Arrays] = []
-    read = names_of if chosen.attention == "names" else phrases_of
     for batch in _batches(rows, chosen.batch_size):
-        recorded = [read(row, vocabulary) for row in batch.to_dict("records")]
-        made = generate(
-            pipeline,
-            list(batch["prompt"]),
-            recorded,
-            [int(seed) for seed in batch["seed"]],
-            num_inference_steps=chosen.num_inference_steps,
-            guidance_scale=chosen.guidance_scale,
-            guidance_rescale=chosen.guidance_rescale,
-            class_prompts=[", ".join(names) for names in recorded]
-            if chosen.attention == "names"
-            else None,
-            objects=list(batch["phrases"]),
-            excitation=chosen.excitation,
-            height=chosen.height,
-            width=chosen.width,
-        )
-        resolutions = [[wished[name] for name in names] for names in batch["classes"]]
+        made = _generate(pipeline, batch, chosen, vocabulary)
+        resolutions = [[resolutions_of[name] for name in names] for names in batch["classes"]]
         steps = settings.refine.propagation_steps
         cross, spread = spread_attention(made.cross, made.self_attention, steps, resolutions)
         finite = np.array([fault != "NaN" for fault in made.faults])
@@ -98,24 +76,50 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _generate(
+    pipeline: Any, batch: pd.DataFrame, chosen: GeneratorSettings, vocabulary: Vocabulary
+) -> Any:
+    """Images of a batch of rows, with the attention of their phrases, or of their class names."""
+    read = names_of if chosen.attention == "names" else phrases_of
+    recorded = [read(row, vocabulary) for row in batch.to_dict("records")]
+    class_prompts = None
+    if chosen.attention == "names":
+        class_prompts = [", ".join(names) for names in recorded]
+    return generate(
+        pipeline,
+        list(batch["prompt"]),
+        recorded,
+        [int(seed) for seed in batch["seed"]],
+        num_inference_steps=chosen.num_inference_steps,
+        guidance_scale=chosen.guidance_scale,
+        guidance_rescale=chosen.guidance_rescale,
+        class_prompts=class_prompts,
+        objects=list(batch["phrases"]),
+        excitation=chosen.excitation,
+        height=chosen.height,
+        width=chosen.width,
+    )
+
+
 def spread_attention(
-    cross: Mapping[int, NDArray[np.float16]],
-    affinity: Mapping[int, NDArray[np.float16]],
+    cross: Mapping[int, Maps],
+    affinity: Mapping[int, Maps],
     steps: int,
     resolutions: Sequence[Sequence[Sequence[int]]] | None = None,
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Maps (B, W, r, r) merged over resolutions, and the same after some steps along the finest
-    self-attention.
+) -> tuple[Maps, Maps]:
+    """Attention maps (B, W, r, r) merged over resolutions, plain and spread.
 
-    `resolutions` as in `merge_resolutions`; an image may have fewer words there than maps.
+    The second result is the first after `steps` steps along the finest self-attention.
+    `resolutions` are those of `merge_resolutions`; an image may list fewer words than there are
+    maps.
     """
-    side, words = max(affinity), next(iter(cross.values())).shape[1]
+    side = max(affinity)
+    words = next(iter(cross.values())).shape[1]
     chosen = resolutions and [
         [*of_image, *[()] * (words - len(of_image))] for of_image in resolutions
     ]
-    merged = merge_resolutions(
-        {r: torch.from_numpy(maps) for r, maps in cross.items()}, side, chosen
-    )
+    tensors = {r: torch.from_numpy(maps) for r, maps in cross.items()}
+    merged = merge_resolutions(tensors, side, chosen)
     spread = propagate(merged, torch.from_numpy(affinity[side]).float(), steps)
     return merged.half().numpy(), spread.half().numpy()
 
@@ -125,23 +129,14 @@ def _batches(rows: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
         yield rows.iloc[start : start + size]
 
 
-def _pad(maps: NDArray[np.float16], channels: int) -> NDArray[np.float16]:
+def _pad(maps: Maps, channels: int) -> Maps:
     return np.pad(maps, ((0, 0), (0, channels - maps.shape[1]), (0, 0), (0, 0)))
 
 
-def synthesize_shard(settings: Settings, shard: int) -> Marker:
-    """Make one shard's images, unless they are in the store."""
-    store, path = open_store(settings.store), f"runs/{settings.name}/synthesize/{shard:05d}"
-    if (marker := read_marker(store, path)) is not None:
-        return marker
-    plan = Plan(store, settings)
-    rows, phrases = plan.of_shard(shard), 1 + plan.notes.phrases
-    start = time.monotonic()
-    with gpu_slot(settings.compute), Report("synthesize", f"{shard:05d}", len(rows)) as report:
-        arrays = synthesize_rows(rows, settings, phrases, report)
-    return write_shard(
-        store, path, arrays, rows[["row", "id"]], {"images": len(rows)}, time.monotonic() - start
-    )
+def _synthesize(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
+    phrases = 1 + job.plan.notes.phrases
+    arrays = synthesize_rows(rows, job.settings, phrases, report)
+    return Made(arrays, rows[["row", "id"]], {"images": len(rows)})
 
 
-synthesize = over_shards("synthesize", synthesize_shard)
+synthesize = over_shards("synthesize", _synthesize, gpu=True)

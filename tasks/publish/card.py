@@ -1,6 +1,4 @@
-"""The dataset card: what a version holds and how it was made, as Markdown for whoever finds it in
-the bucket.
-"""
+"""The dataset card: what a version contains and how it was made, as Markdown in the version."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ import pandas as pd
 from infra.settings import Settings
 from infra.text import as_markdown
 
-__all__ = ["dataset_card"]
+__all__ = ["Kept", "dataset_card"]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept, counted: samples by kind, and images by class that they show."""
+    """Counts of kept samples: by kind, and images by class that they show."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
@@ -25,40 +23,41 @@ class Kept:
     @classmethod
     def of(cls, samples: pd.DataFrame) -> Kept:
         """Count the `kind` and the `classes` of some samples."""
-        return cls(
-            Counter(samples["kind"]),
-            Counter(name for names in samples["classes"] for name in names),
-        )
+        names = (name for names in samples["classes"] for name in names)
+        return cls(Counter(samples["kind"]), Counter(names))
 
     def __add__(self, other: Kept) -> Kept:
         return Kept(self.kinds + other.kinds, self.classes + other.classes)
 
     @property
     def samples(self) -> int:
-        """Number of all."""
+        """Number of all samples."""
         return self.kinds.total()
 
 
 def dataset_card(version: str, settings: Settings, kept: Kept, planned: int) -> str:
-    """Markdown for what was kept of `planned` rows."""
+    """Markdown about the samples kept of `planned` rows."""
     generator = settings.generator
     parts = ", ".join(f"{count} {kind}" for kind, count in kept.kinds.most_common())
     rows = "\n".join(
         f"| {as_markdown(entry.name)} | {entry.id} | {kept.classes[entry.name]} |"
         for entry in settings.load_vocabulary().classes
     )
+    run = f"run `{settings.name}`, seed {settings.seed}, settings {settings.identity}"
+    sampling = f"{generator.num_inference_steps} steps, guidance {generator.guidance_scale}"
     return f"""# {version}
 
-{kept.samples} images with pixel labels, kept of {planned} planned: {parts}.
+{kept.samples} images with pixel labels, of {planned} planned: {parts}.
 
-Labels are uint8: 0 background, the ids below, 255 unsure (leave it out of the loss). Images are uint8 RGB.
+Labels are uint8: 0 is background, 255 is ignored (leave it out of the loss), and the ids are those
+below. Images are uint8 RGB.
 
 | class | id | images |
 |---|---|---|
 {rows}
 
-Made by segmint from text alone: generator {as_markdown(generator.path)}, {generator.num_inference_steps} steps,
-guidance {generator.guidance_scale}, run `{settings.name}`, seed {settings.seed}, settings {settings.identity}. Labels
-were read out of the generator's attention and not looked at by anyone. The generator's licence governs what may be done
-with the images.
+Made by segmint from text alone: generator {as_markdown(generator.path)},
+{sampling}, {run}.
+Labels were read from the generator's attention. Nobody has checked them. The generator's licence
+governs how the images may be used.
 """

@@ -1,8 +1,7 @@
-"""Affinity: a network that knows which neighbouring places belong together, learnt from the run's
-own pictures.
+"""Affinity: a network that says which neighbouring pixels belong together, for one run.
 
-DiffuMask §3.3: each picture's attention is sure of some places; the network learns from those, and
-`refine` lets the attention walk along what it learnt.
+DiffuMask §3.3: the attention of each image is certain about some pixels. The network learns from
+those, and `refine` spreads the attention by a random walk along what the network learnt.
 
     runs/<run>/affinity.safetensors
 """
@@ -30,21 +29,23 @@ from infra.store.tables import as_frame
 from infra.vocabulary import Vocabulary
 from models.masks import AffinityNet, SeedRule, class_seeds, object_scores, train_affinity
 from tasks.plan.table import Plan
+from tasks.run.layout import shard_path
 from tasks.run.progress import Report
 
-__all__ = ["affinity_work", "learn_affinity", "read_affinity", "sure_places"]
+__all__ = ["learn_affinity", "read_affinity", "seed_labels"]
 
-PICTURES = 512  # that it learns from at most, each of them several times
+IMAGES = 512  # that the network learns from at most, each of them several times
 _BATCH = 8
-_NAMED = ("single", "multi")  # kinds of generated rows with a class
+_WITH_CLASSES = ("single", "multi")  # kinds of generated rows
+
+Example = tuple[Tensor, Tensor]  # image (H, W, 3) and its seeds (H, W), uint8
 
 
-def sure_places(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[SeedRule]) -> Tensor:
-    """Where an image (H, W, 3) uint8 surely shows which class, (H, W) uint8: 1 to C, 0 ground, 255
-    unsaid.
+def seed_labels(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[SeedRule]) -> Tensor:
+    """Seeds (H, W) uint8 of an image (H, W, 3) uint8: 1 to C, 0 background, 255 uncertain.
 
-    By the classes' spread maps (C, r, r), the plain ones `words`, and a rule each; see
-    `models.masks.class_seeds`.
+    They come from the classes' spread maps (C, r, r), the plain ones `words`, and a rule per class;
+    see `models.masks.class_seeds`.
     """
     height, width = image.shape[:2]
     scores = object_scores(maps[None], (height, width), words[None])[:, 1:]
@@ -53,40 +54,40 @@ def sure_places(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[Seed
 
 @task(name="learn-affinity")
 def learn_affinity(settings: Settings) -> str:
-    """Train the run's network on seeds of its own pictures, unless it is in the store; return its
-    path.
-    """
-    store, path = open_store(settings.store), _path(settings.name)
+    """Train the run's network on seeds of its own images, unless stored; return its path."""
+    store = open_store(settings.store)
+    path = _path(settings.name)
     if store.exists(path):
         return path
     rng = np.random.default_rng(settings.seed)
     plan = Plan(store, settings)
-    rows = _rows(plan, np.sort(rng.permutation(_named(plan))[:PICTURES]))
-    with Report("learn-affinity", settings.name, affinity_work(plan, settings)) as report:
-        pictures = []
-        for pair in _seeded(store, settings, rows):
-            pictures.append(pair)
+    rows = _rows(plan, np.sort(rng.permutation(_with_classes(plan))[:IMAGES]))
+    with Report("learn-affinity", settings.name, _work(plan, settings)) as report:
+        examples = []
+        for example in _examples(store, settings, rows):
+            examples.append(example)
             report(1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed % 2**63)
             net = AffinityNet()
         steps = settings.refine.affinity_steps
-        train_affinity(net, _batches(pictures, rng), steps=steps, report=lambda *_: report(1))
+        train_affinity(net, _batches(examples, rng), steps=steps, report=lambda *_: report(1))
     store.write_bytes(path, seal_tensors(safetensors.torch.save(net.state_dict())))
     return path
 
 
-def affinity_work(plan: Plan, settings: Settings) -> int:
-    """Pictures to look at and steps to train, which is what the stage's progress counts."""
-    return min(_named(plan), PICTURES) + settings.refine.affinity_steps
+def _work(plan: Plan, settings: Settings) -> int:
+    """Units of the stage's progress: images to read plus steps to train."""
+    return min(_with_classes(plan), IMAGES) + settings.refine.affinity_steps
 
 
 def read_affinity(store: Store, run: str) -> AffinityNet:
     """A run's network, in evaluation mode.
 
-    `MissingError` if there is none, `CorruptShardError` if it changed.
+    Raises `MissingError` if there is none, `CorruptShardError` if it changed.
     """
-    net, content = AffinityNet(), store.read_bytes(_path(run))
+    net = AffinityNet()
+    content = store.read_bytes(_path(run))
     try:
         check_tensors(content)
         net.load_state_dict(safetensors.torch.load(content))
@@ -97,18 +98,20 @@ def read_affinity(store: Store, run: str) -> AffinityNet:
     return net.eval()
 
 
-def _named(plan: Plan) -> int:
+def _with_classes(plan: Plan) -> int:
     """Number of generated rows with a class."""
-    return sum(plan.notes.kinds.get(kind, 0) for kind in _NAMED)
+    return sum(plan.notes.kinds.get(kind, 0) for kind in _WITH_CLASSES)
 
 
 def _rows(plan: Plan, chosen: NDArray[np.int64]) -> pd.DataFrame:
-    """The `row`, `shard` and `classes` of some generated rows with a class, numbered without the
-    others.
+    """The `row`, `shard` and `classes` of the chosen rows.
+
+    `chosen` are sorted positions among the generated rows with a class.
     """
-    groups, before = [], 0
+    groups = []
+    before = 0
     for table in plan.columns(["row", "kind", "shard", "classes"]):
-        named = table.filter(pc.is_in(table["kind"], pa.array(_NAMED)))
+        named = table.filter(pc.is_in(table["kind"], pa.array(_WITH_CLASSES)))
         low, high = np.searchsorted(chosen, [before, before + len(named)])
         groups.append(as_frame(named.take(chosen[low:high] - before)))
         before += len(named)
@@ -119,23 +122,19 @@ def _path(run: str) -> str:
     return f"runs/{run}/affinity.safetensors"
 
 
-def _seeded(
-    store: Store, settings: Settings, rows: pd.DataFrame
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and their sure places, of the rows whose image the model did not fail at."""
+def _examples(store: Store, settings: Settings, rows: pd.DataFrame) -> Iterator[Example]:
+    """Images and their seeds; rows whose image is not finite are left out."""
     rules = _rules(settings.load_vocabulary())
     for shard, of_shard in rows.groupby("shard"):
-        path = f"runs/{settings.name}/synthesize/{shard:05d}"
+        path = shard_path(settings.name, "synthesize", int(shard))
         arrays, columns = read_shard(store, path, ["image", "attention", "cross", "finite"])
-        places = pd.Index(columns["row"]).get_indexer(of_shard["row"])
-        for place, names in zip(places, of_shard["classes"], strict=True):
-            if arrays["finite"][place]:
-                image = torch.from_numpy(arrays["image"][place])
-                maps, words = (
-                    torch.from_numpy(arrays[f][place][: len(names)]).float()
-                    for f in ("attention", "cross")
-                )
-                yield image, sure_places(image, maps, words, [rules[name] for name in names])
+        positions = pd.Index(columns["row"]).get_indexer(of_shard["row"])
+        for at, names in zip(positions, of_shard["classes"], strict=True):
+            if arrays["finite"][at]:
+                image = torch.from_numpy(arrays["image"][at])
+                maps = torch.from_numpy(arrays["attention"][at][: len(names)]).float()
+                words = torch.from_numpy(arrays["cross"][at][: len(names)]).float()
+                yield image, seed_labels(image, maps, words, [rules[name] for name in names])
 
 
 def _rules(vocabulary: Vocabulary) -> dict[str, SeedRule]:
@@ -145,13 +144,9 @@ def _rules(vocabulary: Vocabulary) -> dict[str, SeedRule]:
     }
 
 
-def _batches(
-    pictures: Sequence[tuple[Tensor, Tensor]], rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches drawn evenly from the pictures, without end; none where there are no pictures."""
-    while pictures:
-        chosen = [pictures[index] for index in rng.integers(len(pictures), size=_BATCH)]
-        yield (
-            torch.stack([image for image, _ in chosen]),
-            torch.stack([seeds for _, seeds in chosen]),
-        )
+def _batches(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[Example]:
+    """Batches drawn evenly from the examples, without end; none where there are no examples."""
+    while examples:
+        chosen = [examples[index] for index in rng.integers(len(examples), size=_BATCH)]
+        images, seeds = zip(*chosen, strict=True)
+        yield torch.stack(images), torch.stack(seeds)

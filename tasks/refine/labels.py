@@ -1,25 +1,41 @@
-"""Refine: image and attention → label map, 255 where unsure, and how far the label can be trusted."""
+"""Refine: image and attention → label map, with measures of how far the label can be trusted."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from infra.blocks import open_store
-from infra.settings import RefineSettings, Settings
-from infra.store import Marker, read_marker, read_shard, write_shard
-from models.masks import IGNORE, AffinityNet, attention_contrast, refine_labels, walk_labels
-from tasks.plan.table import Plan
+from infra.settings import RefineSettings
+from models.masks import (
+    IGNORE,
+    AffinityNet,
+    Refined,
+    attention_contrast,
+    refine_labels,
+    walk_labels,
+)
 from tasks.refine.affinity import read_affinity
 from tasks.run.progress import Report
-from tasks.run.stages import over_shards
+from tasks.run.shards import Made, ShardJob, over_shards
 
-__all__ = ["refine", "refine_rows", "refine_shard"]
+__all__ = ["refine", "refine_rows"]
+
+_MEASURES = ["confidence", "consistency", "contrast", "coverage", "ignored"]
+
+
+class _Sample(NamedTuple):
+    """One image as a batch: image (1, H, W, 3), maps (1, C, r, r), and the C label values."""
+
+    image: Tensor
+    spread: Tensor
+    plain: Tensor
+    ids: list[int]
 
 
 def refine_rows(
@@ -31,58 +47,59 @@ def refine_rows(
     ids: Mapping[str, int],
     net: AffinityNet | None = None,
 ) -> tuple[NDArray[np.uint8], pd.DataFrame]:
-    """Label maps (n, H, W) uint8 of images (n, H, W, 3), spread and plain maps (n, P, r, r); and
-    columns a row.
+    """Label maps (n, H, W) uint8, 255 where uncertain, and measures of each.
 
-    By the object's colours, or with `net`, DiffuMask's affinities, by its walk and threshold.
-    Columns: `row`, `id`, `confidence`, `consistency` and `contrast` in [0, 1] (see
-    `models.masks.Refined` and `attention_contrast`), and `coverage` and `ignored`, the shares of
-    the image that are labelled with a class and unsure.
+    Inputs are images (n, H, W, 3) and their attention (n, P, r, r), spread and plain (`cross`).
+    Labels follow the object's colours; with `net` they follow DiffuMask's random walk and
+    threshold. `ids` gives the label value of each class.
+
+    Columns: `row`, `id`; `confidence`, `consistency` and `contrast` in [0, 1] (see
+    `models.masks.Refined` and `attention_contrast`); `coverage` and `ignored`, the shares of the
+    image that have a class and that are 255.
     """
-    labels, columns = [], []
+    labels = []
+    measures = []
     for image, maps, words, names in zip(images, attention, cross, rows["classes"], strict=True):
-        picture, spread = torch.from_numpy(image)[None], torch.from_numpy(maps)[None, : len(names)]
-        plain, named = torch.from_numpy(words)[None, : len(names)], [ids[name] for name in names]
-        if net is None:
-            iterations, band = settings.pamr_iterations, settings.ignore_band
-            refined = refine_labels(
-                picture, spread, named, iterations=iterations, band=band, words=plain
-            )
-        else:
-            refined = walk_labels(picture, spread, named, net, words=plain)
+        sample = _Sample(
+            torch.from_numpy(image)[None],
+            torch.from_numpy(maps)[None, : len(names)],
+            torch.from_numpy(words)[None, : len(names)],
+            [ids[name] for name in names],
+        )
+        refined = _refine_sample(sample, settings, net)
         label = refined.label[0].numpy()
         labels.append(label)
-        trust = (refined.confidence, refined.consistency, attention_contrast(spread))
-        columns.append((*(float(measure[0]) for measure in trust), *_shares(label)))
-    table = pd.DataFrame(
-        columns, columns=["confidence", "consistency", "contrast", "coverage", "ignored"]
-    )
+        trust = (refined.confidence, refined.consistency, attention_contrast(sample.spread))
+        measures.append((*(float(measure[0]) for measure in trust), *_shares(label)))
+    table = pd.DataFrame(measures, columns=_MEASURES)
     return np.stack(labels), rows[["row", "id"]].reset_index(drop=True).join(table)
 
 
+def _refine_sample(sample: _Sample, settings: RefineSettings, net: AffinityNet | None) -> Refined:
+    image, spread, plain, ids = sample
+    if net is not None:
+        return walk_labels(image, spread, ids, net, words=plain)
+    iterations = settings.pamr_iterations
+    band = settings.ignore_band
+    return refine_labels(image, spread, ids, iterations=iterations, band=band, words=plain)
+
+
 def _shares(label: NDArray[np.uint8]) -> tuple[float, float]:
-    unsure = label == IGNORE
-    return float(((label > 0) & ~unsure).mean()), float(unsure.mean())
+    """Shares of the pixels that have a class and that are 255."""
+    ignored = label == IGNORE
+    return float(((label > 0) & ~ignored).mean()), float(ignored.mean())
 
 
-def refine_shard(settings: Settings, shard: int) -> Marker:
-    """Label one shard's images, unless that is in the store."""
-    store, run = open_store(settings.store), f"runs/{settings.name}"
-    path = f"{run}/refine/{shard:05d}"
-    if (marker := read_marker(store, path)) is not None:
-        return marker
-    start = time.monotonic()
-    rows = Plan(store, settings).of_shard(shard)
-    made, _ = read_shard(store, f"{run}/synthesize/{shard:05d}", ["image", "attention", "cross"])
-    with Report("refine", f"{shard:05d}", len(rows)) as report:
-        ids = settings.load_vocabulary().ids
-        net = read_affinity(store, settings.name) if settings.refine.method == "diffumask" else None
-        labels, table = refine_rows(
-            made["image"], made["attention"], made["cross"], rows, settings.refine, ids, net
-        )
-        report(len(rows))
+def _refine(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
+    made, _ = job.read("synthesize", ["image", "attention", "cross"])
+    settings = job.settings.refine
+    net = read_affinity(job.store, job.settings.name) if settings.method == "diffumask" else None
+    ids = job.settings.load_vocabulary().ids
+    labels, table = refine_rows(
+        made["image"], made["attention"], made["cross"], rows, settings, ids, net
+    )
     stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
-    return write_shard(store, path, {"label": labels}, table, stats, time.monotonic() - start)
+    return Made({"label": labels}, table, stats)
 
 
-refine = over_shards("refine", refine_shard)
+refine = over_shards("refine", _refine)

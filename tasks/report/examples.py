@@ -23,7 +23,7 @@ from models.masks import (
     split_by_colour,
     walk_attention,
 )
-from tasks.refine.affinity import read_affinity, sure_places
+from tasks.refine.affinity import read_affinity, seed_labels
 from tasks.report.pictures import (
     ARTIFACT_BYTES,
     Cell,
@@ -222,7 +222,7 @@ def _by_walk(
     """
     if net is None:
         return [blank(shown.shape[:2])] * 3
-    seeds = sure_places(
+    seeds = seed_labels(
         image[0], maps[0], words[0], [rules[name] for name in sample["classes"]]
     ).numpy()
     walked = walk_attention(image, maps, net, words)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 __all__ = [
     "STAGES",
     "Stage",
+    "shard_folders",
     "shard_name",
     "shard_path",
     "stage_folder",
@@ -102,6 +103,18 @@ def stage_folder(run: str, name: str) -> str:
     if not stage_named(name).in_run:
         raise KeyError(f"stage {name!r} leaves no shards in a run")
     return f"runs/{run}/{name}"
+
+
+def shard_folders(run: str, version: str) -> dict[str, str]:
+    """Folder in the store of every stage that leaves shards, by name, in the order of the stages.
+
+    The last is that of `publish-shards`, in the version.
+    """
+    return {
+        each.name: stage_folder(run, each.name) if each.in_run else f"versions/{version}/data"
+        for each in STAGES
+        if each.per == "shard"
+    }
 
 
 def shard_path(run: str, name: str, shard: int) -> str:

@@ -1,7 +1,7 @@
-"""Progress of long tasks: one place that stages report to, whoever is watching.
+"""Progress of long tasks: stages report units done, listeners receive each event.
 
-Stages know nothing of consoles, metrics or Prefect's UI. They report units done; listeners of this
-process hear of each, and those of a flow's process hear what its Dask workers report as well.
+Stages know nothing of consoles, metrics or Prefect's UI. A listener receives the events of its own
+process. In a flow's process it also receives those of the flow's Dask workers.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from infra.machine import machine_name, resources
 
 __all__ = ["Event", "Report", "announce", "from_workers", "give_up", "listening", "measured"]
 
-_RESOURCE_SECONDS = 5.0  # between two looks at disk and GPU; each takes a fraction of a millisecond
+_RESOURCE_SECONDS = 5.0  # between two measurements of disk and GPU; each takes under a millisecond
 Values = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a task says: `amount` more units (samples, or steps of a training) of `stage` are done.
+    """One report of a task: `amount` more units (samples or training steps) of `stage` are done.
 
-    `name` is the task's within its stage: a shard, a fold, a version. `done` of its `of` units are
-    done, `seconds` passed since its last event; it may have `ended`, or have `failed`. An
-    announcement has the names of what is `awaited` in the place of all that. `values` are figures
-    by name and label, such as `{"keep_ratio": {"car": 0.8}}`; `resources` are the worker's.
+    `name` identifies the task within its stage: a shard, a fold or a version. `done` of its `of`
+    units are done and `seconds` have passed since its last event. `ended` and `failed` mark its
+    end. An announcement has only `awaited`, the names of the tasks to come. `values` are figures by
+    name and label, such as `{"keep_ratio": {"car": 0.8}}`. `resources` are those of the worker.
     """
 
     stage: str
@@ -48,12 +48,12 @@ class Event:
 
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []
-_looked = -_RESOURCE_SECONDS
+_measured_at = -_RESOURCE_SECONDS  # monotonic seconds
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Let `listener` hear every event of this process while the block lasts."""
+    """Pass every event of this process to `listener` while the block lasts."""
     _listeners.append(listener)
     try:
         yield
@@ -62,49 +62,50 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def announce(stage: str, names: Iterable[str]) -> None:
-    """Say which tasks `stage` has before they begin, or that they will be done again; others
-    announce themselves.
+    """Report the tasks of a stage before they begin, or before they are tried again.
+
+    A task that was not announced counts from its first event on.
     """
-    _tell(Event(stage, awaited=tuple(names)))
+    _emit(Event(stage, awaited=tuple(names)))
 
 
 def give_up(stage: str, name: str) -> None:
-    """Say that a task is given up."""
-    _tell(Event(stage, name=name, ended=True, failed=True))
+    """Report that a task failed and is not tried again."""
+    _emit(Event(stage, name=name, ended=True, failed=True))
 
 
 def measured(stage: str, values: Values) -> None:
-    """Say what was found out, by name and label."""
-    _tell(Event(stage, values=values))
+    """Report figures by name and label."""
+    _emit(Event(stage, values=values))
 
 
 def from_workers() -> None:
-    """Let the listeners of this process hear the Dask workers of the flow that calls this, until it
-    ends.
-    """
-    hear_workers(lambda told: _hear(Event(**{**told, "awaited": tuple(told["awaited"])})))
+    """Pass events of the calling flow's Dask workers to this process's listeners until it ends."""
+    hear_workers(lambda sent: _deliver(Event(**{**sent, "awaited": tuple(sent["awaited"])})))
 
 
-def _tell(event: Event) -> None:
-    _hear(event)
+def _emit(event: Event) -> None:
+    _deliver(event)
     send_from_worker(lambda: asdict(event))
 
 
-def _hear(event: Event) -> None:
+def _deliver(event: Event) -> None:
     for listener in tuple(_listeners):
         listener(event)
 
 
 class Report:
-    """Counts the units of one task: call it with every batch done."""
+    """Counts the units of one task. Use it as a context and call it with every batch done."""
 
     def __init__(self, stage: str, name: str, total: int) -> None:
-        self._stage, self._name, self._total = stage, name, total
+        self._stage = stage
+        self._name = name
+        self._total = total
         self._done = 0
 
     def __enter__(self) -> Report:
-        self._place = located(stage=self._stage)
-        self._place.__enter__()
+        self._location = located(stage=self._stage)
+        self._location.__enter__()
         self._last = time.monotonic()
         self(0)
         return self
@@ -117,32 +118,35 @@ class Report:
     ) -> None:
         if kind is None:
             self(0, ended=True)
-        self._place.__exit__(kind, error, trace)
+        self._location.__exit__(kind, error, trace)
 
     def __call__(self, amount: int, ended: bool = False) -> None:
-        """`amount` more units are done."""
+        """Report that `amount` more units are done."""
         now = time.monotonic()
-        seconds, self._last = now - self._last, now
         self._done += amount
-        machine = _resources(now)
-        _tell(
-            Event(
-                self._stage,
-                amount,
-                self._name,
-                self._done,
-                self._total,
-                seconds,
-                ended,
-                resources=machine,
-            )
+        event = Event(
+            self._stage,
+            amount,
+            self._name,
+            self._done,
+            self._total,
+            now - self._last,
+            ended,
+            resources=_resources(now),
         )
+        self._last = now
+        _emit(event)
+
+    def complete(self) -> None:
+        """Report all units that were not reported yet."""
+        if self._done < self._total:
+            self(self._total - self._done)
 
 
 def _resources(now: float) -> dict[str, float]:
-    """Those of this machine, now and then."""
-    global _looked
-    if now - _looked < _RESOURCE_SECONDS:
+    """Disk and GPU of this machine, at most once per `_RESOURCE_SECONDS`; else nothing."""
+    global _measured_at
+    if now - _measured_at < _RESOURCE_SECONDS:
         return {}
-    _looked = now
+    _measured_at = now
     return resources()

@@ -12,7 +12,7 @@ import pytest
 from infra.settings import Settings
 from infra.store import SegmentationDataset, StoreError, verify_run, verify_version
 from tasks.run.progress import Event, listening
-from tasks.run.stages import NightFailedError
+from tasks.run.failures import NightFailedError
 from testbed import nights
 from testbed.swift import Bucket, Swift
 

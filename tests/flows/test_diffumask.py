@@ -13,7 +13,7 @@ from infra.settings import Settings
 from infra.store import read_shard, verify_run
 from tasks.report.examples import draw_steps
 from tasks.report.stored_run import read_ledger
-from tasks.run.stages import NightFailedError
+from tasks.run.failures import NightFailedError
 from testbed import nights
 
 AFFINITY = "runs/night/affinity.safetensors"

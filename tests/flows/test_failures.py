@@ -13,7 +13,7 @@ from infra.settings import Settings, SettingsError
 from infra.store import list_versions, read_version, verify_run, verify_version
 from models.generators import pipeline_folder
 from tasks.publish.version import NothingKeptError
-from tasks.run.stages import NightFailedError
+from tasks.run.failures import NightFailedError
 from testbed import nights
 
 
@@ -29,7 +29,7 @@ def test_a_failing_shard_is_named_and_all_others_are_finished(
     assert "00004.parquet" in told
     assert "shard 00000" not in told
     assert told.endswith(
-        "Everything finished is in the store: mend the cause and start the run again"
+        "Everything finished is in the store: fix the cause and start the run again"
     )
     assert nights.finished(undisturbed) - nights.finished(chosen) == {"runs/night/select/00004"}
     assert list_versions(nights.store_of(chosen)) == []

@@ -49,7 +49,7 @@ def test_a_failure_in_a_worker_tells_run_stage_and_shard(records: list[dict[str,
         record for record in records if record.get("exc_info") and record.get("stage") == "refine"
     ]
     assert (failure["run"], failure["shard"]) == ("night", "00001")
-    assert failure["task_run_name"] == "refine-1"
+    assert failure["task_run_name"] == "refine 1"
     assert failure["exc_info"]["type"] == "StoreError"
 
 

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from infra.store import list_versions, read_shard, read_version, verify_run
 from tasks.report.examples import draw_steps
 from tasks.report.stored_run import read_ledger
-from tasks.run.stages import NightFailedError
+from tasks.run.failures import NightFailedError
 from testbed import nights
 
 LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}

@@ -34,10 +34,10 @@ def test_a_task_takes_as_many_shards_as_keeps_the_run_small(
     chosen, all_shards = prepare.fn(nights.settings(place))
     assert make_shards.with_options(flow_run_name="grouped")(chosen, all_shards) == {}
     generated = [
-        f"{stage}-{pair}" for stage in ("synthesize", "refine", "select") for pair in ("0-1", "2-3")
+        f"{stage} {pair}" for stage in ("synthesize", "refine", "select") for pair in ("0-1", "2-3")
     ]
-    publish = [f"publish-shards-{group}" for group in ("0-1", "2-3", "4")]
-    assert task_runs("grouped") == sorted([*generated, "compose-4", "select-4", *publish])
+    publish = [f"publish-shards {group}" for group in ("0-1", "2-3", "4")]
+    assert task_runs("grouped") == sorted([*generated, "compose 4", "select 4", *publish])
     assert nights.run(nights.settings(place)) == {}
     assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
 

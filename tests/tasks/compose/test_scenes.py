@@ -11,10 +11,10 @@ import pytest
 from infra.settings import Settings
 from infra.store import MissingError, Store, read_shard, write_shard
 from models.embedded import world
-from tasks.compose.scenes import compose_row, compose_shard
+from tasks.compose.scenes import compose, compose_row
 from tasks.compose.sources import Pool, Rows, Source
 from tasks.plan.rows import make_plan
-from tasks.select.judge import select_shard
+from tasks.select.select import select
 
 IDS = {entry["name"]: entry["id"] for entry in world.vocabulary()["classes"]}
 IMAGES, COMPOSED = 60, 12
@@ -50,7 +50,7 @@ def draw_run(
         confidence = [0.0 if row in spoilt else 0.7 + row / 1000 for row in rows["row"]]
         scores = table.assign(confidence=confidence, consistency=0.8)
         write_shard(store, f"{run}/refine/{shard:05d}", {"label": label}, scores)
-        select_shard(settings, int(shard))
+        select.shard(settings, int(shard))
     return store, plan
 
 
@@ -66,7 +66,7 @@ def compose_all(
     """Arrays and table of all composed rows, in the plan's order."""
     store, parts = Store.open(settings.store.url), []
     for shard in plan.loc[plan["kind"] == "composed", "shard"].unique():
-        compose_shard(settings, int(shard))
+        compose.shard(settings, int(shard))
         parts.append(read_shard(store, f"runs/{settings.name}/compose/{shard:05d}"))
     arrays = {
         field: np.concatenate([part[0][field] for part in parts])
@@ -147,11 +147,11 @@ def test_a_source_that_is_no_good_is_replaced_by_one_of_its_class(night, tmp_pat
 def test_most_scenes_are_kept_and_one_without_good_sources_is_not(night, tmp_path: Path):
     settings, _, plan, _, _ = night
     shard = int(plan["shard"].max())
-    assert select_shard(settings, shard).stats["kept"] >= 0.8 * COMPOSED
+    assert select.shard(settings, shard).stats["kept"] >= 0.8 * COMPOSED
     hopeless = settings_at(tmp_path)
     draw_run(hopeless, frozenset(range(IMAGES)))
-    compose_shard(hopeless, shard)
-    assert select_shard(hopeless, shard).stats == {"kept": 0, "rejected": {"black": COMPOSED}}
+    compose.shard(hopeless, shard)
+    assert select.shard(hopeless, shard).stats == {"kept": 0, "rejected": {"black": COMPOSED}}
 
 
 def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(
@@ -159,13 +159,13 @@ def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(
 ):
     settings, store, plan, _, _ = night
     shard = int(plan["shard"].max())
-    first = compose_shard(settings, shard)
-    assert compose_shard(settings, shard) == first
+    first = compose.shard(settings, shard)
+    assert compose.shard(settings, shard) == first
     unselected = settings_at(tmp_path)
     store, _ = draw_run(unselected)
     store.delete("runs/nightly/select")
     with pytest.raises(MissingError):
-        compose_shard(unselected, shard)
+        compose.shard(unselected, shard)
 
 
 def test_labels_that_noise_learning_filtered_are_the_ones_pasted(night, tmp_path: Path):

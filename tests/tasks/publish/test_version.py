@@ -10,7 +10,7 @@ import pytest
 from infra.settings import Settings
 from infra.store import Store, write_shard
 from tasks.publish.card import Kept
-from tasks.publish.version import published_paths, version_of
+from tasks.publish.samples import published_paths, version_of
 
 SETTINGS = Settings()
 DATA = f"versions/{version_of(SETTINGS)}/data"
@@ -29,7 +29,7 @@ def test_one_listing_tells_where_the_shards_of_a_version_are(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "read_bytes", lambda store, path: pytest.fail(f"{path} is read"))
-    paths = published_paths(store, SETTINGS, version_of(SETTINGS), [0, 1, 2])
+    paths = published_paths(store, SETTINGS.name, version_of(SETTINGS), [0, 1, 2])
     assert paths == [f"{DATA}/{shard:05d}-0123abcd" for shard in range(3)]
 
 
@@ -37,10 +37,10 @@ def test_of_a_shard_that_is_there_with_two_contents_that_counts_which_the_run_ha
     store: Store,
 ) -> None:
     write_shard(store, "runs/nightly/select/00001", {}, pd.DataFrame({"id": ["1"]}))
-    (alone,) = published_paths(store, SETTINGS, "elsewhere", [1])
+    (alone,) = published_paths(store, SETTINGS.name, "elsewhere", [1])
     name = alone.rpartition("/")[2]
     write_shard(store, f"{DATA}/{name}", {}, pd.DataFrame({"id": ["1"]}))
-    found = published_paths(store, SETTINGS, version_of(SETTINGS), [0, 1])
+    found = published_paths(store, SETTINGS.name, version_of(SETTINGS), [0, 1])
     assert found == [f"{DATA}/00000-0123abcd", f"{DATA}/{name}"]
 
 

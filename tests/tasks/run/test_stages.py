@@ -4,7 +4,7 @@ try again.
 
 from __future__ import annotations
 
-from tasks.run.stages import WAITS, Failure, NightFailedError, lost
+from tasks.run.failures import WAITS, Failure, NightFailedError, is_lost
 
 
 def test_a_cause_that_shards_share_is_told_once() -> None:
@@ -22,6 +22,6 @@ def test_a_cause_that_shards_share_is_told_once() -> None:
 
 def test_a_failure_tells_what_was_lost_whatever_its_words_are() -> None:
     told = Failure("ValueError: KilledWorker: is a word like others")
-    assert not lost("worker", {1: told})
-    assert lost("worker", {1: told, 2: Failure("all workers that took it died", "worker")})
-    assert not lost("scheduler", {2: Failure("all workers that took it died", "worker")})
+    assert not is_lost("worker", {1: told})
+    assert is_lost("worker", {1: told, 2: Failure("all workers that took it died", "worker")})
+    assert not is_lost("scheduler", {2: Failure("all workers that took it died", "worker")})

@@ -9,7 +9,8 @@ import pytest
 from infra.settings import SelectSettings, Settings
 from infra.store import Store, read_marker, read_shard, write_shard
 from tasks.plan.rows import start_run
-from tasks.select.judge import REASONS, judge_rows, select_shard
+from tasks.select.judge import REASONS, judge_rows
+from tasks.select.select import select
 
 IDS = {"car": 1, "tree": 2}
 SETTINGS = SelectSettings()
@@ -179,8 +180,8 @@ def test_a_shard_in_the_store_is_judged_once(tmp_path: Path):
         plan[["row", "id"]],
     )
     write_shard(store, "runs/nightly/refine/00000", {"label": arrays["label"]}, scores)
-    marker = select_shard(settings, 0)
+    marker = select.shard(settings, 0)
     assert marker.stats == {"kept": 1, "rejected": {"area": 1, "nan": 1}}
     assert list(read_shard(store, "runs/nightly/select/00000")[1]["reason"]) == ["", "nan", "area"]
     store.delete("runs/nightly/refine")
-    assert select_shard(settings, 0) == marker == read_marker(store, "runs/nightly/select/00000")
+    assert select.shard(settings, 0) == marker == read_marker(store, "runs/nightly/select/00000")

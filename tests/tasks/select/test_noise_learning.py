@@ -14,9 +14,11 @@ from infra.store import Store, read_shard, write_shard
 from models.embedded import world
 from models.metrics import IGNORE
 from tasks.plan.rows import make_plan
-from tasks.select.judge import LOSS_UNIT, screen_shard, select_shard, sure_labels
-from tasks.select.noise_learning import hold_out_shard, image_scores, learn_fold, pixel_losses, rank
+from tasks.select.judge import drop_high_losses
+from tasks.select.noise_learning import hold_out, learn_fold, rank
 from tasks.select.ranking import read_ranking
+from tasks.select.scores import LOSS_UNIT, image_scores, pixel_losses
+from tasks.select.select import screen, select
 
 CLASSES = ("ball",)
 FAULTY = 8  # every which row is mislabelled
@@ -67,11 +69,11 @@ def test_a_negative_agrees_as_far_as_nothing_is_seen_in_it() -> None:
 def test_the_pixel_filter_takes_what_is_over_its_class_s_multiple() -> None:
     losses = np.where(LABELS == 1, 0.5, 0.1).astype(np.float32)
     losses[0, 0, 0], losses[0, 3, 3] = 0.13, 0.62
-    found = sure_labels(LABELS, losses, {0: 0.1, 1: 0.5}, 1.25)
+    found = drop_high_losses(LABELS, losses, {0: 0.1, 1: 0.5}, 1.25)
     assert np.argwhere(found == IGNORE).tolist() == [[0, 0, 0]]
-    found = sure_labels(LABELS, losses, {0: 0.1, 1: 0.5}, 1.2)
+    found = drop_high_losses(LABELS, losses, {0: 0.1, 1: 0.5}, 1.2)
     assert np.argwhere(found == IGNORE).tolist() == [[0, 0, 0], [0, 3, 3]]
-    assert (sure_labels(LABELS, losses, {}, 1.0) == LABELS).all()
+    assert (drop_high_losses(LABELS, losses, {}, 1.0) == LABELS).all()
 
 
 def test_one_fold_is_refused() -> None:
@@ -114,14 +116,14 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         write_shard(store, f"runs/nightly/refine/{shard:05d}", {"label": label}, scores)
     shards = range(plan["shard"].max() + 1)
     for shard in shards:
-        screen_shard(settings, shard)
+        screen.shard(settings, shard)
     for fold in range(2):
         learn_fold.fn(settings, fold)
     for shard in shards:
-        hold_out_shard(settings, shard)
+        hold_out.shard(settings, shard)
     rank.fn(settings)
     for shard in shards:
-        select_shard(settings, shard)
+        select.shard(settings, shard)
     return settings
 
 
@@ -205,11 +207,11 @@ def test_a_shard_of_which_nothing_passes_the_screen_is_judged_by_nobody(tmp_path
     )
     label, sure = np.zeros((4, 8, 8), np.uint8), rows.assign(confidence=0.9, consistency=0.9)
     write_shard(store, "runs/nightly/refine/00000", {"label": label}, sure)
-    screen_shard(settings, 0)
-    assert hold_out_shard(settings, 0).ids == ()
+    screen.shard(settings, 0)
+    assert hold_out.shard(settings, 0).ids == ()
     rank.fn(settings)
     assert read_ranking(store, "runs/nightly").bars == {}
-    assert select_shard(settings, 0).stats == {"kept": 0, "rejected": {"black": 4}}
+    assert select.shard(settings, 0).stats == {"kept": 0, "rejected": {"black": 4}}
     with pytest.raises(
         ValueError,
         match=r"no sample of the other folds passed the screen.*loosen the select settings",

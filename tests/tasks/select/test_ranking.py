@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tasks.schemas import Bar
-from tasks.select.ranking import Scores, clear_bars
+from tasks.select.ranking import Scores, pass_thresholds
 
 
 def run_of(scores: list[float], classes: list[list[str]]) -> pd.DataFrame:
@@ -23,8 +23,8 @@ def kept(run: pd.DataFrame, keep: float | str, parts: int = 1) -> list[bool]:
     scores = Scores()
     for part in np.array_split(np.arange(len(run)), parts):
         scores.add(run.iloc[part])
-    bars = scores.bars(keep)
-    return [bool(clear_bars(run.iloc[[row]], bars)[0]) for row in range(len(run))]
+    bars = scores.thresholds(keep)
+    return [bool(pass_thresholds(run.iloc[[row]], bars)[0]) for row in range(len(run))]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_stands_out_below_its_class_is_found_without_a_share() -> None:
 
 def test_a_class_of_equal_scores_has_nothing_that_stands_out() -> None:
     assert all(kept(run_of([1.0] * 8 + [0.9], [["car"]] * 9), "auto"))
-    assert Scores().bars("auto") == Scores().bars(0.5) == {}
+    assert Scores().thresholds("auto") == Scores().thresholds(0.5) == {}
 
 
 def test_a_row_of_two_classes_may_not_stand_out_in_either() -> None:
@@ -99,9 +99,9 @@ def test_it_does_not_matter_in_what_parts_a_run_is_ranked(keep: float | str) -> 
 
 def test_a_share_outside_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match="share 0"):
-        Scores().bars(0)
+        Scores().thresholds(0)
 
 
 def test_a_class_that_was_not_ranked_is_named() -> None:
-    with pytest.raises(ValueError, match=r"no bar for tree; delete ranking\.json"):
-        clear_bars(run_of([0.5], [["car", "tree"]]), {"car": Bar(score=0.1, row=3)})
+    with pytest.raises(ValueError, match=r"no threshold for tree; delete ranking\.json"):
+        pass_thresholds(run_of([0.5], [["car", "tree"]]), {"car": Bar(score=0.1, row=3)})
