@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from segmint import console as show
-from segmint.commands import datasets, run, server, training
+from segmint.commands import datasets, inspect, run, server, training
 
 __all__ = ["app"]
 
@@ -56,9 +56,21 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = {  # panel of `--help`: its commands
-    "Runs": (run.run, run.plan, run.report),
-    "Datasets": (datasets.versions, datasets.verify, datasets.pin, datasets.gc),
-    "Segmenters": (training.train, training.evaluate, training.compare, training.rollback),
+    "Runs": (run.run, run.plan, run.report, inspect.runs),
+    "Datasets": (
+        datasets.versions,
+        inspect.show,
+        datasets.verify,
+        datasets.pin,
+        datasets.gc,
+    ),
+    "Segmenters": (
+        training.train,
+        training.evaluate,
+        training.compare,
+        training.rollback,
+        inspect.checkpoints,
+    ),
     "Installation": (server.doctor, server.setup, server.pretrain),
 }
 for panel, functions in COMMANDS.items():
