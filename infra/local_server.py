@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Api", "ServerStartError", "prefect_api"]
 
-STARTUP_SECONDS = 300.0  # a start takes 6 to 12 s, and minutes on a busy machine
+# A start takes 6 to 12 s on two idle cores, the first one of a user more, because it creates the
+# database. It took over 300 s on two cores with a load of 27.
+STARTUP_SECONDS = 900.0
 SHUTDOWN_SECONDS = 5.0  # for the server to write the events that it has received
 # As Prefect's own temporary server has them (prefect.server.api.server.SubprocessASGIServer); it
 # serves no pages and sends no usage data.
@@ -58,7 +60,7 @@ class Api:
             on_stop(self._cancel)
 
     def tracked(self, flow: Flow[Given, Returned]) -> Flow[Given, Returned]:
-        """Return the flow such that its runs are cancelled on the server if the command is stopped."""
+        """Return the flow; if the command is stopped, its runs are cancelled on the server."""
 
         def remember(_: Any, run: Any, __: Any) -> None:
             self._runs.append(run.id)
@@ -124,7 +126,7 @@ def _start() -> tuple[subprocess.Popen[bytes], str]:
         process.kill()
         raise ServerStartError(
             f"the temporary Prefect server did not start ({type(error).__name__}, exit code "
-            f"{process.wait()}); see what it printed, or set PREFECT_API_URL to a server of your own"
+            f"{process.wait()}); see what it printed, or set PREFECT_API_URL to your own server"
         ) from error
     return process, url
 

@@ -44,8 +44,8 @@ def preview(store: Store, settings: Settings, examples: int, json: bool) -> None
     captions = _captions(settings, count_tokens, max_tokens) if settings.plan.captions else {}
     if json:
         found = {"run": settings.name, "identity": settings.identity, "state": state}
-        found |= asdict(counts) | {"captions": captions, "cost": asdict(cost) if cost else None}
-        show.as_json(found)
+        estimated = asdict(cost) if cost else None
+        show.as_json(found | vars(counts) | {"captions": captions, "cost": estimated})
         return
     _tables(settings, counts, captions)
     show.say(f"run {settings.name!r}, identity {settings.identity[:8]}: {state}")
