@@ -32,7 +32,7 @@ from benchmarks.labellers import (
     labellers,
     mean_iou,
 )
-from benchmarks.masks import batches, denoise, drawn_rows
+from benchmarks.masks import batches, denoise, drawn_rows, named_means
 from benchmarks.night import Night, night, run_night
 from benchmarks.trainings import Training, mious, recipe_for
 from benchmarks.transfer import transferred
@@ -87,7 +87,7 @@ def main(size: Size) -> list[Claim]:
     add_transfer(table, sets, ids, size)
     print(pd.DataFrame(table).T.round(3).to_string(), flush=True)
     _, transfer = transferred(made, size)
-    several = several_objects(made, ids)
+    several = named_means(made, made.table[made.table["classes"].map(len) > 1], ids)
     print("prompts of several objects, label against the oracle:", several, flush=True)
     return [
         *claims_on_labels(table[WHOLE], several),
@@ -171,22 +171,6 @@ def training(
         return Training(name, FileSet(path), content, classes, replace(recipe, seed=seed), held_out)
 
     return seeded
-
-
-def several_objects(made: Night, ids: dict[str, int]) -> dict[str, float]:
-    """Return the mean IoU of the run's labels with the oracle's, for prompts of several objects.
-
-    "all" is over all generated images, "kept" over those that the selection keeps.
-    """
-    rows = made.table[made.table["classes"].map(len) > 1].reset_index(drop=True)
-    labels = made.read("refine", "label", rows)
-    seen = load_oracle().see(made.read("synthesize", "image", rows)).labels
-    classes = class_ids(rows, ids)
-    kept = np.flatnonzero(rows["keep"]).tolist()
-    return {
-        "all": mean_iou(labels, seen, range(len(rows)), classes),
-        "kept": mean_iou(labels, seen, kept, classes),
-    }
 
 
 def shares_kept(made: Night) -> dict[str, float]:

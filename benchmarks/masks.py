@@ -1,4 +1,4 @@
-"""How good are the labels: against the oracle on generated pictures, and against exact truth on
+"""How good are the labels: against the oracle on generated images, and against exact truth on
 drawn ones?
 """
 
@@ -25,7 +25,7 @@ from tasks.refine.labels import refine_rows
 from tasks.select.judge import judge_rows
 from tasks.synthesize import phrases_of, spread_attention
 
-MIDDLE = 0.5  # noise level at which drawn pictures enter the schedule
+MIDDLE = 0.5  # noise level at which drawn images enter the schedule
 _TRUTHS = {"quick": 24, "default": 400, "full": 1000}
 _BATCH = 20
 
@@ -39,11 +39,10 @@ def main(size: Size) -> list[Claim]:
     scores = class_means(made.read("refine", "label", kept), oracle, kept, ids)
     print("label against oracle, by class:", scores.round(3).to_dict())
     for count in (2, 3):
-        print(f"label against oracle, {count} objects: {crowd_mean(made, count, ids):.3f}")
-    every, sound = against_truth(made.settings, _TRUTHS[size])
-    print(
-        f"label against exact truth: {every:.3f} on all pictures, {sound:.3f} on those that select keeps"
-    )
+        rows = made.table[made.table["classes"].map(len) == count]
+        print(f"label against oracle, {count} objects: {named_means(made, rows, ids)}")
+    every, selected = against_truth(made.settings, _TRUTHS[size])
+    print(f"label against exact truth: all {every:.3f}, kept {selected:.3f}")
     return [
         Claim(
             "label against the oracle on kept one-object images, mean class IoU",
@@ -58,35 +57,37 @@ def main(size: Size) -> list[Claim]:
 def class_means(
     labels: NDArray[np.uint8], reference: NDArray[np.uint8], rows: pd.DataFrame, ids: dict[str, int]
 ) -> pd.Series[float]:
-    """Mean over each class's pictures of the named class's IoU; a pixel that is 255 counts as not
-    labelled.
-    """
+    """Return the mean IoU of each class over the images that name it; 255 counts as not labelled."""
     names = rows["classes"].map(lambda classes: classes[0])
     iou = [iou_of(*maps) for maps in zip(labels, reference, names.map(ids), strict=True)]
     return pd.Series(iou, names).groupby(level=0).mean()
 
 
-def crowd_mean(made: Night, count: int, ids: dict[str, int]) -> float:
-    """Mean IoU of label and oracle over the named classes of kept pictures whose prompt names
-    `count` of them.
+def named_means(made: Night, rows: pd.DataFrame, ids: dict[str, int]) -> dict[str, float]:
+    """Return the mean IoU of the run's labels with the oracle's over the classes that prompts name.
+
+    "all" is over all these rows of the run, "kept" over those that the selection keeps.
     """
-    rows = made.table[(made.table["classes"].map(len) == count) & made.table["keep"]]
-    oracle = load_oracle().see(made.read("synthesize", "image", rows)).labels
-    maps = zip(made.read("refine", "label", rows), oracle, rows["classes"], strict=True)
-    return float(
-        np.mean([iou_of(label, seen, ids[name]) for label, seen, names in maps for name in names])
-    )
+    labels = made.read("refine", "label", rows)
+    seen = load_oracle().see(made.read("synthesize", "image", rows)).labels
+    ious = [
+        [iou_of(label, reference, ids[name]) for name in names]
+        for label, reference, names in zip(labels, seen, rows["classes"], strict=True)
+    ]
+    kept = [of_row for of_row, keep in zip(ious, rows["keep"], strict=True) if keep]
+    return {"all": float(np.mean(sum(ious, []))), "kept": float(np.mean(sum(kept, [])))}
 
 
 def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) -> float:
-    """IoU of one class's pixels, 0 if it is in neither map."""
+    """Return the IoU of one class, 0 if it is in neither map."""
     inside, real = label == class_id, truth == class_id
     return float((inside & real).sum() / max((inside | real).sum(), 1))
 
 
 def against_truth(settings: Settings, count: int) -> tuple[float, float]:
-    """Held-out one-object scenes, noised half way, denoised under the recorder: mean IoU of all and
-    of kept ones.
+    """Return the mean IoU with exact truth, of all scenes and of those that the selection keeps.
+
+    Held-out scenes of one object are noised half way and denoised under the recorder.
     """
     rows, images, truth = drawn_rows(settings, count)
     denoised = [denoise(settings, batch, images[batch.index]) for batch in batches(rows)]
@@ -95,20 +96,22 @@ def against_truth(settings: Settings, count: int) -> tuple[float, float]:
     labels, table = refine_rows(images, attention, cross, rows, settings.refine, ids)
     columns = table.assign(kind="single", classes=rows["classes"])
     keep = judge_rows(images, labels, columns, settings.select, ids)["keep"].to_numpy()
-    return class_means(labels, truth, rows, ids).mean(), class_means(
-        labels[keep], truth[keep], rows[keep], ids
-    ).mean()
+    every = class_means(labels, truth, rows, ids).mean()
+    selected = class_means(labels[keep], truth[keep], rows[keep], ids).mean()
+    return float(every), float(selected)
 
 
 def drawn_rows(
     settings: Settings, count: int
 ) -> tuple[pd.DataFrame, NDArray[np.uint8], NDArray[np.uint8]]:
-    """A plan's columns for held-out one-object scenes, every class in turn, with their pictures and
-    exact labels.
+    """Return a plan's columns for held-out scenes of one object, every class in turn, with their
+    images and exact labels.
     """
-    classes, rows, drawings = settings.load_vocabulary().classes, [], []
+    classes = settings.load_vocabulary().classes
+    rows, drawings = [], []
     for index in range(count):
-        entry, rng = classes[index % len(classes)], np.random.default_rng(world.HELD_OUT + index)
+        entry = classes[index % len(classes)]
+        rng = np.random.default_rng(world.HELD_OUT + index)
         scene = world.sample_scene(rng, [entry.name])
         prompt = world.describe(scene, rng)
         words = [word for word in entry.words if has_word(prompt, word)]
@@ -124,17 +127,15 @@ def drawn_rows(
             }
         )
         drawings.append(world.draw_scene(scene))
-    return (
-        pd.DataFrame(rows),
-        np.stack([d.image for d in drawings]),
-        np.stack([d.label for d in drawings]),
-    )
+    images = np.stack([drawing.image for drawing in drawings])
+    labels = np.stack([drawing.label for drawing in drawings])
+    return pd.DataFrame(rows), images, labels
 
 
 def noun_phrase(prompt: str, word: str) -> str:
-    """`word` with the adjectives before it:
+    """Return `word` with the adjectives before it.
 
-    "small red car" of "a photo of a small red car on sand".
+    In "a photo of a small red car on sand", "car" is found as "small red car".
     """
     found = re.search(rf".*\ban? ((?:\w+ )*{re.escape(word)})\b", f" {prompt}")
     return found[1] if found else word
@@ -148,8 +149,8 @@ def batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def denoise(
     settings: Settings, rows: pd.DataFrame, images: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Plain and spread attention of the phrases while diffusers' image-to-image pipeline takes the
-    noise off.
+    """Return plain and spread attention of the phrases, recorded while diffusers' image-to-image
+    pipeline denoises.
     """
     chosen = settings.generator
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
