@@ -57,7 +57,7 @@ def main(size: Size) -> list[Claim]:
 def class_means(
     labels: NDArray[np.uint8], reference: NDArray[np.uint8], rows: pd.DataFrame, ids: dict[str, int]
 ) -> pd.Series[float]:
-    """Return the mean IoU of each class over the images that name it; 255 counts as not labelled."""
+    """Return each class's mean IoU over the images that name it; 255 counts as not labelled."""
     names = rows["classes"].map(lambda classes: classes[0])
     iou = [iou_of(*maps) for maps in zip(labels, reference, names.map(ids), strict=True)]
     return pd.Series(iou, names).groupby(level=0).mean()
@@ -70,12 +70,12 @@ def named_means(made: Night, rows: pd.DataFrame, ids: dict[str, int]) -> dict[st
     """
     labels = made.read("refine", "label", rows)
     seen = load_oracle().see(made.read("synthesize", "image", rows)).labels
-    ious = [
-        [iou_of(label, reference, ids[name]) for name in names]
-        for label, reference, names in zip(labels, seen, rows["classes"], strict=True)
-    ]
-    kept = [of_row for of_row, keep in zip(ious, rows["keep"], strict=True) if keep]
-    return {"all": float(np.mean(sum(ious, []))), "kept": float(np.mean(sum(kept, [])))}
+    found: dict[str, list[float]] = {"all": [], "kept": []}
+    for label, reference, row in zip(labels, seen, rows.to_dict("records"), strict=True):
+        ious = [iou_of(label, reference, ids[name]) for name in row["classes"]]
+        found["all"] += ious
+        found["kept"] += ious if row["keep"] else []
+    return {name: float(np.mean(ious)) for name, ious in found.items()}
 
 
 def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) -> float:

@@ -23,7 +23,7 @@ from infra.store import Store, check_marker
 from tasks.run.layout import stage_folder
 
 NAME = "twin"
-IMAGES = {"quick": 8, "default": 160, "full": 240}  # per run
+IMAGES = {"quick": 24, "default": 160, "full": 240}  # per run
 SHARDS = {"quick": 2, "default": 4, "full": 6}
 STEPS = {"quick": 2, "default": 100, "full": 400}  # of the training
 ROUNDS = {"quick": 1, "default": 2, "full": 3}
