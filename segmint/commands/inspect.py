@@ -64,7 +64,7 @@ def checkpoints(config: Config = None, flags: Flags = None, json: Json = False) 
     title = f"Checkpoints in {store.url}"
     if not found:
         title = f"No checkpoint in {store.url}; `segmint train` makes one"
-    columns = ["", "checkpoint", "version", "model", "state", "mIoU", "measured on"]
+    columns = ["champion", "checkpoint", "version", "model", "state", "mIoU", "measured on"]
     console.table(title, columns, [row for each in found for row in _checkpoint_rows(each)])
     _report_damage(beside, *(each.damaged for each in found))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.store import MissingError, Published, Store, check_name, list_versions, read_marker
+from infra.store import MissingError, Published, Store, check_marker, check_name, list_versions
 from infra.store.groups import GroupedTable
 from segmint.inventory.faults import Faults
 from tasks.run.layout import stage_folder
@@ -91,7 +91,7 @@ def _kept_so_far(store: Store, run: str, faults: Faults) -> int | None:
     names = faults.attempt(store.list, folder) or []
     paths = [f"{folder}/{name.removesuffix('.json')}" for name in names if name.endswith(".json")]
     with ThreadPoolExecutor(store.place.readers) as pool:
-        markers = pool.map(lambda path: faults.attempt(read_marker, store, path), paths)
+        markers = pool.map(lambda path: faults.attempt(check_marker, store, path), paths)
         counts = [marker.stats.get("kept") for marker in markers if marker]
     return sum(count for count in counts if isinstance(count, int)) if counts else None
 
