@@ -244,13 +244,13 @@ class Terminal:
         return self.process.poll() is not None
 
     def stop(self, way: signal.Signals) -> None:
-        """Type Ctrl-C, send SIGTERM to the foreground group, or SIGKILL to the command alone."""
+        """Type Ctrl-C, send SIGKILL to the command alone, or another signal to its group."""
         if way == signal.SIGINT:
             os.write(self._master, CTRL_C)
-        elif way == signal.SIGTERM:
-            os.killpg(os.tcgetpgrp(self._master), way)
-        else:
+        elif way == signal.SIGKILL:
             self.process.send_signal(way)
+        else:
+            os.killpg(os.tcgetpgrp(self._master), way)
 
     def left(self, grace: float) -> int:
         """Count the processes that the command has left behind after `grace` seconds."""
@@ -258,6 +258,11 @@ class Terminal:
         while (left := self._processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return len(left)
+
+    def commands(self) -> list[str]:
+        """Return the command lines of all processes that the command has started."""
+        files = [Path("/proc", str(number), "cmdline") for number in self._processes()]
+        return [file.read_bytes().replace(b"\0", b" ").decode() for file in files]
 
     def _processes(self) -> list[int]:
         found = []

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,16 +12,17 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import Store, publish_version, write_shard
-from models.embedded.architecture import build_tokenizer
 from segmint import console
 from segmint.cli import ENVIRONMENT, QUIET, app
 from tasks.monitor.totals import Tally
+from tasks.plan.resolve import resolve, with_weights
 from tasks.plan.rows import start_run
+from tasks.plan.table import Plan
 from tasks.run.progress import Event
 
 
 class Shell:
-    """Runs a command line and keeps what it said."""
+    """Runs a command line and returns its exit code, output and errors."""
 
     def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
         self.folder, self._capture = folder, capture
@@ -35,7 +37,7 @@ class Shell:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let whatever the command line sets be undone."""
+    """Undo the environment that the command line sets."""
     for name, value in {**ENVIRONMENT, **QUIET}.items():
         monkeypatch.setenv(name, value)
 
@@ -46,13 +48,6 @@ def shell(
 ) -> Shell:
     monkeypatch.setattr(console.console, "_width", 200)
     return Shell(tmp_path, capsys)
-
-
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> str:
-    """A flag that names a generator directory with a tokenizer, which is all that planning needs."""
-    build_tokenizer().save_pretrained(tmp_path / "generator" / "tokenizer")
-    return f"generator.path={tmp_path / 'generator'}"
 
 
 def publish(store: Store, version: str) -> None:
@@ -71,7 +66,9 @@ def test_help_starts_without_the_heavy_modules() -> None:
     program = (
         "import sys, segmint.cli\n"
         "try: segmint.cli.app(['--help'])\n"
-        "except SystemExit: print(sorted({'torch', 'prefect', 'pandas', 'pydantic', 'numpy'} & set(sys.modules)))"
+        "except SystemExit:\n"
+        "    heavy = {'torch', 'prefect', 'pandas', 'pydantic', 'numpy'}\n"
+        "    print(sorted(heavy & set(sys.modules)))"
     )
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -140,62 +137,63 @@ def test_an_error_of_no_known_kind_is_named(shell: Shell, monkeypatch: pytest.Mo
     assert err == "KeyError: 'shape'\nAdd --debug to see where it came from.\n"
 
 
-def test_a_dry_run_shows_the_plan_and_starts_nothing(shell: Shell, tokenizer: str) -> None:
-    code, out, err = shell(
-        "plan", "--set", tokenizer, "--set", "plan.images=40", "--set", "classes=car,tree"
-    )
+def test_a_dry_run_shows_the_plan_and_starts_nothing(shell: Shell) -> None:
+    code, out, err = shell("plan", "--set", "plan.images=40", "--set", "classes=car,tree")
     assert (code, err) == (0, "")
     assert all(shown in out for shown in ("single", "negative", "multi", "car", "tree", "00000000"))
     assert "40 images in 1 shards; the cost is not known" in out
     assert shell.store.list("") == []
 
 
-def test_a_dry_run_tells_which_captions_are_kept(
-    shell: Shell, tokenizer: str, tmp_path: Path
-) -> None:
+def test_a_dry_run_counts_the_captions_that_are_kept(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red car on sand\na car, stock photo\na dog\n")
     flags = ["--set", f"plan.captions={tmp_path / 'captions.txt'}", "--set", "plan.images=20"]
-    code, out, _ = shell("plan", "--set", tokenizer, *flags)
+    code, out, _ = shell("plan", "--json", *flags)
     assert code == 0
-    found = {
-        line.split()[:-1][0]: int(line.split()[-1])
-        for line in _cells(out)
-        if line.split()[-1].isdigit()
-    }
-    assert (found["prompts"], found["holds"], found["names"]) == (1, 1, 1)
+    kept, *rejected = json.loads(out)["captions"].items()
+    assert kept == ("prompts of car", 1)
+    assert [(name.split()[0], count) for name, count in rejected] == [("holds", 1), ("names", 1)]
 
 
-def _cells(out: str) -> list[str]:
-    """Rows of the tables in `out`, without their borders."""
-    return [
-        line.replace("│", " ").strip() for line in out.splitlines() if line.strip().startswith("│")
-    ]
-
-
-def test_a_dry_run_tells_the_cost_from_shards_that_were_made(shell: Shell, tokenizer: str) -> None:
-    settings = Settings(name="last-night", generator={"path": tokenizer.partition("=")[2]})
+def test_a_dry_run_computes_the_cost_from_finished_shards(shell: Shell) -> None:
+    settings = with_weights(Settings(name="last-night"))
     shell.store.write_json("runs/last-night/settings.json", settings.record())
     images = np.zeros((10, 4, 4, 3), np.uint8)
-    write_shard(
-        shell.store,
-        "runs/last-night/synthesize/00000",
-        {"image": images},
-        pd.DataFrame({"id": list("abcdefghij")}),
-        seconds=20,
-    )
-    _, out, _ = shell("plan", "--set", tokenizer, "--set", "plan.images=300")
+    table = pd.DataFrame({"id": list("abcdefghij")})
+    shard = "runs/last-night/synthesize/00000"
+    write_shard(shell.store, shard, {"image": images}, table, seconds=20)
+    _, out, _ = shell("plan", "--set", "plan.images=300")
     assert "300 images in 5 shards; about 10 min and " in out
     assert "as in run 'last-night'" in out
 
 
-def test_a_dry_run_tells_of_a_run_with_other_settings(shell: Shell, tokenizer: str) -> None:
-    start_run(shell.store, Settings(plan={"images": 10}))
-    code, _, err = shell("plan", "--set", tokenizer)
+def test_a_dry_run_refuses_a_run_with_other_settings(shell: Shell) -> None:
+    start_run(shell.store, with_weights(Settings(plan={"images": 10})))
+    code, _, err = shell("plan")
     assert code == 2
     assert "plan.images was 10, is 2000" in err
 
 
-def test_a_generator_that_is_not_there_is_told_before_anything_starts(shell: Shell) -> None:
+def test_a_dry_run_of_a_run_that_exists_says_that_it_continues(shell: Shell) -> None:
+    start_run(shell.store, with_weights(Settings(plan={"images": 10})))
+    code, out, err = shell("plan", "--set", "plan.images=10")
+    assert (code, err) == (0, "")
+    assert "started; `segmint run` continues it" in out
+
+
+def test_a_dry_run_shows_the_prompts_that_a_dated_run_makes(shell: Shell) -> None:
+    flags = ["--set", "name=x-{date}", "--set", "plan.images=10"]
+    today = resolve(shell.store, Settings(name="x-{date}", plan={"images": 10}))
+    start_run(shell.store, today)
+    code, out, _ = shell("plan", "--json", *flags)
+    planned = Plan(shell.store, today).of_shard(0)
+    assert code == 0
+    shown = json.loads(out)
+    assert (shown["run"], shown["state"]) == (today.name, "started; `segmint run` continues it")
+    assert [row["prompt"] for row in shown["first"]] == list(planned["prompt"])
+
+
+def test_a_missing_generator_is_an_error_before_anything_starts(shell: Shell) -> None:
     code, _, err = shell("plan", "--set", "generator.path=nowhere")
     assert code == 2
     assert "nowhere/tokenizer is missing" in err
@@ -207,7 +205,11 @@ def test_versions_are_listed_and_verified(shell: Shell) -> None:
     publish(shell.store, "tuesday-2")
     _, out, _ = shell("versions")
     assert out.index("monday-1") < out.index("tuesday-2")
-    assert shell("verify", "monday-1") == (0, "version monday-1: every byte is as written\n", "")
+    assert shell("verify", "monday-1") == (
+        0,
+        "version monday-1: every byte equals its checksum\n",
+        "",
+    )
 
 
 def test_verify_names_a_flipped_byte_and_exits_1(shell: Shell) -> None:
@@ -229,19 +231,19 @@ def test_verify_of_what_is_not_there_lists_what_is(shell: Shell) -> None:
     publish(shell.store, "monday-1")
     code, _, err = shell("verify", "sunday-0")
     assert code == 2
-    assert err.endswith("holds no run or version 'sunday-0'; there is: monday-1\n")
+    assert err.endswith("has no run or version 'sunday-0'; it has: monday-1\n")
 
 
 def test_nothing_to_train_on_or_to_evaluate_is_said(shell: Shell) -> None:
-    assert "holds no published version; `segmint run` makes one" in shell("train")[2]
+    assert "has no published version; `segmint run` makes one" in shell("train")[2]
     assert "has no champion; name a checkpoint" in shell("evaluate")[2]
 
 
 def test_the_doctor_exits_1_with_the_remedy(shell: Shell) -> None:
     code, out, _ = shell("doctor", "--set", "generator.path=nowhere")
     assert code == 1
-    assert "✗ │ generator" in out
-    assert "✓ │ store" in out
+    assert "✗\tgenerator\t" in out
+    assert "✓\tstore\t" in out
     assert "set generator.path to 'embedded'" in out
 
 
@@ -259,7 +261,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
 ) -> None:
     begun, halfway = Event("refine", 0, "00000", 0, 4), Event("refine", 2, "00000", 2, 4)
     told(begun, halfway, Event("refine", 2, "00000", 4, 4, ended=True), ticks=count(0.0, 1.0))
-    assert capsys.readouterr().out == "refine      100 % · 2.0/s · 4 of 4\n"
+    assert capsys.readouterr().err == "refine      100 % · 2.0/s · 4 of 4\n"
 
 
 def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
@@ -273,7 +275,7 @@ def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
     )
     told(*events, ticks=iter([0.0, 100.0, 110.0]))
     assert (
-        capsys.readouterr().out
+        capsys.readouterr().err
         == "refine      50 % · 10.0 s left · 2.0/s · 1 of 2 shards, 20 done\n"
     )
 
