@@ -152,6 +152,7 @@ def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
     return made.id
 
 
+@pytest.mark.browser
 def test_a_team_s_night_goes_from_its_schedule_to_the_next_plan_s_budget_and_is_seen(
     team: Team, client: SyncPrefectClient
 ) -> None:

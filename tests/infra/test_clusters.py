@@ -1,4 +1,4 @@
-"""The task runners start workers that are fit for long sums, and give each GPU to one of them."""
+"""Task runners: how Dask's workers are configured, and which of them gets a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from infra.clusters import MOST_STARTS, KilledOftenError, check_starts
 from infra.settings import ComputeSettings, Settings, SettingsError
 
-# in a process of its own: Dask leaves sockets open, of which Python warns
+# Runs in a process of its own, because Dask leaves sockets open and Python warns of them.
 SCRIPT = """
 import json, os, sys
 from distributed import Client, SpecCluster
@@ -25,23 +25,25 @@ if __name__ == "__main__":
     with SpecCluster(**runner.cluster_kwargs) as cluster, Client(cluster) as client:
         client.wait_for_workers(compute.workers + compute.gpus)
         found = client.run(lambda dask_worker: [dask_worker.state.nthreads, dict(os.environ)])
-        names = {address: info["name"] for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        named = {workers[address]["name"]: value for address, value in found.items()}
+        visible = lambda n: os.environ.get("CUDA_VISIBLE_DEVICES")
         with gpu_work(compute):
-            seen = [client.submit(lambda n: os.environ.get("CUDA_VISIBLE_DEVICES"), n, pure=False) for n in range(8)]
-        print(json.dumps([{names[address]: value for address, value in found.items()}, client.gather(seen)]))
+            seen = [client.submit(visible, n, pure=False) for n in range(8)]
+        print(json.dumps([named, client.gather(seen)]))
 """
 
 
 def cluster_of(**compute: Any) -> tuple[dict[str, tuple[int, dict[str, str]]], list[str | None]]:
-    """Threads and environment of every worker by name, and which GPUs eight tasks for a GPU saw."""
-    told = ComputeSettings(runner="dask-local", **compute).model_dump_json()
-    out = subprocess.run(
-        [sys.executable, "-c", SCRIPT, told], check=True, capture_output=True, text=True
-    ).stdout
+    """Return threads and environment of each worker, and the GPUs that eight GPU tasks saw."""
+    settings = ComputeSettings(runner="dask-local", **compute).model_dump_json()
+    command = [sys.executable, "-c", SCRIPT, settings]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     workers, seen = json.loads(out.splitlines()[-1])
     return workers, seen
 
 
+@pytest.mark.server
 def test_local_dask_workers_keep_freed_memory_and_have_one_thread() -> None:
     workers, _ = cluster_of(workers=2)
     assert workers.keys() == {"cpu-0", "cpu-1"}
@@ -50,6 +52,7 @@ def test_local_dask_workers_keep_freed_memory_and_have_one_thread() -> None:
         assert "MALLOC_TRIM_THRESHOLD_" not in environment
 
 
+@pytest.mark.server
 def test_every_gpu_has_a_worker_of_its_own_and_work_for_gpus_goes_nowhere_else() -> None:
     workers, seen = cluster_of(workers=1, gpus=2)
     visible = {

@@ -187,6 +187,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.server
 def test_the_commands_of_the_pods_make_a_cluster_that_offers_a_gpu(tmp_path: Path) -> None:
     """Started here as a container would be: by its arguments, with its environment and nothing else
     of ours.

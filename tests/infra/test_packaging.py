@@ -7,6 +7,7 @@ cluster.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,6 +23,8 @@ import yaml
 from infra.settings import Settings
 from infra.store import Store
 from testbed.swift import Swift
+
+pytestmark = pytest.mark.debian
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -331,3 +334,27 @@ def test_the_programs_know_every_option_that_they_are_given() -> None:
         told = run(BIN / program[0], *program[1:], "--help", COLUMNS="200", NO_COLOR="1")
         assert told.returncode == 0, told.stderr
         assert options <= set(re.findall(r"--[a-z-]+", told.stdout)), program
+
+
+# what the tests need
+
+
+def test_a_missing_program_stops_with_the_line_that_installs_it(tmp_path: Path) -> None:
+    for name in ("bash", "id"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    stopped = run("bash", PROJECT / ".ci/packages", "tests", PATH=str(tmp_path))
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    (line,) = re.findall(r"run: sudo sh -c '(.+)'", stopped.stderr)
+    assert line.startswith("apt-get update && apt-get install ")
+    assert {"docker-compose", "systemd", "prometheus-pushgateway"} <= set(line.split())
+
+
+def test_make_test_brings_what_tests_need_before_the_first_of_them() -> None:
+    told = run("make", "--dry-run", "--directory", PROJECT, "test")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.index(".ci/packages tests") < told.stdout.index("-m pytest")
+
+
+def test_ci_leaves_what_is_installed_to_make() -> None:
+    words = set(re.findall(r"[\w-]+", (PROJECT / ".ci/run").read_text()))
+    assert "make" in words and not words & {"apt-get", "pip", "apt", "npm"}
