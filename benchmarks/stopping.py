@@ -56,6 +56,7 @@ images = 4
 [train]
 steps = 20
 workers = 1
+workers = 1
 [evaluate]
 images = 64
 """

@@ -1,4 +1,4 @@
-"""Where tasks run: the one place that knows of threads, Dask workers, Dask's operator and GPUs."""
+"""Where tasks run: threads, Dask workers, Dask on Kubernetes, and GPUs. No other module knows."""
 
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ __all__ = [
     "task_runner",
 ]
 
-MOST_STARTS = (
-    10  # of one flow run, which an automation starts again whenever its process was killed
-)
-SCHEDULER_SECONDS = 300.0  # that a run waits for a scheduler which is started again somewhere
-SERVER_SECONDS = 300.0  # that a task waits for a Prefect server that is started again
+MOST_STARTS = 10  # of one flow run; an automation starts it again whenever its process was killed
+SCHEDULER_SECONDS = 300.0  # a run waits this long for a Dask scheduler that restarts
+SERVER_SECONDS = 300.0  # a task waits this long for a Prefect server that restarts
 _LOOPBACK = "127.0.0.1"
-_TOPIC = "segmint"  # of Dask, by which workers tell the flow how far they are
-# A worker that dies takes the blame for every task it holds; with one each, only the task that
-# killed it is blamed.
-_ONE_TASK_A_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
-# Dask's workers give every freed megabyte back to the system: images on a CPU took 1.65 times as
-# long
+_TOPIC = "segmint"  # of Dask: workers send their progress to the flow on it
+# Dask blames every task that a dying worker holds. A worker that holds one task has the right one
+# blamed.
+_ONE_TASK_PER_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
+# Dask's workers return every freed megabyte to the system, which made images on a CPU take 1.65
+# times as long.
 _KEEP_FREED_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 
 
 class KilledOftenError(RuntimeError):
-    """A flow run's process was killed every time that it was started."""
+    """The process of a flow run was killed after every start."""
 
 
 def check_starts() -> None:
-    """Raise `KilledOftenError` in a flow run that was started too often, so that it fails and is
-    not started again.
+    """Raise `KilledOftenError` in a flow run that was started more than `MOST_STARTS` times.
+
+    The run then fails, and no automation starts it again.
     """
-    if (count := int(flow_run.run_count or 0)) > MOST_STARTS:
+    count = int(flow_run.run_count or 0)
+    if count > MOST_STARTS:
         raise KilledOftenError(
-            f"this run was started {count} times and killed each time; see the worker's log (memory?), mend the cause, "
-            f"and start the deployment again: everything finished is in the store"
+            f"this run was started {count} times and killed each time; see the worker's log (was "
+            "memory short?), fix the cause, and start the deployment again: finished shards are in "
+            "the store"
         )
 
 
 def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
-    """The Prefect task runner that the settings name; Dask is imported only when it is asked for.
+    """Return the Prefect task runner that the settings name; import Dask only if they name it.
 
     A Dask worker is one process with one thread, so that it can own a GPU and a model.
     """
@@ -70,48 +71,54 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
     from prefect_dask.task_runners import DaskTaskRunner
 
     if compute.runner == "dask-local":
-        dask.config.set(_ONE_TASK_A_WORKER | _KEEP_FREED_MEMORY)
+        dask.config.set(_ONE_TASK_PER_WORKER | _KEEP_FREED_MEMORY)
         return DaskTaskRunner(
             cluster_class="distributed.SpecCluster", cluster_kwargs=local_cluster(compute)
         )
     if compute.runner == "dask-kubernetes":
-        require_dask_kubernetes()
-        resource = dask_cluster(
-            compute, name=f"segmint-{uuid4().hex[:8]}"
-        )  # no two runs share workers
-        cluster = {
-            "custom_cluster_spec": resource,
-            "namespace": compute.kubernetes.namespace,
-            "quiet": True,
-        }
-        return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=cluster)
+        return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=_pods(compute))
     address = compute.runner.replace("dask://", "tcp://")
     return DaskTaskRunner(address=address, client_kwargs={"timeout": SCHEDULER_SECONDS})
 
 
+def _pods(compute: ComputeSettings) -> dict[str, Any]:
+    """Return the arguments of a cluster on Kubernetes, whose workers no other run shares."""
+    require_dask_kubernetes()
+    return {
+        "custom_cluster_spec": dask_cluster(compute, name=f"segmint-{uuid4().hex[:8]}"),
+        "namespace": compute.kubernetes.namespace,
+        "quiet": True,
+    }
+
+
 def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
-    """A `SpecCluster` of this machine: a worker a GPU, which sees that one alone, and `workers`
-    that see none.
+    """Return the arguments of a `SpecCluster` on this machine.
+
+    It has one worker per GPU, which sees that GPU alone, and `compute.workers` that see none.
     """
-    from distributed import Nanny, Scheduler
+    from distributed import Scheduler
 
-    def worker(gpu: int | None) -> dict[str, Any]:
-        seen, offered = ("", {}) if gpu is None else (str(gpu), {"GPU": 1})
-        environment = {"CUDA_VISIBLE_DEVICES": seen} if compute.gpus else {}
-        options = {"host": _LOOPBACK, "nthreads": 1, "resources": offered, "env": environment}
-        return {"cls": Nanny, "options": options}
-
-    workers = {f"gpu-{index}": worker(index) for index in range(compute.gpus)}
-    workers |= {f"cpu-{index}": worker(None) for index in range(compute.workers)}
-    # runs side by side would want the same port for Dask's own pages
+    workers = {f"gpu-{index}": _local_worker(compute, index) for index in range(compute.gpus)}
+    workers |= {f"cpu-{index}": _local_worker(compute, None) for index in range(compute.workers)}
+    # Port 0, because runs side by side would want the same port for Dask's own pages.
     options = {"host": _LOOPBACK, "dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"}
     return {"workers": workers, "scheduler": {"cls": Scheduler, "options": options}}
 
 
-def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
-    """Submit within this what needs a GPU:
+def _local_worker(compute: ComputeSettings, gpu: int | None) -> dict[str, Any]:
+    from distributed import Nanny
 
-    Dask gives it to workers that offer one, where the settings speak of any.
+    options: dict[str, Any] = {"host": _LOOPBACK, "nthreads": 1}
+    options["resources"] = {} if gpu is None else {"GPU": 1}
+    visible = "" if gpu is None else str(gpu)
+    options["env"] = {"CUDA_VISIBLE_DEVICES": visible} if compute.gpus else {}
+    return {"cls": Nanny, "options": options}
+
+
+def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
+    """Return a context in which submitted tasks run on workers that offer a GPU.
+
+    It changes nothing if `compute.gpus` is 0.
     """
     if not compute.gpus:
         return nullcontext()
@@ -122,11 +129,10 @@ def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
 
 @contextmanager
 def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
-    """Hold one slot of the settings' concurrency limit, so that runs side by side do not share a
-    GPU.
+    """Hold one slot of the settings' concurrency limit, so that runs do not share a GPU.
 
-    A server that is away is waited for; one that has forgotten the slot, or cannot be told of its
-    end, stops no shard.
+    Waits `SERVER_SECONDS` for a server that does not answer. A server that has lost the slot, or
+    that does not answer when it is released, stops no shard.
     """
     slot = ExitStack()
     if compute.limit:
@@ -134,7 +140,7 @@ def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(httpx.HTTPError):  # what nobody renews is free again after five minutes
+        with suppress(httpx.HTTPError):  # Prefect frees a slot five minutes after the last renewal
             slot.close()
 
 
@@ -153,10 +159,10 @@ def _take(slot: ExitStack, limit: str) -> None:
 
 
 def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:
-    """Call `listener`, in another thread, with all that tasks of this flow send from Dask's
-    workers, until it ends.
+    """Call `listener`, in another thread, with every message that this flow's tasks send from
+    Dask's workers, until the flow ends.
 
-    Without Dask there is nothing to hear. Runs that share a scheduler do not hear each other.
+    Does nothing without Dask. Runs that share a scheduler do not hear each other.
     """
     context = FlowRunContext.get()
     client = getattr(context.task_runner, "client", None) if context else None
@@ -172,10 +178,12 @@ def hear_workers(listener: Callable[[dict[str, Any]], None]) -> None:
 
 
 def send_from_worker(message: Callable[[], dict[str, Any]]) -> None:
-    """Send `message()`, which msgpack can hold, to the flow of this task, if this is a task of a
-    Dask worker.
+    """Send `message()`, which msgpack can encode, to the flow of this task.
+
+    Does nothing outside a Dask worker.
     """
-    worker, context = dask_worker(), TaskRunContext.get()
+    worker = dask_worker()
+    context = TaskRunContext.get()
     if worker is None or context is None:
         return
     worker.log_event(_TOPIC, {"flow_run": str(context.task_run.flow_run_id), "told": message()})
