@@ -1,5 +1,5 @@
-"""A short run of `benchmarks.chaos`: a night on real servers is disturbed, and its bucket is as if
-nothing had been.
+"""A short run of `benchmarks.chaos`: a disturbed night on real servers leaves the same bucket as an
+undisturbed one.
 """
 
 from __future__ import annotations
@@ -7,9 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.chaos.__main__ import night_plan
+from benchmarks.chaos.disturbance import disturb
 from benchmarks.chaos.fleet import Fleet
-from benchmarks.chaos.kinds import KINDS, Fault
-from benchmarks.chaos.night import Night, undisturbed_night
+from benchmarks.chaos.kinds import KINDS
+from benchmarks.chaos.night import Fault, Night, undisturbed_night
 
 
 def test_a_night_loses_worker_bucket_and_scheduler_and_nothing_else(tmp_path: Path) -> None:
@@ -20,7 +21,9 @@ def test_a_night_loses_worker_bucket_and_scheduler_and_nothing_else(tmp_path: Pa
     ]
     with Fleet(tmp_path / "fleet", seed=1) as fleet:
         reference = undisturbed_night(fleet, tmp_path / "undisturbed")
-        outcome = Night(fleet, 1, faults).run(reference, tmp_path / "night")
+        night = Night(fleet, 1, faults)
+        disturb(night, reference, tmp_path / "night")
+    outcome = night.outcome
     assert outcome.found == {}
     assert outcome.hands == []
     assert outcome.kills == 2

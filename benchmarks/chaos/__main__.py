@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos`: the nights, one after another, and what they claim."""
+"""`python -m benchmarks.chaos`: runs all nights and states the claims."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.chaos.disturbance import disturb
 from benchmarks.chaos.fleet import Fleet
-from benchmarks.chaos.kinds import KINDS, Fault
-from benchmarks.chaos.night import Night, Outcome
+from benchmarks.chaos.kinds import KINDS
+from benchmarks.chaos.night import Fault, Night, Outcome
 from benchmarks.claims import CACHE, Claim, Size, run
 
 SEED = 5
@@ -25,58 +26,57 @@ FLEETS = 2  # side by side; a night waits more than it works
 
 def main(size: Size) -> list[Claim]:
     plan = dict(enumerate(night_plan(FAULTS[size], SEED), start=1))
-    place = CACHE / "chaos"
-    place.mkdir(parents=True, exist_ok=True)
-    record = place / f"{size}.jsonl"
+    folder = CACHE / "chaos"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / f"{size}.jsonl"
     if size == "quick":
         record.unlink(missing_ok=True)
     while left := sorted(plan.keys() - {outcome.night for outcome in recorded(record)}):
         nights = iter([(number, plan[number]) for number in left])  # each is taken by one fleet
         with ThreadPoolExecutor(FLEETS) as fleets:
-            for fleet in [
-                fleets.submit(disturb, nights, place, record) for _ in range(min(FLEETS, len(left)))
-            ]:
+            count = min(FLEETS, len(left))
+            running = [fleets.submit(on_fleet, nights, folder, record) for _ in range(count)]
+            for fleet in running:
                 fleet.result()
     return claims(list(recorded(record)))
 
 
-def disturb(nights: Iterator[tuple[int, list[Fault]]], place: Path, record: Path) -> None:
-    """Run nights on one fleet, and write down what became of each; one that is stuck is the last on
-    this fleet.
-    """
+def on_fleet(nights: Iterator[tuple[int, list[Fault]]], folder: Path, record: Path) -> None:
+    """Run nights on one fleet and record the outcomes; one that is stuck is the fleet's last."""
     with (
-        tempfile.TemporaryDirectory(dir=place) as temporary,
+        tempfile.TemporaryDirectory(dir=folder) as temporary,
         Fleet(Path(temporary).resolve(), SEED) as fleet,
     ):
-        folder = fleet.root
-        undisturbed = folder / "undisturbed"
-        first = Night(fleet, 0, []).run(None, undisturbed)
-        print(f"undisturbed: {first.seconds} s, {first.found or 'as it should be'}", flush=True)
+        undisturbed = fleet.root / "undisturbed"
+        first = Night(fleet, 0, [])
+        disturb(first, None, undisturbed)
+        show("undisturbed", first.outcome)
         for number, faults in nights:
-            night = Night(fleet, number, faults)
+            night, target = Night(fleet, number, faults), fleet.root / f"night-{number}"
             try:
-                night.run(undisturbed, folder / f"night-{number}")
+                disturb(night, undisturbed, target)
             except (AssertionError, RuntimeError) as stuck:
                 night.outcome.hands.append(f"stuck: {stuck}")
             with record.open("a") as file:
                 file.write(json.dumps(asdict(night.outcome)) + "\n")
-            print(
-                f"night {number}: {night.outcome.seconds} s, {night.outcome.found or 'as it should be'}",
-                flush=True,
-            )
+            show(f"night {number}", night.outcome)
             if not night.outcome.seconds:
                 return
-            shutil.rmtree(folder / f"night-{number}")
+            shutil.rmtree(target)
+
+
+def show(name: str, outcome: Outcome) -> None:
+    print(f"{name}: {outcome.seconds} s, {outcome.found or 'nothing wrong'}", flush=True)
 
 
 def recorded(record: Path) -> Iterator[Outcome]:
-    """Nights of earlier runs."""
+    """Yield the nights of earlier runs of the benchmark."""
     lines = record.read_text().splitlines() if record.exists() else []
     yield from (Outcome(**json.loads(line)) for line in lines)
 
 
 def night_plan(count: int, seed: int) -> Iterator[list[Fault]]:
-    """Nights of up to `MOST` faults each, all kinds as often, in a random order at random moments."""
+    """Yield nights of up to `MOST` faults, all kinds equally often, in random order and moments."""
     draw = random.Random(seed)
     kinds = [list(KINDS)[number % len(KINDS)] for number in range(count)]
     draw.shuffle(kinds)
@@ -91,7 +91,7 @@ def night_plan(count: int, seed: int) -> Iterator[list[Fault]]:
 
 
 def fault(kind: str, draw: random.Random) -> Fault:
-    """One of a kind, at a random moment."""
+    """Return a fault of this kind, at a random moment."""
     return Fault(kind, round(draw.uniform(*KINDS[kind].moments), 3), draw.getrandbits(32))
 
 

@@ -1,9 +1,8 @@
-"""Judges what a bucket holds, given as files: knows how it is laid out, but none of the code that
-wrote it.
+"""Checks the content of a bucket, given as files, without the code that wrote it.
 
 Samples are read with plain zarr and pyarrow and compared, id by id and byte by byte, with those of
-a bucket that nothing disturbed. A version is a folder with a manifest; manifest, log of
-publications and every file must agree.
+an undisturbed bucket. A version is a folder with a manifest; the manifest, the log of publications
+and every file must agree.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ import zarr
 
 __all__ = ["Findings", "check"]
 
-_OF_TIME = ("created", "seconds", "seal")  # what differs between two nights
+_OF_TIME = ("created", "seconds", "seal")  # keys whose values differ between two equal runs
 _Samples = dict[str, str]  # SHA-256 of all arrays of a sample, by its id
 
 
 @dataclass
 class Findings:
-    """What is wrong, in words."""
+    """Descriptions of what is wrong, by kind."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -36,18 +35,18 @@ class Findings:
 
     @property
     def none(self) -> bool:
-        """Whether nothing is."""
+        """Whether nothing is wrong."""
         return not (self.lost or self.doubled or self.corrupt or self.partial)
 
 
 def check(root: Path, undisturbed: Path, without: frozenset[int] = frozenset()) -> Findings:
-    """Compare the store in `root` with one in which nothing was disturbed.
+    """Compare the store in `root` with an undisturbed one.
 
-    Beside the whole version, or in its place if it is not there, one without these shards is as it
-    should be.
+    A version that lacks the shards `without` may exist beside the whole version, or instead of it.
     """
     found = Findings()
-    whole, wanted = _all_samples(undisturbed, found), _shards(undisturbed)
+    whole = _all_samples(undisturbed, found)
+    wanted = _shards(undisturbed)
     versions = {
         path.parent.name: _unsealed(path) for path in sorted(root.glob("versions/*/manifest.json"))
     }
@@ -72,69 +71,65 @@ def check(root: Path, undisturbed: Path, without: frozenset[int] = frozenset()) 
 def _check_version(
     folder: Path, manifest: dict[str, Any], expected: _Samples, found: Findings
 ) -> None:
-    """A version's files are those that its manifest names, and its samples those that are expected."""
-    there: Counter[str] = Counter()
-    for shard, told in manifest["shards"].items():
-        place = folder / "data" / shard
-        marker = _unsealed(_beside(place, ".json"))
-        if marker is None:
-            found.partial.append(f"{folder.name}: shard {shard} has no marker that is whole")
-            continue
-        if (
-            _sha256(_sealed({**marker, "seconds": 0.0})) != told["sha256"]
-            or len(marker["ids"]) != told["samples"]
-        ):
-            found.corrupt.append(
-                f"{folder.name}: the marker of shard {shard} is not the one that was published"
-            )
-        missing = [suffix for suffix in marker["files"] if not _beside(place, suffix).exists()]
-        found.partial += [f"{folder.name}: {shard}{suffix} is missing" for suffix in missing]
-        if not missing:
-            found.corrupt += [
-                f"{folder.name}: {problem}" for problem in _check_files(place, marker)
-            ]
-            samples = _samples(place, found)
-            there.update(list(_ids(place)))
-            found.corrupt += [
-                f"{folder.name}: {name} is not the sample that it should be"
-                for name, value in samples.items()
-                if name in expected and value != expected[name]
-            ]
-    found.lost += [f"{folder.name}: {name}" for name in expected if name not in there]
+    """Check that a version has the files of its manifest, and the expected samples."""
+    present: Counter[str] = Counter()
+    for shard, entry in manifest["shards"].items():
+        path = folder / "data" / shard
+        present.update(_check_published(path, folder.name, entry, expected, found))
+    found.lost += [f"{folder.name}: {name}" for name in expected if name not in present]
     found.doubled += [
-        f"{folder.name}: {name} is there {times} times"
-        for name, times in there.items()
+        f"{folder.name}: {name} exists {times} times"
+        for name, times in present.items()
         if times > 1
     ]
     found.corrupt += [
-        f"{folder.name}: nobody knows sample {name}" for name in there if name not in expected
+        f"{folder.name}: {name} is no expected sample" for name in present if name not in expected
     ]
-    for name, told in manifest["files"].items():
+    for name, entry in manifest["files"].items():
         file = folder / name
         if not file.exists():
             found.partial.append(f"{folder.name}: {file.name} is missing")
-        elif _sha256(file.read_bytes()) != told["sha256"]:
+        elif _sha256(file.read_bytes()) != entry["sha256"]:
             found.corrupt.append(f"{folder.name}: {file.name} is not what was published")
 
 
+def _check_published(
+    path: Path, version: str, entry: dict[str, Any], expected: _Samples, found: Findings
+) -> list[str]:
+    """Check a published shard against its manifest entry and expected samples; return its ids."""
+    shard = path.name
+    marker = _unsealed(_beside(path, ".json"))
+    if marker is None:
+        found.partial.append(f"{version}: shard {shard} has no intact marker")
+        return []
+    digest = _sha256(_sealed({**marker, "seconds": 0.0}))
+    if digest != entry["sha256"] or len(marker["ids"]) != entry["samples"]:
+        found.corrupt.append(f"{version}: the marker of {shard} is not the one that was published")
+    missing = [suffix for suffix in marker["files"] if not _beside(path, suffix).exists()]
+    found.partial += [f"{version}: {shard}{suffix} is missing" for suffix in missing]
+    if missing:
+        return []
+    found.corrupt += [f"{version}: {problem}" for problem in _check_files(path, marker)]
+    found.corrupt += [
+        f"{version}: {name} is not the sample that it should be"
+        for name, value in _samples(path, found).items()
+        if name in expected and value != expected[name]
+    ]
+    return _ids(path)
+
+
 def _check_log(root: Path, versions: dict[str, Any], found: Findings) -> None:
-    """Versions are numbered from 1 on, each once, and the log says of each number what the version
-    says.
-    """
+    """Check that versions are numbered 1, 2, … and that the log of publications agrees."""
     entries = {int(path.stem): _unsealed(path) for path in root.glob("publications/*.json")}
     numbers = {manifest["number"]: version for version, manifest in versions.items() if manifest}
     for number, entry in sorted(entries.items()):
-        if entry is None or numbers.get(number) != entry["version"]:
-            found.partial.append(
-                f"publication {number} is of {entry and entry['version']}, which has no such manifest"
-            )
-        elif (
-            _sha256((root / "versions" / entry["version"] / "manifest.json").read_bytes())
-            != entry["sha256"]
-        ):
-            found.corrupt.append(
-                f"publication {number}: the manifest of {entry['version']} is another one"
-            )
+        version = entry and entry["version"]
+        if entry is None or numbers.get(number) != version:
+            found.partial.append(f"publication {number}: no such manifest of {version}")
+            continue
+        manifest = root / "versions" / entry["version"] / "manifest.json"
+        if _sha256(manifest.read_bytes()) != entry["sha256"]:
+            found.corrupt.append(f"publication {number}: the manifest of {version} is another one")
     found.partial += [
         f"{version} is no publication"
         for number, version in numbers.items()
@@ -145,7 +140,7 @@ def _check_log(root: Path, versions: dict[str, Any], found: Findings) -> None:
 
 
 def _check_shards(root: Path, undisturbed: Path, without: frozenset[int], found: Findings) -> None:
-    """What the stages of the run have left is what they leave where nothing is disturbed."""
+    """Check that the run's stages left what those of the undisturbed run left."""
     for marker in sorted(undisturbed.glob("runs/*/*/*.json")):
         path = marker.relative_to(undisturbed)
         ours, theirs = _unsealed(root / path), _unsealed(marker)
@@ -154,45 +149,44 @@ def _check_shards(root: Path, undisturbed: Path, without: frozenset[int], found:
                 found.lost.append(f"{path}: the shard was not finished")
             continue
         if theirs is not None and _timeless(ours) != _timeless(theirs):
-            found.corrupt.append(f"{path} tells of another shard")
+            found.corrupt.append(f"{path} is the marker of another shard")
         found.corrupt += _check_files((root / path).with_suffix(""), ours)
 
 
-def _check_files(place: Path, marker: dict[str, Any]) -> Iterator[str]:
-    """Files whose size or sum is not what the marker says; an array's object is summed as it is
-    read, by its CRC32C.
+def _check_files(path: Path, marker: dict[str, Any]) -> Iterator[str]:
+    """Yield the files whose size or checksum differs from the marker's.
+
+    An array's object is checked when it is read, by its CRC32C.
     """
     objects = {
-        f".zarr/{name}/c" + "/0" * len(told["shape"]): name
-        for name, told in marker["fields"].items()
+        f".zarr/{name}/c" + "/0" * len(field["shape"]) for name, field in marker["fields"].items()
     }
-    for suffix, told in marker["files"].items():
-        file = _beside(place, suffix)
+    for suffix, entry in marker["files"].items():
+        file = _beside(path, suffix)
         if not file.exists():
-            yield f"{place.name}{suffix} is missing"
-        elif file.stat().st_size != told["size"]:
-            yield f"{place.name}{suffix} has {file.stat().st_size} bytes of {told['size']}"
-        elif suffix not in objects and _sha256(file.read_bytes()) != told["sha256"]:
-            yield f"{place.name}{suffix} is not what was written"
+            yield f"{path.name}{suffix} is missing"
+        elif file.stat().st_size != entry["size"]:
+            yield f"{path.name}{suffix} has {file.stat().st_size} bytes of {entry['size']}"
+        elif suffix not in objects and _sha256(file.read_bytes()) != entry["sha256"]:
+            yield f"{path.name}{suffix} is not what was written"
 
 
 def _check_champion(root: Path, found: Findings) -> None:
-    """There is one checkpoint, whole, and it is the champion."""
+    """Check that the champion is an existing checkpoint and that all checkpoints are intact."""
     checkpoints = sorted(path.parent.name for path in root.glob("checkpoints/*/meta.json"))
     champion = root / "champion.json"
     if not champion.exists() or json.loads(champion.read_bytes())["checkpoint"] not in checkpoints:
-        found.lost.append(f"the champion; there are checkpoints {checkpoints}")
+        found.lost.append(f"the champion; checkpoints are {checkpoints}")
     for name in checkpoints:
-        for file, checksum in json.loads((root / "checkpoints" / name / "meta.json").read_bytes())[
-            "files"
-        ].items():
+        meta = json.loads((root / "checkpoints" / name / "meta.json").read_bytes())
+        for file, checksum in meta["files"].items():
             path = root / "checkpoints" / name / file
             if not path.exists() or _sha256(path.read_bytes()) != checksum:
                 found.corrupt.append(f"checkpoint {name}: {file} is not what was written")
 
 
 def _all_samples(root: Path, found: Findings) -> _Samples:
-    """Those of all versions."""
+    """Return the samples of all versions."""
     samples: _Samples = {}
     for path in sorted(root.glob("versions/*/data/*.json")):
         samples.update(_samples(path.with_suffix(""), found))
@@ -200,50 +194,46 @@ def _all_samples(root: Path, found: Findings) -> _Samples:
 
 
 def _shards(root: Path) -> dict[str, int]:
-    """Shard of each sample of the plan."""
+    """Return the shard of each planned sample."""
     (plan,) = root.glob("runs/*/plan.parquet")
     columns = pq.read_table(plan, columns=["id", "shard"]).to_pydict()
     return dict(zip(columns["id"], columns["shard"], strict=True))
 
 
-def _ids(place: Path) -> list[str]:
-    ids: list[str] = pq.read_table(_beside(place, ".parquet"), columns=["id"])["id"].to_pylist()
+def _ids(path: Path) -> list[str]:
+    ids: list[str] = pq.read_table(_beside(path, ".parquet"), columns=["id"])["id"].to_pylist()
     return ids
 
 
-def _samples(place: Path, found: Findings) -> _Samples:
-    """Digest of each sample of a shard; what cannot be read is told of."""
+def _samples(path: Path, found: Findings) -> _Samples:
+    """Return the digest of each sample of a shard; a shard that cannot be read is a finding."""
+    name = f"{path.parent.parent.name}/{path.name}"
     try:
-        ids = _ids(place)
-        group = zarr.open_group(str(_beside(place, ".zarr")), mode="r")
+        ids = _ids(path)
+        group = zarr.open_group(str(_beside(path, ".zarr")), mode="r")
         arrays = {name: array[:] for name, array in sorted(group.arrays())}
     except Exception as error:  # damage leads zarr and its codecs to errors of every kind
-        found.corrupt.append(
-            f"{place.parent.parent.name}/{place.name}: {type(error).__name__}: {error}"
-        )
+        found.corrupt.append(f"{name}: {type(error).__name__}: {error}")
         return {}
     if wrong := {name: len(array) for name, array in arrays.items() if len(array) != len(ids)}:
-        found.corrupt.append(
-            f"{place.parent.parent.name}/{place.name} has {len(ids)} ids, but {wrong}"
-        )
+        found.corrupt.append(f"{name} has {len(ids)} ids, but {wrong}")
         return {}
-    return {
-        name: _sha256(
-            b"".join(field.encode() + array[row].tobytes() for field, array in arrays.items())
-        )
-        for row, name in enumerate(ids)
-    }
+    samples = {}
+    for row, sample in enumerate(ids):
+        fields = (field.encode() + array[row].tobytes() for field, array in arrays.items())
+        samples[sample] = _sha256(b"".join(fields))
+    return samples
 
 
-def _beside(place: Path, suffix: str) -> Path:
-    """A file of the shard at `place`."""
-    return Path(f"{place}{suffix}")
+def _beside(path: Path, suffix: str) -> Path:
+    """Return a file of the shard at `path`."""
+    return Path(f"{path}{suffix}")
 
 
 def _unsealed(path: Path) -> dict[str, Any] | None:
-    """The JSON of a file whose last key is the SHA-256 of all before it;
+    """Return the JSON of a file whose last key is the SHA-256 of all before it.
 
-    None if it is not there, or not so.
+    None if the file does not exist or its seal is wrong.
     """
     data = path.read_bytes() if path.exists() else b""
     body, mark, seal = data.rpartition(b', "seal": "')

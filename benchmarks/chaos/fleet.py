@@ -1,9 +1,8 @@
-"""What a night of the benchmark runs on: the tests' servers, and a Dask cluster whose dead are
-replaced.
+"""The servers that a night of the benchmark runs on, and a Dask cluster that restarts what died.
 
-Prefect's server on PostgreSQL with what `segmint setup` and `prefect deploy --all` make, a worker
-of ours, Swift with its devices on a small file system of their own, a gateway in front of it, a
-Dask scheduler and two workers.
+Prefect's server on PostgreSQL, set up by `segmint setup` and `prefect deploy --all`; a Prefect
+worker; Swift with its devices on a small file system of their own, behind a gateway; a Dask
+scheduler and two workers.
 """
 
 from __future__ import annotations
@@ -32,23 +31,22 @@ from testbed.swift import Swift
 
 __all__ = ["Fleet", "KeptDask"]
 
-DISK = "512m"  # that Swift's devices lie on, where this user may mount
+DISK = "512m"  # size of the file system of Swift's devices, if this user may mount one
 REPLACED_SECONDS = 1.0  # until a dead scheduler or worker is replaced
 START_SECONDS = 300.0
-# as in infra/compose; and a worker that is not heard of for so long, of Dask's five minutes, is
-# given up
 _DASK = {
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "300 s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "300 s",  # as in infra/compose
+    # Dask's default is 5 minutes; a frozen worker is given up sooner
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60 s",
-    # of three: a poisoned shard is found out sooner
+    # Dask's default is 3; a poisoned shard is given up sooner
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
 }
 
 
 class KeptDask(Dask):
-    """Two workers that tell what they do.
+    """A scheduler and two workers that log what they do.
 
-    What ends is started again, as Docker, Kubernetes or systemd would.
+    A process that ends is started again, as Docker, Kubernetes or systemd would.
     """
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
@@ -60,16 +58,16 @@ class KeptDask(Dask):
 
     @property
     def log(self) -> Path:
-        """Where workers tell what they do."""
+        """The file in which workers log what they do."""
         return self.root / "shards.log"
 
     @property
     def poison(self) -> Path:
-        """Where it stands which shard kills."""
+        """The file that names the poisoned shard."""
         return self.root / "poison"
 
     def start(self) -> None:
-        """Start all three, and whatever ends from now on."""
+        """Start all three processes, and restart each that ends."""
         super().start()
         self._keeper.start()
 
@@ -80,7 +78,7 @@ class KeptDask(Dask):
         super().stop()
 
     def replace(self, worker: str, environment: Mapping[str, str]) -> None:
-        """Start a worker anew, with this in its environment from now on."""
+        """Restart a worker with this in its environment from now on."""
         self._also[worker] = dict(environment)
         self.signal(worker, signal.SIGTERM)
 
@@ -93,15 +91,14 @@ class KeptDask(Dask):
 
     def _keep(self) -> None:
         while not self._stopped.wait(0.1):
-            for name in [
-                name for name, process in self._running.items() if process.poll() is not None
-            ]:
+            ended = [name for name, each in self._running.items() if each.poll() is not None]
+            for name in ended:
                 if not self._stopped.wait(REPLACED_SECONDS):
                     self._start(name)
 
 
 class Fleet:
-    """Everything, started; `with Fleet(folder, seed) as fleet`."""
+    """All servers and workers; `with Fleet(folder, seed) as fleet` starts and stops them."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root = root
@@ -116,15 +113,14 @@ class Fleet:
 
     @cached_property
     def clock(self) -> Path:
-        """A library that sets the clock of whoever loads it wrong, built by this machine's C
-        compiler.
-        """
-        library, source = self.root / "clock.so", Path(__file__).with_name("clock.c")
+        """A library that sets the clock of a process wrong, built by this machine's C compiler."""
+        library = self.root / "clock.so"
+        source = Path(__file__).with_name("clock.c")
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
         return library
 
     def folder(self, name: str) -> Path:
-        """A folder of that name below the root."""
+        """Return the folder of that name below the root, made if it does not exist."""
         (self.root / name).mkdir(parents=True, exist_ok=True)
         return self.root / name
 
@@ -144,7 +140,7 @@ class Fleet:
         self._stack.close()
 
     def api(self, method: str, path: str, **given: Any) -> Any:
-        """What Prefect's server answers; None if it does not."""
+        """Return what Prefect's server answers; None if it does not answer."""
         with suppress(httpx.HTTPError):
             answer = httpx.request(
                 method, f"{self.prefect.url}/{path}", json=given or None, timeout=20.0
@@ -154,17 +150,17 @@ class Fleet:
         return None
 
     def posts(self, path: str, given: Any) -> bool:
-        """Whether the server took that."""
+        """Post something; return whether the server accepted it."""
         with suppress(httpx.HTTPError):
             return httpx.post(f"{self.prefect.url}/{path}", json=given, timeout=20.0).is_success
         return False
 
     def ask(self, method: str, path: str, **given: Any) -> Any:
-        """What it answers once it does."""
+        """Return what the server answers, as soon as it does."""
         return wait_until(lambda: self.api(method, path, **given), START_SECONDS)
 
     def process_of(self, flow_run: str) -> psutil.Process | None:
-        """The process that a flow run has right now."""
+        """Return the current process of a flow run; None if it has none."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if (
@@ -176,26 +172,26 @@ class Fleet:
 
 
 class Disk:
-    """A small file system at `place`, if this user may mount one; it can be filled and freed."""
+    """A small file system at `folder`, if this user may mount one; it can be filled and freed."""
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._filler = place / "filler"
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._filler = folder / "filler"
         self.is_small = os.geteuid() == 0
 
     def __enter__(self) -> Disk:
         if self.is_small:
-            mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", self._place]
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", self._folder]
             self.is_small = subprocess.run(mount, capture_output=True).returncode == 0
-            (self._place / "d1").mkdir(exist_ok=True)
+            (self._folder / "d1").mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.is_small:
-            subprocess.run(["umount", "--lazy", self._place], check=True)
+            subprocess.run(["umount", "--lazy", self._folder], check=True)
 
     def fill(self) -> None:
-        """Leave not a byte."""
+        """Fill it to the last byte."""
         with self._filler.open("ab", buffering=0) as file, suppress(OSError):
             while file.write(bytes(1 << 20)):
                 pass
@@ -204,5 +200,5 @@ class Disk:
                 pass
 
     def free(self) -> None:
-        """Give it back."""
+        """Free what `fill` took."""
         self._filler.unlink()

@@ -1,8 +1,7 @@
-"""A gateway in front of an S3 server, as load balancers stand there; on demand it is overloaded.
+"""A gateway before an S3 server, like a load balancer; on demand it is overloaded.
 
-Bytes pass as they are, the Host that was signed included. In trouble it cuts connections that are
-open, answers some requests with 503 (as S3 does, or as a balancer does) and hands on the rest
-slowly.
+Bytes pass unchanged, the signed Host header included. While overloaded it cuts open connections,
+answers some requests with 503, as S3 or as a balancer does, and passes on the rest slowly.
 """
 
 from __future__ import annotations
@@ -16,11 +15,17 @@ from contextlib import suppress
 __all__ = ["Front"]
 
 SHARE = 0.5  # of connections that get a 503
-SLOW = 0.05  # seconds that each piece is held back
+SLOW = 0.05  # seconds that each piece is delayed
 PIECE = 1 << 16
-_XML = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+_XML = (
+    b'<?xml version="1.0"?><Error><Code>SlowDown</Code>'
+    b"<Message>Please reduce your request rate.</Message></Error>"
+)
 _PAGE = b"<html><body><h1>503 Service Unavailable</h1>No server is available.</body></html>"
-_ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+_ANSWER = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\n"
+    b"Connection: close\r\n\r\n%s"
+)
 _REFUSALS = [
     _ANSWER % (kind, len(body), body)
     for kind, body in ((b"application/xml", _XML), (b"text/html", _PAGE))
@@ -28,13 +33,14 @@ _REFUSALS = [
 
 
 class Front:
-    """Listens on a free port of 127.0.0.1 and hands on to `port`;
+    """Listens on a free port of 127.0.0.1 and forwards to `port`.
 
-    `trouble` may be set and taken back at any time.
+    `trouble` may be set and cleared at any time. `refused` counts the answers of 503.
     """
 
     def __init__(self, port: int, seed: int) -> None:
-        self._behind, self._random = port, random.Random(seed)
+        self._behind = port
+        self._random = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.trouble = self._closed = False
@@ -45,7 +51,7 @@ class Front:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def stop(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         self._closed = True
         self._listener.close()
 
@@ -81,9 +87,8 @@ class Front:
 
     def _pump(self, source: socket.socket, target: socket.socket, troubled: bool) -> None:
         with suppress(OSError):
-            while (
-                piece := source.recv(PIECE)
-            ) and troubled >= self.trouble:  # it breaks what was open before
+            # a connection that was opened before the trouble is cut
+            while (piece := source.recv(PIECE)) and troubled >= self.trouble:
                 if troubled:
                     time.sleep(SLOW)
                 target.sendall(piece)

@@ -1,7 +1,7 @@
-"""The faults: how each is prepared before a night, strikes in it, and is mended after it.
+"""The faults: how each is prepared before a night, strikes in it, and is repaired after it.
 
-Who would mend them in a team's fleet does so here too, after some seconds: Docker, Kubernetes or
-systemd start again what died, somebody frees a disk. Nobody looks after the runs.
+What a team's fleet repairs by itself is repaired here too, after some seconds: Docker, Kubernetes
+or systemd restart what died, and a full disk is freed. The runs get no help.
 """
 
 from __future__ import annotations
@@ -16,33 +16,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
 from benchmarks.chaos import witness
+from benchmarks.chaos.night import Night
 from testbed.processes import wait_until
 
-if TYPE_CHECKING:
-    from benchmarks.chaos.night import Night
+__all__ = ["KINDS", "Kind"]
 
-__all__ = ["KINDS", "Fault", "Kind"]
-
-LONGEST_SKEW = 840  # seconds; S3 refuses what was signed 900 s ago or later
-PATIENCE = 1500.0  # seconds that a thing may take to get where a fault needs it
-GENERATED, SHARDS = 8, 10  # of a night; the last two are composed
-Act = Callable[["Night", random.Random], str]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Its kind, the share of the night's rows at which it strikes (over 1: while a training runs),
-    and its seed.
-    """
-
-    kind: str
-    moment: float
-    seed: int
+LONGEST_SKEW = 840  # seconds; S3 refuses requests whose signature is 900 s or older
+PATIENCE = 1500.0  # seconds until a fault's precondition must be met
+GENERATED = 8  # shards of a night; the composed ones follow
+SHARDS = 10
+Act = Callable[[Night, random.Random], str]
 
 
 def _nothing(night: Night, draw: random.Random) -> str:
@@ -51,16 +38,17 @@ def _nothing(night: Night, draw: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of fault does, each part with the night and random numbers of the fault's own."""
+    """What a kind of fault does before a night, in it and after it.
+
+    Each part gets the night and the fault's own random numbers. `moments` are shares of the night's
+    rows; over 1, a training is running.
+    """
 
     strike: Act = _nothing
     before: Act = _nothing
     after: Act = _nothing
-    moments: tuple[float, float] = (
-        0.0,
-        1.25,
-    )  # shares of the night's rows; over 1 while a training runs
-    kills: bool = False  # a process that works, so that shards may have to be done again
+    moments: tuple[float, float] = (0.0, 1.25)
+    kills: bool = False  # a working process, so shards may have to be computed again
     alone: bool = False  # no other fault in its night
 
 
@@ -113,16 +101,15 @@ def fill_disk(night: Night, draw: random.Random) -> str:
 
 def overload_bucket(night: Night, draw: random.Random) -> str:
     front = night.fleet.front
-    before, front.trouble = front.refused, True
+    before = front.refused
+    front.trouble = True
     seconds = _wait(draw, 3, 20)
     front.trouble = False
     return f"slow for {seconds} s, {front.refused - before} answers of 503"
 
 
 def freeze_worker(night: Night, draw: random.Random) -> str:
-    """Until somebody else has begun what it was at; it wakes while that one is at it, or
-    afterwards.
-    """
+    """Freeze a worker until another has begun its shard; it wakes during that work, or after it."""
     dask = night.fleet.dask
     pids = {dask.pid(worker): worker for worker in dask.workers}
     frozen = wait_until(lambda: night.is_over() or _frozen_at_work(dask.log, pids), PATIENCE)
@@ -137,11 +124,12 @@ def freeze_worker(night: Night, draw: random.Random) -> str:
         seconds = _wait(draw, 0, 4)
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
-    return f"froze {pids[frozen.pid]} at {frozen.stage} {frozen.shard}, woken {seconds} s after another had begun that"
+    shard = f"{frozen.stage} {frozen.shard}"
+    return f"froze {pids[frozen.pid]} at {shard}, woken {seconds} s after another began that"
 
 
 def _frozen_at_work(log: Path, pids: dict[int, str]) -> witness.Sight | None:
-    """Freeze whoever has just begun a shard; None if nobody has, or was done before it froze."""
+    """Freeze a worker that has just begun a shard; None if none has, or if it is already done."""
     last = {sight.pid: sight for sight in witness.sights(log)}
     for sight in (sight for pid, sight in last.items() if pid in pids and not sight.rows):
         os.kill(sight.pid, signal.SIGSTOP)
@@ -156,7 +144,9 @@ def _taken(log: Path, frozen: witness.Sight) -> bool:
 
 
 def poison(night: Night, draw: random.Random) -> str:
-    """A shard that kills who touches it; two of three times the rest is published."""
+    """Make a shard that kills every worker that takes it; in two of three nights the rest is
+    published.
+    """
     stage, shard = draw.choice(["synthesize", "refine", "select"]), draw.randrange(GENERATED)
     night.partial = draw.random() < 2 / 3
     night.poison = stage, shard, 0
@@ -165,26 +155,24 @@ def poison(night: Night, draw: random.Random) -> str:
 
 
 def check_poison(night: Night, draw: random.Random) -> str:
-    """It ends as a partial success that names the shard."""
+    """Check that the night ends by naming the shard, as a partial success if it may publish."""
     state = wait_until(lambda: night.ended(night.flow_run), 2 * PATIENCE)
     night.fleet.dask.poison.unlink()
-    told, shard = str(state["message"]), night.poison[1]
+    message = str(state["message"])
+    shard = night.poison[1]
     if night.partial:
-        told = wait_until(night.published, PATIENCE)["payload"]["version"]
-        night.without = {
-            shard,
-            *range(GENERATED, SHARDS),
-        }  # scenes are made of all that was selected
-    if f"shard {shard:05d}" not in told and "-without-" not in told:
-        raise RuntimeError(f"shard {shard} is not named: {told}")
-    night.outcome.kills += sum(
-        sight[:3] == night.poison for sight in witness.sights(night.fleet.dask.log)
-    )
-    return f"{told[:100]}: {state['name']}"
+        message = wait_until(night.published, PATIENCE)["payload"]["version"]
+        # scenes are made of all that was selected
+        night.without = {shard, *range(GENERATED, SHARDS)}
+    if f"shard {shard:05d}" not in message and "-without-" not in message:
+        raise RuntimeError(f"shard {shard} is not named: {message}")
+    sights = witness.sights(night.fleet.dask.log)
+    night.outcome.kills += sum(sight[:3] == night.poison for sight in sights)
+    return f"{message[:100]}: {state['name']}"
 
 
 def skew(night: Night, draw: random.Random) -> str:
-    """A worker's clock, or that of the flow's process, is wrong by less than what S3 refuses."""
+    """Set the clock of a worker, or of the flow's process, wrong by less than S3 refuses."""
     seconds = draw.choice([-1, 1]) * draw.randint(60, LONGEST_SKEW)
     wrong = {"LD_PRELOAD": str(night.fleet.clock), "CLOCK_SKEW": str(seconds)}
     if draw.random() < 0.5:
@@ -201,7 +189,7 @@ def unskew(night: Night, draw: random.Random) -> str:
 
 
 def start_twin(night: Night, draw: random.Random) -> str:
-    """The same night once more, by somebody's crontab."""
+    """Start the same night once more, as a crontab might."""
     night.retrainings += 1
     settings = night.fleet.folder("twins") / f"{night.outcome.night}.yaml"
     settings.write_text(json.dumps(night.settings))  # JSON is YAML
@@ -224,12 +212,13 @@ def end_twin(night: Night, draw: random.Random) -> str:
 
 
 def repeat_event(night: Night, draw: random.Random) -> str:
-    """The publication's event once more, as it was, while a training may run or after it."""
+    """Emit the publication's event once more, during a training or after it."""
     night.end(night.flow_run)
-    event = wait_until(night.published, PATIENCE, lambda: "no publication is told of")
+    event = wait_until(night.published, PATIENCE, lambda: "no publication was announced")
     seconds = _wait(draw, 0, 10)
     night.repeat(event)
-    return f"told of {event['resource']['prefect.resource.name']} again, {seconds} s after the first time"
+    name = event["resource"]["prefect.resource.name"]
+    return f"emitted {name} again, {seconds} s after the first time"
 
 
 def _away(
@@ -239,7 +228,7 @@ def _away(
     least: float,
     most: float,
 ) -> float:
-    """Seconds that lay between its beginning and its end."""
+    """Begin and end something, and return the seconds between."""
     begin()
     seconds = _wait(draw, least, most)
     end()

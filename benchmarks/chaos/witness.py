@@ -1,8 +1,8 @@
-"""What a Dask worker of the benchmark loads first: it tells of its shards, and dies of a poisoned
-one.
+"""Preloaded by the benchmark's Dask workers: logs their shards, and kills them at a poisoned one.
 
-A line `STAGE SHARD ROWS PID` (no rows: it begins) in the file that `LOG` names, written at once;
-`POISON` names a file with the `STAGE SHARD` that kills whoever begins it, if there is one.
+The environment variable `LOG` names the log, with a line `STAGE SHARD ROWS PID` per step, 0 rows
+where a stage begins. `POISON` names a file; if it exists, it holds the `STAGE SHARD` that kills the
+worker which begins it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import NamedTuple
 
 from prefect.context import TaskRunContext
 
-# a worker that imports it later is long silent, and given up, on a busy machine
+# imported now: later, on a busy machine, the worker would be silent for long and be given up
 import flows.nightly
 from tasks.run.progress import Event, listening
 
 __all__ = ["LOG", "POISON", "Sight", "dask_setup", "flows", "sights"]
 
-LOG, POISON = "CHAOS_LOG", "CHAOS_POISON"
-_kept = []  # a listener is gone when nobody holds it
+LOG = "CHAOS_LOG"
+POISON = "CHAOS_POISON"
+_kept = []  # a listener that nothing refers to is garbage
 
 
 class Sight(NamedTuple):
-    """A shard that a worker has begun (`rows` 0) or of which it has done some rows more."""
+    """A line of the log: a worker has begun a shard (`rows` 0), or has done some more rows."""
 
     stage: str
     shard: int
@@ -56,6 +57,6 @@ def dask_setup(worker: object) -> None:
 
 
 def sights(log: Path) -> list[Sight]:
-    """All that workers told so far."""
+    """Return all that the workers have logged so far."""
     words = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     return [Sight(stage, int(shard), int(rows), int(pid)) for stage, shard, rows, pid in words]
