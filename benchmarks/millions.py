@@ -32,9 +32,10 @@ from infra.store.manifest import ShardSum
 from infra.store.publications import append
 from tasks.compose.sources import rows_of
 from tasks.gc import find_garbage
-from tasks.plan.rows import load_tokenizer, start_run
+from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
-from tasks.report.stored_run import read_ledger
+from tasks.plan.tokens import load_tokenizer
+from tasks.report.stored_run import read_stored_run
 from tasks.select.noise_learning import rank
 from tasks.select.ranking import read_ranking
 
@@ -179,8 +180,8 @@ def finish(url: str, count: int) -> None:
 def reported(url: str, _: int) -> dict[str, float]:
     """What the report counts and picks of a finished night."""
     with counted() as found:
-        census = read_ledger(Store.open(url), "finished").census
-    return found | {"samples": census.whole.planned, "kept": census.whole.kept}
+        counts = read_stored_run(Store.open(url), "finished").counts
+    return found | {"samples": counts.whole.planned, "kept": counts.whole.kept}
 
 
 def ranked(url: str, count: int) -> dict[str, float]:

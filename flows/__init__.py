@@ -1,1 +1,1 @@
-"""What runs, when: one Prefect flow a file."""
+"""What runs, when: one Prefect flow per file."""

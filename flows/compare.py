@@ -11,17 +11,20 @@ from tasks.evaluate.compare import tell_comparison
 from tasks.evaluate.evaluate import evaluate
 from tasks.monitor.watch import watching
 from tasks.promote.champion import champion_of
+from tasks.run.names import comparison_name
 
 __all__ = ["compare"]
 
 
-@flow(name="compare")
+@flow(name="compare", flow_run_name=comparison_name)
 def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
-    """Measure two checkpoints (the first is the champion, unless named) on the settings' set;
-    return what differs.
+    """Measure two checkpoints on the set that the settings name; return their differences by class.
 
-    Args: settings: What the run is told; the rest comes from the worker's environment, or is the
-        default. second: A checkpoint. first: Another one; none: the champion.
+    Args:
+        settings: Settings of the run; those left out come from the worker's environment, or have
+            their default.
+        second: A checkpoint.
+        first: Another checkpoint. If it is left out, it is the champion.
     """
     names = first or champion_of(settings), second
     with watching(settings):

@@ -39,8 +39,9 @@ def nightly(settings: Settings) -> str:
     Raises for bad settings before anything expensive starts. Raises `NightFailedError` if shards
     are missing at the end, unless the settings publish without them.
 
-    Args: settings: Settings of the run; those left out come from the worker's environment, or have
-        their default.
+    Args:
+        settings: Settings of the run; those left out come from the worker's environment, or have
+            their default.
     """
     check_starts()
     settings, shards = prepare(settings)

@@ -1,4 +1,4 @@
-"""Pretraining: the drawn world in, the embedded diffusion model and the oracle out."""
+"""Pretraining: trains the embedded diffusion model and the oracle on the drawn world."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from tasks.pretrain import Recipe, autoencoder, diffusion, oracle
 __all__ = ["pretrain"]
 
 
-@flow(name="pretrain")
+@flow(name="pretrain", flow_run_name="pretrain")
 def pretrain(recipe: Recipe) -> tuple[Path, Path]:
-    """Train autoencoder, then diffusion model, then oracle; returns pipeline directory and oracle
-    file.
+    """Train autoencoder, diffusion model and oracle; return pipeline directory and oracle file.
 
     Args:
-        recipe: How long, on what, and where to leave it.
+        recipe: Steps, data and output directory.
     """
     return diffusion(recipe, autoencoder(recipe)), oracle(recipe)

@@ -27,8 +27,10 @@ def retrain(settings: Settings, version: str) -> dict[str, Any]:
     Each step resumes if it was stopped. Returns the result of `promote`: the champion, whether and
     why it changed, and the challenger with its evaluation.
 
-    Args: settings: Settings of the run; those left out come from the worker's environment, or have
-        their default. version: A published version; `segmint versions` lists them.
+    Args:
+        settings: Settings of the run; those left out come from the worker's environment, or have
+            their default.
+        version: A published version; `segmint versions` lists them.
     """
     check_starts()
     settings = for_version(open_store(settings.store), settings, version)

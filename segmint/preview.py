@@ -12,7 +12,8 @@ from segmint import console as show
 from tasks.plan.captions import TokenCounter, read_captions, sort_captions
 from tasks.plan.cost import Cost, estimate, measured_rate
 from tasks.plan.resolve import resolve, stored_record
-from tasks.plan.rows import load_tokenizer, plan_groups
+from tasks.plan.rows import plan_groups
+from tasks.plan.tokens import load_tokenizer
 from tasks.publish.version import is_published, version_of
 
 __all__ = ["preview"]

@@ -1,18 +1,14 @@
-"""Is every byte still the one that was written? Reads everything and names what is gone, cut off or
-changed.
-"""
+"""Verify: reads every byte and reports what is missing, truncated or changed."""
 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from infra.store.errors import FormatError, MissingError, StoreError
-from infra.store.groups import GroupedTable
 from infra.store.layout import CHECK_BYTES, Encoded
 from infra.store.manifest import Manifest, ShardSum, read_version
 from infra.store.marker import Marker, check_marker, read_marker
@@ -20,23 +16,15 @@ from infra.store.publications import published_sum
 from infra.store.seal import FileSum
 from infra.store.store import Store, check_name
 
-__all__ = ["Problem", "verify_run", "verify_version"]
+__all__ = ["Problem", "run_folder", "verify_run", "verify_version"]
 
 _T = TypeVar("_T")
 _SUFFIXES = (".json", ".parquet", ".zarr")
-# stages with one kind of rows; others have all
-_COMPOSED = {
-    "synthesize": False,
-    "refine": False,
-    "screen": False,
-    "hold-out": False,
-    "compose": True,
-}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was written: where (path in the store) and what."""
+    """Something that is not as it was written: its path in the store, and what is wrong."""
 
     path: str
     what: str
@@ -48,8 +36,8 @@ class Problem:
 def verify_version(store: Store, version: str) -> list[Problem]:
     """Return all that is wrong with a published version; empty if every byte is as published.
 
-    What lies beside it and is not in its manifest, such as shards of a publication that lost, does
-    no harm. `MissingError` if there is no such version.
+    Files beside it that its manifest does not list are ignored, such as shards of a publication
+    that lost a race. Raises `MissingError` if there is no such version.
     """
     folder = f"versions/{version}"
     try:
@@ -67,48 +55,29 @@ def verify_version(store: Store, version: str) -> list[Problem]:
     return [*_check_manifest(store, manifest), *loose, *shards]
 
 
-def verify_run(store: Store, run: str) -> list[Problem]:
-    """Return all that is wrong with the stages of a run that have begun: damage, and shards not
-    finished.
+def verify_run(store: Store, run: str, expected: Mapping[str, Collection[str]]) -> list[Problem]:
+    """Return all that is wrong with the stages of a run that have begun.
 
-    Each of them should hold every shard of the plan that has rows of its kind: generated or
-    composed ones, or all. `MissingError` if there is no such run.
+    That is damage of any shard, and shards that are missing. `expected` are the names of the
+    shards that a stage has to have, by the stage's folder; a folder that is not in it is checked
+    for damage only. Raises `MissingError` if there is no such run.
     """
-    folder = f"runs/{check_name('run', run)}"
+    folder = run_folder(store, run)
     stages = [name for name in store.list(folder) if "." not in name]
-    if not store.exists(folder):
-        raise MissingError(
-            f"no run {run!r} in {store.url}; there are: {', '.join(store.list('runs')) or 'none'}"
-        )
-    try:
-        planned = _planned(store, f"{folder}/plan.parquet")
-    except StoreError as error:
-        return [Problem(f"{folder}/plan.parquet", str(error))]
-    names = {
-        stage: _of_stage(planned, stage) | _shard_names(store, f"{folder}/{stage}")
-        for stage in stages
-    }
-    paths = [f"{folder}/{stage}/{name}" for stage in stages for name in sorted(names[stage])]
+    paths = []
+    for stage in stages:
+        names = set(expected.get(stage, ())) | _shard_names(store, f"{folder}/{stage}")
+        paths += [f"{folder}/{stage}/{name}" for name in sorted(names)]
     return _each(store, lambda path: _check_shard(store, path), paths)
 
 
-def _planned(store: Store, path: str) -> dict[str, set[int]]:
-    """Shards of the plan by the kind of rows that they have, every byte of it checked."""
-    table, found = GroupedTable(store, path, {"shard": "int"}), defaultdict[str, set[int]](set)
-    for group in range(len(table.rows)):
-        rows = table.read(group, table.names)
-        kinds = rows["kind"].to_pylist() if "kind" in table.names else itertools.repeat("")
-        for kind, shard in set(zip(kinds, rows["shard"].to_pylist(), strict=False)):
-            found[kind].add(shard)
-    return found
-
-
-def _of_stage(planned: dict[str, set[int]], stage: str) -> set[str]:
-    wanted = _COMPOSED.get(stage)
-    kinds = [
-        kind for kind in planned if wanted is None or not kind or (kind == "composed") == wanted
-    ]
-    return {f"{shard:05d}" for kind in kinds for shard in planned[kind]}
+def run_folder(store: Store, run: str) -> str:
+    """Return the folder of a run. Raises `MissingError` with the known runs if there is none."""
+    folder = f"runs/{check_name('run', run)}"
+    if not store.exists(folder):
+        known = ", ".join(store.list("runs")) or "none"
+        raise MissingError(f"no run {run!r} in {store.url}; there are: {known}")
+    return folder
 
 
 def _each(

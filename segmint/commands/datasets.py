@@ -43,7 +43,8 @@ def verify(
 ) -> None:
     """Compare every byte of a run or version with its checksums; exit 1 if one differs."""
     store = store_of(settings_of(config, flags))
-    from infra.store import StoreError, verify_run, verify_version
+    from infra.store import StoreError, verify_version
+    from tasks.run.verify import verify_stored_run
 
     kinds = {
         "version": store.exists(f"versions/{name}/manifest.json"),
@@ -54,7 +55,7 @@ def verify(
         found = ", ".join([*store.list("versions"), *store.list("runs")]) or "nothing"
         raise StoreError(f"{store.url} has no run or version {name!r}; it has: {found}")
     problems = verify_version(store, name) if kinds["version"] else []
-    problems += verify_run(store, name) if kinds["run"] else []
+    problems += verify_stored_run(store, name) if kinds["run"] else []
     if json:
         found_problems = [asdict(problem) for problem in problems]
         show.as_json({"name": name, "kinds": known, "problems": found_problems})

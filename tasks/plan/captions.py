@@ -1,15 +1,14 @@
-"""Captions: prompts from a text file of the user's, one caption a line, under DiffuMask's rules of
-which to keep.
+"""Captions: prompts from the user's text file, one per line, filtered by DiffuMask's rules.
 
-The released code asks a search service that is gone for captions of photographs; a file of one's
-own takes its place. The rules are that code's: the class stands early, the caption is of one class
-and not long, and no word speaks of drawings, blur or details.
+DiffuMask's released code gets captions of photographs from a search service that no longer exists;
+the file replaces it. The rules are those of that code: a caption names one class, names it early,
+is not long, and has no word about drawings, blur or details.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +17,11 @@ import numpy as np
 from infra.text import UNSEEN
 from infra.vocabulary import ClassEntry, Vocabulary, has_word
 from tasks.plan.prompts import PlanError, Row
+from tasks.plan.tokens import TokenCounter
 
 __all__ = ["Captions", "read_captions", "sort_captions", "with_captions"]
 
-EARLY = 5  # words, among which the class has to stand
+EARLY = 5  # first words of a caption, one of which has to be the class
 LONGEST = 50  # words
 UNWANTED = (
     "vector",
@@ -41,36 +41,32 @@ UNWANTED = (
 )
 PREFIX = "photo of "
 
-TokenCounter = Callable[[list[str]], Sequence[int]]
-
 
 @dataclass(frozen=True)
 class Captions:
-    """Prompts and the words in them that mean their class, by class name; and how many lines were
-    left out, by why.
-    """
+    """Prompts by class name, each with its word for the class; rejected lines counted by reason."""
 
     prompts: dict[str, list[tuple[str, str]]]
     rejected: dict[str, int] = field(default_factory=dict)
 
 
 def read_captions(path: str) -> list[str]:
-    """The lines of a UTF-8 text file that hold anything, spaces made single; each once.
+    """The different non-empty lines of a UTF-8 text file, with single spaces.
 
-    Raises `PlanError`.
+    Raises `PlanError` for a file that cannot be read or has no such line.
     """
     try:
         text = Path(path).read_text("utf-8-sig")
     except (OSError, ValueError) as error:  # no UTF-8, or no path
         raise PlanError(
-            f"cannot read plan.captions {path!r} ({error}); give a UTF-8 text of one caption a line"
+            f"cannot read plan.captions {path!r} ({error}); give a UTF-8 text with one caption "
+            f"per line"
         ) from None
-    lines = list(
-        dict.fromkeys(line for line in (" ".join(raw.split()) for raw in text.splitlines()) if line)
-    )
+    single_spaced = (" ".join(line.split()) for line in text.splitlines())
+    lines = list(dict.fromkeys(line for line in single_spaced if line))
     if not lines:
         raise PlanError(
-            f"plan.captions {path!r} holds no caption; give one a line, or leave the field out"
+            f"plan.captions {path!r} holds no caption; write one per line, or leave the field out"
         )
     return lines
 
@@ -81,13 +77,15 @@ def sort_captions(
     count_tokens: TokenCounter | None = None,
     max_tokens: int = 0,
 ) -> Captions:
-    """Which of `lines` may be prompts, for which class; those over `max_tokens` by `count_tokens`
-    may not.
+    """Sort `lines` into prompts by class and rejected ones.
+
+    A prompt with more than `max_tokens` tokens, as `count_tokens` counts them, is rejected.
     """
     prompts: dict[str, list[tuple[str, str]]] = defaultdict(list)
     rejected: Counter[str] = Counter()
     for line in lines:
-        prompt, named = PREFIX + line, list(_named(line, vocabulary))
+        prompt = PREFIX + line
+        named = list(_named(line, vocabulary))
         reason = _fault(line, named)
         if not reason and count_tokens and count_tokens([prompt])[0] > max_tokens:
             reason = "longer than the generator's tokenizer takes"
@@ -100,14 +98,14 @@ def sort_captions(
 
 
 def _named(line: str, vocabulary: Vocabulary) -> Iterator[tuple[ClassEntry, str]]:
-    """The classes that a line names, each with its longest word there."""
+    """The classes that a line names, each with its longest word in the line."""
     for entry in vocabulary.classes:
         if words := [word for word in entry.words if has_word(line, word)]:
             yield entry, max(words, key=len)
 
 
 def _fault(line: str, named: list[tuple[ClassEntry, str]]) -> str:
-    """Why a line that names these classes is no prompt; "" if it is."""
+    """Why a line that names these classes cannot be a prompt; "" if it can."""
     words = line.split()
     if UNSEEN.search(line):
         return "holds a character that cannot be seen"
@@ -129,8 +127,9 @@ def _fault(line: str, named: list[tuple[ClassEntry, str]]) -> str:
 def with_captions(
     rows: Iterable[Row], captions: Captions, share: float, rng: np.random.Generator
 ) -> Iterator[Row]:
-    """The rows, of which `share` of those of one class with captions have one for their prompt; no
-    ground is known.
+    """The rows, with captions as prompts of `share` of those of one class that has captions.
+
+    The background of a row with a caption is unknown.
     """
     return (_captioned(row, captions, rng) if rng.random() < share else row for row in rows)
 

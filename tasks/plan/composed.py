@@ -1,4 +1,4 @@
-"""Scenes: which generated rows the plan's composed rows are made of."""
+"""Composed rows of the plan: which generated rows each scene is made of."""
 
 from __future__ import annotations
 
@@ -13,59 +13,55 @@ __all__ = ["Material"]
 
 
 class Material:
-    """What scenes can be made of: the generated rows of one class, and those of none, as they were
-    worded.
-    """
+    """What scenes are made of: generated rows of one class, and those of none."""
 
     def __init__(self, chosen: Ints, vocabulary: Vocabulary) -> None:
-        """`chosen` as `choose_classes` returns it."""
+        """`chosen` are the class indices that `choose_classes` returns."""
         single = chosen[:, 1] < 0
         numbers = range(len(vocabulary.classes))
         self._vocabulary = vocabulary
         self._objects = [np.flatnonzero(single & (chosen[:, 0] == number)) for number in numbers]
-        self._grounds = np.flatnonzero((chosen < 0).all(1))
-        self._worded: list[
-            Row
-        ] = []  # the rows of no class; equal ones are one object, for there may be millions
+        self._backgrounds = np.flatnonzero((chosen < 0).all(1))
+        # Worded rows of no class. There may be millions, so equal ones share one object.
+        self._worded: list[Row] = []
         self._known: dict[str, Row] = {}
         self._suitable: dict[frozenset[str], Ints] = {}
 
-    def watching(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """The generated rows, unchanged, all of which must have passed by before there are scenes."""
+    def collect(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """The generated rows, unchanged. `scenes` needs all of them to have been yielded before."""
         for row in rows:
             if not row.classes:
                 self._worded.append(self._known.setdefault(f"{row.background}\n{row.prompt}", row))
             yield row
 
     def check(self, count: int) -> None:
-        """Raise `PlanError` if so many scenes cannot be."""
-        if count and not len(self._grounds):
+        """Raise `PlanError` if `count` scenes cannot be made."""
+        if count and not len(self._backgrounds):
             raise PlanError(
-                "compose.images needs rows with a background only; raise plan.negatives or set it to 0"
+                f"compose.images is {count}, but no row has a background only, which scenes need; "
+                f"raise plan.negatives or set compose.images to 0"
             )
 
     def scenes(self, rng: np.random.Generator, count: int) -> Iterator[Row]:
-        """Scenes of two or three single rows' objects on a negative row's image."""
+        """Scenes: objects of two or three single rows on the image of a negative row."""
         available = np.array([float(len(rows) > 0) for rows in self._objects])
         classes_of = distinct_classes(rng, count, available, self._vocabulary)
         for classes, draws in random_numbers(rng, classes_of):
             entries = [self._vocabulary.classes[index] for index in classes]
-            scenes = frozenset(background.name for background in self._vocabulary.grounds(entries))
-            ground = _drawn(self._grounds_on(scenes), draws)
-            sources = [
-                int(self._grounds[ground]),
-                *(_drawn(self._objects[index], draws) for index in classes),
-            ]
-            yield word_composed(self._vocabulary, entries, self._worded[ground], sources)
+            names = frozenset(background.name for background in self._vocabulary.grounds(entries))
+            background = _drawn(self._suitable_for(names), draws)
+            objects = [_drawn(self._objects[index], draws) for index in classes]
+            sources = [int(self._backgrounds[background]), *objects]
+            yield word_composed(self._vocabulary, entries, self._worded[background], sources)
 
-    def _grounds_on(self, scenes: frozenset[str]) -> Ints:
-        """Which of the rows of no class show one of these backgrounds; all of them if none does."""
-        if scenes not in self._suitable:
-            found = np.flatnonzero([row.background in scenes for row in self._worded])
-            self._suitable[scenes] = found if len(found) else np.arange(len(self._worded))
-        return self._suitable[scenes]
+    def _suitable_for(self, names: frozenset[str]) -> Ints:
+        """Indices of the rows of no class that show one of these backgrounds; all if none does."""
+        if names not in self._suitable:
+            found = np.flatnonzero([row.background in names for row in self._worded])
+            self._suitable[names] = found if len(found) else np.arange(len(self._worded))
+        return self._suitable[names]
 
 
 def _drawn(rows: Ints, draws: Iterator[float]) -> int:
-    """`pick` for an array, which a list of millions of numbers would be ten times as large as."""
+    """`pick` for an array; a list of millions of numbers would take ten times the memory."""
     return int(rows[int(next(draws) * len(rows))])

@@ -1,6 +1,4 @@
-"""Estimate: what a plan will cost, from what the store's own finished shards took with the same
-generator.
-"""
+"""Estimate: the cost of a plan, from finished shards in the store made with the same generator."""
 
 from __future__ import annotations
 
@@ -14,14 +12,12 @@ from tasks.schemas import Record
 
 __all__ = ["Cost", "Rate", "estimate", "measured_rate"]
 
-ASKED = 100  # shards of a stage, of about as many as which the markers are read
+SAMPLED = 100  # approximate number of a stage's markers that are read
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one image of the plan takes in all stages: seconds of one worker, and bytes in the
-    store.
-    """
+    """Cost of one image over all stages: seconds of one worker, and bytes in the store."""
 
     seconds: float
     bytes: float
@@ -30,7 +26,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a plan takes: `seconds` with its workers at work, `bytes` in the store."""
+    """Cost of a plan: `seconds` until its workers are done, and `bytes` in the store."""
 
     seconds: float
     bytes: int
@@ -50,10 +46,7 @@ def estimate(
 
 
 def measured_rate(store: Store, settings: Settings) -> Rate | None:
-    """The rate of the last run (by name) in the store with the same generator settings;
-
-    None if there is none.
-    """
+    """The rate of the last run, by name, with the same generator settings; None without one."""
     wanted = settings.resolved()["generator"]
     for run in reversed(store.list("runs")):
         record = f"runs/{run}/settings.json"
@@ -62,13 +55,9 @@ def measured_rate(store: Store, settings: Settings) -> Rate | None:
             and store.read_json(record, Record)["settings"]["generator"] == wanted
         ):
             stages = _stages(store, f"runs/{run}")
-            if images := sum(
-                stage.images for name, stage in stages.items() if name == "synthesize"
-            ):
-                seconds, size = (
-                    sum(getattr(stage, what) for stage in stages.values())
-                    for what in ("seconds", "bytes")
-                )
+            if "synthesize" in stages and (images := stages["synthesize"].images):
+                seconds = sum(stage.seconds for stage in stages.values())
+                size = sum(stage.bytes for stage in stages.values())
                 return Rate(seconds / images, size / images, run)
     return None
 
@@ -81,22 +70,20 @@ class _Stage:
 
 
 def _stages(store: Store, run: str) -> dict[str, _Stage]:
-    """What the finished shards of each stage come to, of large stages by some of them."""
+    """Totals of the finished shards of each stage; those of large stages are extrapolated."""
     found = {}
     for stage in (name for name in store.list(run) if "." not in name):
         folder = f"{run}/{stage}"
         paths = [f"{folder}/{name[:-5]}" for name in store.list(folder) if name.endswith(".json")]
-        asked = paths[:: max(1, len(paths) // ASKED)]
+        sampled = paths[:: max(1, len(paths) // SAMPLED)]
         with ThreadPoolExecutor(store.place.readers) as pool:
-            markers = list(filter(None, pool.map(lambda path: read_marker(store, path), asked)))
-        found[stage] = _summed(markers, len(paths) / max(len(asked), 1))
+            markers = list(filter(None, pool.map(lambda path: read_marker(store, path), sampled)))
+        found[stage] = _summed(markers, len(paths) / max(len(sampled), 1))
     return found
 
 
 def _summed(markers: Sequence[Marker], times: float) -> _Stage:
-    images, seconds = (
-        sum(len(marker.ids) for marker in markers),
-        sum(marker.seconds for marker in markers),
-    )
+    images = sum(len(marker.ids) for marker in markers)
+    seconds = sum(marker.seconds for marker in markers)
     size = sum(file.size for marker in markers for file in marker.files.values())
     return _Stage(times * images, times * seconds, times * size)

@@ -10,8 +10,9 @@ from pydantic import BaseModel, PlainSerializer, PlainValidator, WithJsonSchema
 from infra.blocks import open_store
 from infra.settings import Settings
 from tasks.plan.resolve import resolve
-from tasks.plan.rows import load_tokenizer, start_run
+from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
+from tasks.plan.tokens import load_tokenizer
 from tasks.train.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]

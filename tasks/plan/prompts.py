@@ -1,8 +1,7 @@
-"""Prompts: which classes each row names, and its wording, such as "a small red car and two trees on
-the beach".
+"""Prompts: which classes each row names, and its wording.
 
-The drawn world describes its scenes in the same way, with the same frequencies: the embedded model
-was trained on it.
+An example is "a small red car and two trees on the beach". The drawn world describes its scenes in
+the same way and with the same frequencies, since the embedded model was trained on it.
 """
 
 from __future__ import annotations
@@ -36,11 +35,12 @@ Ints = NDArray[np.signedinteger[Any]]
 T = TypeVar("T")
 
 MOST_CLASSES = 3  # that one prompt names
-MOST_DRAWS = 3 + 8 * MOST_CLASSES  # random numbers that wording one row can take
+MOST_DRAWS = 3 + 8 * MOST_CLASSES  # random numbers that the wording of one row can take
 THREE = 0.3  # share of prompts with several objects that name three classes
-# How often a prompt says more than the noun: the drawn world's own frequencies for sizes and
-# colours.
-SIZE, ADJECTIVE, SEVERAL = 0.25, 0.6, 0.1
+# Probability that a phrase has a size, has an adjective, and is plural: those of the drawn world.
+SIZE = 0.25
+ADJECTIVE = 0.6
+SEVERAL = 0.1
 
 
 class PlanError(ValueError):
@@ -48,7 +48,7 @@ class PlanError(ValueError):
 
 
 class Row(NamedTuple):
-    """What the plan says of one sample, beside its number, seed and shard."""
+    """One sample in the plan, without its number, seed and shard."""
 
     kind: str
     prompt: str
@@ -64,20 +64,18 @@ def choose_classes(
     weights: NDArray[np.float64],
     vocabulary: Vocabulary,
 ) -> Ints:
-    """Class indices (n, 3) of every generated row, -1 where there is none, in their final, shuffled
-    order.
-    """
+    """Class indices (n, 3) of every generated row in their final, shuffled order; -1 for none."""
     negatives = round(plan.images * plan.negatives)
     multi = min(round(plan.images * plan.multi), plan.images - negatives)
     singles = plan.images - negatives - multi
-    chosen = np.full((plan.images, MOST_CLASSES), -1, np.int16)  # ten million rows are moved about
+    chosen = np.full((plan.images, MOST_CLASSES), -1, np.int16)  # small: there may be ten million
     chosen[:singles, 0] = np.repeat(np.arange(len(weights)), _apportion(singles, weights))
     chosen[singles : singles + multi] = distinct_classes(rng, multi, weights, vocabulary)
     return rng.permutation(chosen)
 
 
 def _apportion(total: int, weights: NDArray[np.float64]) -> Ints:
-    """Whole numbers in proportion to `weights` that add up to `total` (largest remainders)."""
+    """Whole numbers in proportion to `weights` with sum `total` (largest remainders)."""
     exact = weights * (total / math.fsum(weights))
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
@@ -87,34 +85,32 @@ def _apportion(total: int, weights: NDArray[np.float64]) -> Ints:
 def distinct_classes(
     rng: np.random.Generator, rows: int, weights: NDArray[np.float64], vocabulary: Vocabulary
 ) -> Ints:
-    """Two or three different classes a row (rows, 3), drawn by weight one after another, -1 where
-    there is none.
+    """Two or three different classes per row (rows, 3), drawn by weight one by one; -1 for none.
 
-    All of a row are found on one background, and none avoids another; where two have no third, they
-    stay two.
+    All classes of a row are found on one background, and none avoids another. Two classes that no
+    third goes with stay two. Raises `PlanError` if no two classes go together.
     """
-    found_on, together = vocabulary.found_on, ~vocabulary.apart
+    found_on = vocabulary.found_on
+    together = ~vocabulary.apart
     meets = together & (found_on @ found_on.T)
     paired = np.where((meets & (weights > 0)).any(1), weights, 0)
     if rows and not paired.any():
         raise PlanError(
-            "prompts of several objects need two classes of weight above 0 that are found on one background; "
-            "set plan.multi and compose.images to 0"
+            "prompts of several objects need two classes of weight above 0 that are found on one "
+            "background; set plan.multi and compose.images to 0"
         )
     sizes = np.where(rng.random(rows) < THREE, 3, 2)
     chosen = np.full((rows, MOST_CLASSES), -1, np.int64)
     for start in range(0, rows, 65536):  # keeps (rows, classes) small
         block = chosen[start : start + 65536]
-        left, grounds = (
-            np.tile(paired, (len(block), 1)),
-            np.ones((len(block), found_on.shape[1]), np.bool_),
-        )
+        left = np.tile(paired, (len(block), 1))
+        backgrounds = np.ones((len(block), found_on.shape[1]), np.bool_)
         for slot in range(MOST_CLASSES):
             reach = left.cumsum(1)
             drawn = (reach > rng.random((len(block), 1)) * reach[:, -1:]).argmax(1)
             block[:, slot] = np.where(reach[:, -1] > 0, drawn, -1)
-            grounds &= found_on[drawn]
-            left *= together[drawn] & (grounds @ found_on.T)
+            backgrounds &= found_on[drawn]
+            left *= together[drawn] & (backgrounds @ found_on.T)
     chosen[np.arange(MOST_CLASSES) >= sizes[:, None]] = -1
     return chosen
 
@@ -122,7 +118,7 @@ def distinct_classes(
 def random_numbers(
     rng: np.random.Generator, chosen: Ints
 ) -> Iterator[tuple[list[int], Iterator[float]]]:
-    """Each row's class indices, and its MOST_DRAWS random numbers in [0, 1)."""
+    """Class indices of each row, with `MOST_DRAWS` random numbers in [0, 1)."""
     for start in range(0, len(chosen), 65536):
         block = chosen[start : start + 65536]
         uniform = rng.random((len(block), MOST_DRAWS))
@@ -133,9 +129,7 @@ def random_numbers(
 def word_rows(
     vocabulary: Vocabulary, numbers: Iterable[tuple[list[int], Iterator[float]]]
 ) -> Iterator[Row]:
-    """The rows of these classes, worded by their random numbers, both as `random_numbers` yields
-    them.
-    """
+    """Rows worded from class indices and random numbers, as `random_numbers` yields them."""
 
     @cache
     def found(*classes: int) -> tuple[Sequence[ClassEntry], Sequence[Background]]:
@@ -149,28 +143,29 @@ def word_rows(
 def _word_row(
     vocabulary: Vocabulary,
     entries: Sequence[ClassEntry],
-    grounds: Sequence[Background],
+    backgrounds: Sequence[Background],
     draws: Iterator[float],
 ) -> Row:
-    background = pick(grounds, draws)
-    place = pick(background.synonyms, draws)
+    background = pick(backgrounds, draws)
+    name = pick(background.synonyms, draws)
     if not entries:
-        return Row("negative", place, [], [], background.name, [])
+        return Row("negative", name, [], [], background.name, [])
     template = pick(vocabulary.templates, draws)
     determiners, phrases = zip(
         *(_noun_phrase(vocabulary, e, len(entries) > 1, draws) for e in entries), strict=True
     )
     objects = _enumerated([" ".join(pair) for pair in zip(determiners, phrases, strict=True)])
-    kind, names = "single" if len(entries) == 1 else "multi", [entry.name for entry in entries]
-    prompt = template.format(objects=objects, background=place)
+    kind = "single" if len(entries) == 1 else "multi"
+    names = [entry.name for entry in entries]
+    prompt = template.format(objects=objects, background=name)
     return Row(kind, prompt, names, list(phrases), background.name, [])
 
 
 def _noun_phrase(
-    vocabulary: Vocabulary, entry: ClassEntry, crowd: bool, draws: Iterator[float]
+    vocabulary: Vocabulary, entry: ClassEntry, with_others: bool, draws: Iterator[float]
 ) -> tuple[str, str]:
-    """What a prompt says of one class, its determiner apart: such as "two" and "small red cars"."""
-    several = crowd and entry.plurals and len(vocabulary.counts) > 1 and next(draws) < SEVERAL
+    """Determiner and phrase of one class, such as "two" and "small red cars"."""
+    several = with_others and entry.plurals and len(vocabulary.counts) > 1 and next(draws) < SEVERAL
     words = [pick(vocabulary.sizes, draws)] if vocabulary.sizes and next(draws) < SIZE else []
     words += [pick(entry.adjectives, draws)] if entry.adjectives and next(draws) < ADJECTIVE else []
     words += [_weighted(entry.subclasses, draws)] if entry.subclasses else []
@@ -180,7 +175,7 @@ def _noun_phrase(
 
 
 def _weighted(options: Mapping[str, float], draws: Iterator[float]) -> str:
-    """The option that the next number of `draws` falls on, by weight."""
+    """An option drawn by weight with the next number of `draws`."""
     reach = list(accumulate(options.values()))
     return list(options)[bisect_right(reach, next(draws) * reach[-1])]
 
@@ -194,19 +189,16 @@ def _enumerated(phrases: Sequence[str]) -> str:
 
 
 def pick(options: Sequence[T], draws: Iterator[float]) -> T:
-    """The option that the next number of `draws` falls on."""
+    """An option drawn evenly with the next number of `draws`."""
     return options[int(next(draws) * len(options))]
 
 
 def word_composed(
-    vocabulary: Vocabulary, entries: Sequence[ClassEntry], ground: Row, sources: list[int]
+    vocabulary: Vocabulary, entries: Sequence[ClassEntry], background: Row, sources: list[int]
 ) -> Row:
-    """The row of a scene of these classes' objects, cut from `sources`, on the image of the row
-    `ground`.
-    """
+    """The row of a scene: objects cut from the rows `sources`, on the image of `background`."""
     nouns = [entry.synonyms[0] for entry in entries]
     objects = _enumerated([f"{_article(noun)} {noun}" for noun in nouns])
-    prompt = vocabulary.templates[0].format(objects=objects, background=ground.prompt)
-    return Row(
-        "composed", prompt, [entry.name for entry in entries], nouns, ground.background, sources
-    )
+    prompt = vocabulary.templates[0].format(objects=objects, background=background.prompt)
+    names = [entry.name for entry in entries]
+    return Row("composed", prompt, names, nouns, background.background, sources)

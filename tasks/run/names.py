@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from typing import Any
 
 from prefect.runtime import flow_run
 
-from infra.settings import Settings
+from tasks.plan.resolve import resolve_date
 
-__all__ = ["run_name"]
+__all__ = ["checkpoint_name", "comparison_name", "gc_name", "rollback_name", "run_name"]
 
 
 def run_name() -> str:
     """The run's name in the settings of the current flow run, with its date filled in."""
-    settings: Settings = flow_run.parameters["settings"]
-    return settings.dated((flow_run.scheduled_start_time or datetime.now(UTC)).date()).name
+    return resolve_date(_parameter("settings")).name
+
+
+def checkpoint_name() -> str:
+    """The checkpoint that the current flow run evaluates."""
+    return str(_parameter("checkpoint") or "champion")
+
+
+def comparison_name() -> str:
+    """The two checkpoints that the current flow run compares."""
+    return f"{_parameter('first') or 'champion'} and {_parameter('second')}"
+
+
+def rollback_name() -> str:
+    """The checkpoint that the current flow run makes the champion again."""
+    return f"to {_parameter('to') or 'the champion before'}"
+
+
+def gc_name() -> str:
+    """Whether the current flow run deletes."""
+    return "list garbage" if _parameter("dry_run") else "delete garbage"
+
+
+def _parameter(name: str) -> Any:
+    return flow_run.parameters[name]

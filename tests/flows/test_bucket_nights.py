@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from infra.store import SegmentationDataset, StoreError, verify_run, verify_version
-from tasks.run.progress import Event, listening
+from infra.store import SegmentationDataset, StoreError, verify_version
 from tasks.run.failures import NightFailedError
+from tasks.run.progress import Event, listening
+from tasks.run.verify import verify_stored_run
 from testbed import nights
 from testbed.swift import Bucket, Swift
 
@@ -58,7 +59,7 @@ def test_a_night_into_a_bucket_can_be_read_back(into: Into, undisturbed: Setting
     chosen = into()
     nights.run(chosen)
     store, version = nights.store_of(chosen), nights.version(undisturbed)
-    assert verify_run(store, "night") == verify_version(store, version) == []
+    assert verify_stored_run(store, "night") == verify_version(store, version) == []
     far, near = (
         SegmentationDataset(s.store.url, version, s.store.options) for s in (chosen, undisturbed)
     )

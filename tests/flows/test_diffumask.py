@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from infra.settings import Settings
-from infra.store import read_shard, verify_run
+from infra.store import read_shard
 from tasks.report.examples import draw_steps
-from tasks.report.stored_run import read_ledger
+from tasks.report.stored_run import read_stored_run
 from tasks.run.failures import NightFailedError
+from tasks.run.verify import verify_stored_run
 from testbed import nights
 
 AFFINITY = "runs/night/affinity.safetensors"
@@ -38,7 +39,7 @@ def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Pa
     nights.run(usual)
     assert nights.store_of(chosen).exists(AFFINITY) and not nights.store_of(usual).exists(AFFINITY)
     assert not np.array_equal(labels(chosen), labels(usual))
-    assert verify_run(nights.store_of(chosen), "night") == []
+    assert verify_stored_run(nights.store_of(chosen), "night") == []
     assert nights.run(chosen) == {}  # all of it is in the store
 
 
@@ -60,8 +61,8 @@ def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(
 def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
     chosen = walking(place)
     nights.run(chosen)
-    ledger = read_ledger(nights.store_of(chosen), "night")
-    steps = list(draw_steps(nights.store_of(chosen), ledger, ledger.census.picked))
+    stored = read_stored_run(nights.store_of(chosen), "night")
+    steps = list(draw_steps(nights.store_of(chosen), stored, stored.counts.picked))
     assert len(steps) == 6
     for _, cell in steps:
         _, _, spread, seeds, walk, curve, label = cell.tiles
@@ -72,5 +73,5 @@ def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
             and np.ptp(curve) > 100
         )
     (place / AFFINITY).write_bytes(b"damaged")  # the page shows what it can
-    for _, cell in draw_steps(nights.store_of(chosen), ledger, ledger.census.picked):
+    for _, cell in draw_steps(nights.store_of(chosen), stored, stored.counts.picked):
         assert len(cell.tiles) == 7 and np.array_equal(cell.tiles[3], cell.tiles[5])

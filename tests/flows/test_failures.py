@@ -10,10 +10,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from infra.settings import Settings, SettingsError
-from infra.store import list_versions, read_version, verify_run, verify_version
+from infra.store import list_versions, read_version, verify_version
 from models.generators import pipeline_folder
 from tasks.publish.version import NothingKeptError
 from tasks.run.failures import NightFailedError
+from tasks.run.verify import verify_stored_run
 from testbed import nights
 
 
@@ -83,7 +84,9 @@ def test_two_nights_published_at_once_by_two_processes_both_survive(
         nights.version(each) for each in chosen
     }
     for each in chosen:
-        assert verify_run(store, each.name) == verify_version(store, nights.version(each)) == []
+        assert (
+            verify_stored_run(store, each.name) == verify_version(store, nights.version(each)) == []
+        )
 
 
 def test_one_night_run_by_two_processes_at_once_is_one_night(
@@ -136,9 +139,9 @@ def test_verify_expects_of_each_stage_the_rows_it_has_to_do(
 ) -> None:
     shutil.copytree(undisturbed.store.url, place)
     store = nights.store_of(nights.settings(place))
-    assert verify_run(store, "night") == []
+    assert verify_stored_run(store, "night") == []
     for path in sorted(nights.finished(undisturbed)):
         marker = store.read_bytes(f"{path}.json")
         store.delete(f"{path}.json")
-        assert [problem.path for problem in verify_run(store, "night")] == [f"{path}.json"]
+        assert [problem.path for problem in verify_stored_run(store, "night")] == [f"{path}.json"]
         store.write_bytes(f"{path}.json", marker)

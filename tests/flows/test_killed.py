@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from infra.settings import Settings
-from infra.store import verify_run, verify_version
+from infra.store import verify_version
+from tasks.run.verify import verify_stored_run
 from testbed import nights
 
 KILLS = 10
@@ -51,7 +52,7 @@ def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
     assert +nights.run(chosen) == _missing(set(markers))
     assert {path: _identity(place, path) for path in markers} == markers
     assert nights.objects(place) == nights.objects(theirs)
-    assert verify_run(nights.store_of(chosen), "night") == []
+    assert verify_stored_run(nights.store_of(chosen), "night") == []
     assert verify_version(nights.store_of(chosen), nights.version(undisturbed)) == []
 
 

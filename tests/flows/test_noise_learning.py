@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from infra.settings import Settings
-from infra.store import list_versions, read_shard, read_version, verify_run
+from infra.store import list_versions, read_shard, read_version
 from tasks.report.examples import draw_steps
-from tasks.report.stored_run import read_ledger
+from tasks.report.stored_run import read_stored_run
 from tasks.run.failures import NightFailedError
+from tasks.run.verify import verify_stored_run
 from testbed import nights
 
 LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}
@@ -49,13 +50,13 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
     assert (
         np.concatenate(published) == 255
     ).any()  # the pixel filter's: the small night has no band of its own
-    ledger = read_ledger(store, "night")
-    picked = ledger.census.picked
-    for _, cell in draw_steps(store, ledger, picked[picked["row"].isin(judged["row"])]):
+    stored = read_stored_run(store, "night")
+    picked = stored.counts.picked
+    for _, cell in draw_steps(store, stored, picked[picked["row"].isin(judged["row"])]):
         assert (
             len(cell.tiles) == 7 + 2
         )  # the prediction of the network that did not see it, and where it disagrees
-    assert verify_run(store, "night") == []
+    assert verify_stored_run(store, "night") == []
     assert nights.run(chosen) == {}  # all of it is in the store
 
 

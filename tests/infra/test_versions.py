@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from infra.store import (
@@ -540,15 +539,29 @@ def test_an_entry_that_is_incomplete_is_not_used(store: Store, samples: Samples)
 
 def test_verify_names_the_shards_that_a_run_lacks(any_store: Store, samples: Samples) -> None:
     any_store.write_json("runs/nightly/settings.json", {})
-    any_store.write_table("runs/nightly/plan.parquet", pd.DataFrame({"shard": [0, 0, 1, 1, 2]}))
+    expected = {"refine": ["00000", "00001", "00002"], "select": ["00000"]}
+
+    def problems() -> list[str]:
+        return [str(problem) for problem in verify_run(any_store, "nightly", expected)]
+
     for number in (0, 2):
         write_shard(any_store, f"runs/nightly/refine/{number:05d}", *samples(seed=number))
-    assert [str(problem) for problem in verify_run(any_store, "nightly")] == [
+    assert problems() == [
         "runs/nightly/refine/00001.json: the shard is missing: it has no valid marker"
     ]
     write_shard(any_store, "runs/nightly/refine/00001", *samples(seed=1))
-    assert verify_run(any_store, "nightly") == []
+    assert problems() == []  # nothing of a stage that has not begun is missing
     any_store.delete("runs/nightly/refine/00002.zarr/label/c/0/0/0")
-    assert [problem.what for problem in verify_run(any_store, "nightly")] == ["is missing"]
+    assert problems() == ["runs/nightly/refine/00002.zarr/label/c/0/0/0: is missing"]
     with pytest.raises(MissingError, match=r"no run 'daily' in .*there are: nightly"):
-        verify_run(any_store, "daily")
+        verify_run(any_store, "daily", expected)
+
+
+def test_verify_checks_shards_that_nobody_expects_for_damage(
+    any_store: Store, samples: Samples
+) -> None:
+    write_shard(any_store, "runs/nightly/other/00007", *samples(seed=1))
+    assert verify_run(any_store, "nightly", {}) == []
+    any_store.delete("runs/nightly/other/00007.parquet")
+    (problem,) = verify_run(any_store, "nightly", {})
+    assert str(problem) == "runs/nightly/other/00007.parquet: is missing"

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 
 from models.generators import PipelineError, check_pipeline
-from tasks.plan.rows import PlanError, load_tokenizer
+from tasks.plan.rows import PlanError
+from tasks.plan.tokens import load_tokenizer
 from tests.malformed import DEEP, Case, Cases, file
 
 INDEX = {

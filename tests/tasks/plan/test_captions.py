@@ -9,7 +9,8 @@ from infra.settings import Settings, SettingsError
 from infra.vocabulary import Vocabulary, has_word
 from tasks.plan.captions import read_captions, sort_captions
 from tasks.plan.prompts import PlanError
-from tasks.plan.rows import load_tokenizer, make_plan
+from tasks.plan.rows import make_plan
+from tasks.plan.tokens import load_tokenizer
 from tasks.synthesize import phrases_of
 
 CAR = "a red car parked on wet sand by the harbour"

@@ -20,7 +20,9 @@ def test_workers_share_whole_shards() -> None:
     assert estimate(10, 1, 64, 1.0, 1.0).seconds == 10.0
 
 
-def test_of_many_shards_some_tell_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_many_shards_is_measured_on_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, settings = Store.open(str(tmp_path)), Settings(name="first")
     store.write_json("runs/first/settings.json", settings.record())
     for shard in range(12):
@@ -31,7 +33,7 @@ def test_of_many_shards_some_tell_the_rate(tmp_path: Path, monkeypatch: pytest.M
             pd.DataFrame({"id": ["a", "b"]}),
             seconds=3.0,
         )
-    monkeypatch.setattr("tasks.plan.cost.ASKED", 3)
+    monkeypatch.setattr("tasks.plan.cost.SAMPLED", 3)
     read = list[str]()
     monkeypatch.setattr(
         Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path)
@@ -42,7 +44,7 @@ def test_of_many_shards_some_tell_the_rate(tmp_path: Path, monkeypatch: pytest.M
     assert len([path for path in read if "synthesize" in path]) == 3
 
 
-def test_the_rate_is_that_of_the_store_s_shards_with_the_same_generator(tmp_path: Path) -> None:
+def test_the_rate_comes_from_shards_made_with_the_same_generator(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     settings = Settings(name="first")
     assert measured_rate(store, settings) is None

@@ -14,7 +14,8 @@ from infra.store import Store
 from infra.vocabulary import Vocabulary, VocabularyError, has_word
 from models.embedded import world
 from models.embedded.architecture import MAX_TOKENS, build_tokenizer
-from tasks.plan.rows import PlanError, load_tokenizer, make_plan, start_run
+from tasks.plan.rows import PlanError, make_plan, start_run
+from tasks.plan.tokens import load_tokenizer
 
 PLAN = "runs/nightly/plan.parquet"
 

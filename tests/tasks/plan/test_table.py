@@ -1,7 +1,6 @@
-"""A plan of many shards: what a task reads of it, and what it makes of damage and of plans from
-elsewhere.
-"""
+"""The stored plan: what a task reads of it, and how damage and foreign plans are refused."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.settings import Settings
-from infra.store import Store, StoreError, verify_run
+from infra.store import Store, StoreError
+from infra.store.errors import FormatError
 from infra.store.folder import Folder
 from infra.store.tables import grouped
+from tasks.plan.notes import FORMAT
 from tasks.plan.prepare import Shards
 from tasks.plan.rows import PlanError, make_plan, start_run
-from tasks.plan.table import COLUMNS, Plan, stored_plan
+from tasks.plan.table import COLUMNS, Plan, stored_plan, stored_shards
+from tasks.run.verify import verify_stored_run
 
 PATH = "runs/nightly/plan.parquet"
 SETTINGS = Settings(seed=5, plan={"images": 1000, "shard_size": 10}, compose={"images": 95})
@@ -101,6 +103,17 @@ def test_of_columns_only_those_that_are_asked_for_are_fetched(
     assert len(fetched) == 8
 
 
+def notes_of(table: pd.DataFrame) -> dict[str, Any]:
+    """The notes of the plan of `SETTINGS`."""
+    return {
+        "format": FORMAT,
+        "kinds": table["kind"].value_counts().to_dict(),
+        "generated": 100,
+        "composed": 10,
+        "phrases": 3,
+    }
+
+
 def flipped(store: Store, at: int) -> None:
     path = Path(store.url, PATH)
     data = bytearray(path.read_bytes())
@@ -121,7 +134,7 @@ def test_damage_of_a_group_is_named_and_costs_no_other_group_anything(store: Sto
         StoreError, match=r"plan\.parquet .*column 'prompt' of rows group 2 has changed"
     ):
         store.read_table(PATH)
-    assert [problem.path for problem in verify_run(store, "nightly")] == [PATH]
+    assert [problem.path for problem in verify_stored_run(store, "nightly")] == [PATH]
 
 
 def test_any_flipped_byte_is_found_by_whoever_reads_the_whole(store: Store) -> None:
@@ -147,15 +160,27 @@ def test_a_damaged_or_cut_footer_is_refused_when_the_plan_is_opened(store: Store
         Plan(store, SETTINGS)
 
 
-def test_a_plan_that_an_older_version_stored_in_one_piece_goes_on(
-    store: Store, table: pd.DataFrame
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (None, "has no format, this version of segmint reads format 1; delete the file"),
+        (2, "has format 2, this version of segmint reads format 1; use a newer segmint"),
+        ("1", "has format '1', this version of segmint reads format 1; use a newer"),
+    ],
+)
+def test_a_plan_of_another_format_is_refused(
+    store: Store, table: pd.DataFrame, stored: Any, message: str
 ) -> None:
-    notes = Plan(store, SETTINGS).notes
-    store.write_table(PATH, table)
-    old = Plan(store, SETTINGS)
-    assert old.notes == notes
-    for shard in (0, 57, 99, 100, 109):
-        pd.testing.assert_frame_equal(old.of_shard(shard), table[table["shard"] == shard])
+    notes = {name: value for name, value in notes_of(table).items() if name != "format"}
+    notes |= {"format": stored} if stored is not None else {}
+    store.write_bytes(PATH, grouped([table], COLUMNS, ["shard"], notes))
+    for read in (lambda: Plan(store, SETTINGS), lambda: stored_shards(store, "nightly")):
+        with pytest.raises(FormatError, match=rf"plan\.parquet {re.escape(message)}"):
+            read()
+
+
+def test_the_shards_of_a_run_are_known_without_its_settings(store: Store) -> None:
+    assert stored_shards(store, "nightly") == (range(100), range(100, 110))
 
 
 CHANGES: dict[str, Callable[[pd.DataFrame], Any]] = {
@@ -176,13 +201,7 @@ def test_rows_that_no_plan_of_this_run_has_are_refused_as_they_are_read(
         for _, rows in table.groupby(table["shard"] // 10):
             yield rows.assign(**{column: CHANGES[column](rows)})
 
-    notes = {
-        "kinds": table["kind"].value_counts().to_dict(),
-        "generated": 100,
-        "composed": 10,
-        "phrases": 3,
-    }
-    store.write_bytes(PATH, grouped(groups(), COLUMNS, ["shard"], notes))
+    store.write_bytes(PATH, grouped(groups(), COLUMNS, ["shard"], notes_of(table)))
     with pytest.raises(
         PlanError, match=rf"plan\.parquet: {column} .* is of no plan of this run; delete the file"
     ):
@@ -203,29 +222,18 @@ def test_rows_that_no_plan_of_this_run_has_are_refused_as_they_are_read(
 def test_notes_that_do_not_fit_the_rows_are_refused(
     store: Store, table: pd.DataFrame, change: dict[str, Any]
 ) -> None:
-    notes = {
-        "kinds": table["kind"].value_counts().to_dict(),
-        "generated": 100,
-        "composed": 10,
-        "phrases": 3,
-    } | change
+    notes = notes_of(table) | change
     store.write_bytes(PATH, grouped([table], COLUMNS, ["shard"], notes))
-    with pytest.raises(PlanError, match=r"plan\.parquet: .*delete the file and run again"):
+    with pytest.raises(PlanError, match=r"plan\.parquet.* delete the file and run again"):
         Plan(store, SETTINGS)
 
 
 def test_a_plan_whose_footer_does_not_tell_where_its_shards_are_is_refused(
     store: Store, table: pd.DataFrame
 ) -> None:
-    notes = {
-        "kinds": table["kind"].value_counts().to_dict(),
-        "generated": 100,
-        "composed": 10,
-        "phrases": 3,
-    }
-    store.write_bytes(PATH, grouped([table], COLUMNS, ["row"], notes))
+    store.write_bytes(PATH, grouped([table], COLUMNS, ["row"], notes_of(table)))
     with pytest.raises(
-        StoreError, match=r"plan\.parquet .*does not tell the bounds of column 'shard'.*run again"
+        StoreError, match=r"plan\.parquet .*has no bounds of column 'shard'.*run again"
     ):
         Plan(store, SETTINGS)
 
