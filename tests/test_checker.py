@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.chaos.checker import Findings, check
 from infra.store import Store, publish_version, read_shard, read_version, write_shard
+from testbed.plans import write_plan
 
 Shards = dict[str, tuple[dict[str, np.ndarray], pd.DataFrame]]
 
@@ -23,7 +24,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("reference")
     store, draw = Store.open(str(root)), np.random.default_rng(1)
     plan = pd.DataFrame({"id": [f"{row:04d}" for row in range(6)], "shard": np.repeat(range(3), 2)})
-    store.write_table("runs/night/plan.parquet", plan)
+    write_plan(store, "runs/night/plan.parquet", plan)
     for shard, rows in plan.groupby("shard"):
         arrays = {
             "image": draw.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8),

@@ -1,6 +1,4 @@
-"""Reading a large table in part: the groups of rows that are asked for, in the columns that are
-asked for.
-"""
+"""Partial reads of a large table: only the requested groups of rows, in the requested columns."""
 
 from __future__ import annotations
 
@@ -15,69 +13,55 @@ import pyarrow as pa
 from infra.store.errors import StoreError
 from infra.store.layout import check
 from infra.store.store import Store
-from infra.store.tables import TAIL_BYTES, Footer, check_whole, footer_size, is_grouped, parse_table
+from infra.store.tables import TAIL_BYTES, Footer, check_whole, footer_size
 
 __all__ = ["GroupedTable"]
 
-TAIL = 1 << 16  # bytes read at once from the end, at least
-FOOTER = (
-    1 / 400
-    # of a large table are in its footer, at most, or it is read twice; a plan's takes a six-hundredth
-)
+TAIL = 1 << 16  # bytes that the first read from the end takes, at least
+# Largest share of a file that the first read takes. A plan's footer is 1/600 of it; a larger one
+# is read in a second request.
+FOOTER = 1 / 400
 
 
 class GroupedTable:
-    """A table in the store, opened by its footer; `columns` are its columns and their kinds, as in
-    `Store.read_table`.
+    """A table in the store that `infra.store.tables.grouped` made; opening it reads its footer.
 
-    One that was written in one piece is read whole when it is opened, and is one group without
-    `notes`. Raises `MissingError` if there is none, `StoreError`, naming what is damaged, for other
-    bytes than were written.
+    `columns` are the columns it must have, with their kinds, as in `Store.read_table`. Attributes:
+    `rows` is the number of rows per group, `names` the columns, `notes` the writer's notes, and
+    `digest` the SHA-256 of the footer, which covers every byte of the table. Raises `MissingError`
+    if there is none, and `StoreError`, naming what is damaged, for other bytes than were written.
     """
 
     def __init__(self, store: Store, path: str, columns: Mapping[str, str]) -> None:
-        self._store, self._path, self._columns = store, path, dict(columns)
-        self._size = store.usage(path).size or len(
-            store.read_bytes(path)
-        )  # the latter raises if there is none
-        self._footer: Footer | None = None
+        self._store = store
+        self._path = path
+        self._columns = dict(columns)
+        # an empty file is read, since a missing one has no size either: that raises MissingError
+        self._size = store.usage(path).size or len(store.read_bytes(path))
         with self._explained():
             end = self._end()
-            self.digest = hashlib.sha256(
-                end
-            ).hexdigest()  # stands for every byte: the seal is in the footer
-            if is_grouped(end):
-                self._footer = Footer(end, columns)
-                self.rows, self.notes, self.names = (
-                    self._footer.rows,
-                    self._footer.notes,
-                    self._footer.names,
-                )
-            else:
-                self._whole = parse_table(store.read_bytes(path), columns)
-                self.rows, self.notes, self.names = (
-                    [self._whole.num_rows],
-                    {},
-                    self._whole.column_names,
-                )
+            self._footer = Footer(end, columns)
+        self.digest = hashlib.sha256(end).hexdigest()
+        self.rows = self._footer.rows
+        self.notes = self._footer.notes
+        self.names = self._footer.names
 
     def __len__(self) -> int:
         return sum(self.rows)
 
-    def bounds(self, column: str) -> list[tuple[Any, Any]] | None:
-        """Least and greatest value of a column in each group; None for a table in one piece."""
+    def bounds(self, column: str) -> list[tuple[Any, Any]]:
+        """Return the least and the greatest value of a column in each group."""
         with self._explained():
-            return self._footer.bounds(column) if self._footer else None
+            return self._footer.bounds(column)
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a group of rows, of the named columns if any are named; only these are fetched,
-        all at once.
+        """Return a group of rows in the named columns, all required ones if none are named.
+
+        Only these columns are fetched, in one go.
         """
         names = list(self._columns if columns is None else columns)
-        if self._footer is None:
-            return self._whole.select(names)
         with self._explained(f", rows group {group}"):
-            file = np.zeros(self._size, np.uint8).data  # what nobody touches takes no memory
+            file = np.zeros(self._size, np.uint8).data  # untouched pages take no memory
             chunks = self._footer.chunks(group, names)
             self._store.place.fill(
                 [(self._path, start, file[start:stop]) for start, stop in _joined(chunks)]
@@ -90,7 +74,7 @@ class GroupedTable:
             return table
 
     def _end(self) -> bytes:
-        """The footer and what follows it to the end of the file."""
+        """Return the end of the file, from the footer on."""
         tail = self._tail(min(max(TAIL, int(FOOTER * self._size)), self._size))
         size = footer_size(tail[-TAIL_BYTES:])
         if size > self._size:
@@ -116,11 +100,12 @@ class GroupedTable:
 
 
 def _joined(chunks: Sequence[tuple[str, int, int, bytes]]) -> list[tuple[int, int]]:
-    """Start and end of what the chunks take, neighbours in one piece: a request costs more than its
-    bytes.
+    """Return start and end of the ranges that hold the chunks, adjoining chunks in one range.
+
+    A request costs more than its bytes.
     """
-    pieces: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for _, at, size, _ in sorted(chunks, key=lambda chunk: chunk[1]):
-        start = pieces.pop()[0] if pieces and pieces[-1][1] == at else at
-        pieces.append((start, at + size))
-    return pieces
+        start = ranges.pop()[0] if ranges and ranges[-1][1] == at else at
+        ranges.append((start, at + size))
+    return ranges

@@ -1,10 +1,9 @@
-"""Tables as Parquet files that carry their own seal; large ones in groups of rows that can be read
-alone.
+"""Tables as Parquet files with a seal; large tables in groups of rows that can be read alone.
 
-A small table has one seal over the whole file. A large one (`grouped`) has in its footer the CRC32C
-of every column of every group, in the order of the file, and a seal over the footer: so whoever
-reads the footer and some columns of some groups knows that each byte of these is as it was written.
-Plain Parquet readers open both.
+A small table (`parquet`) has one seal over the whole file. A large one (`grouped`) has in its
+footer the CRC32C of every column of every group, in file order, and a seal over the footer. So a
+reader of the footer and of some columns of some groups can check every byte it read. Plain Parquet
+readers open both.
 """
 
 from __future__ import annotations
@@ -31,17 +30,19 @@ __all__ = [
     "check_whole",
     "footer_size",
     "grouped",
-    "is_grouped",
+    "grouped_as",
     "parquet",
     "parse_table",
 ]
 
-MAGIC = b"PAR1"  # at both ends of a file; before the last one stands the footer's length
+MAGIC = b"PAR1"  # at both ends of a file; before the last one is the footer's length
 TAIL_BYTES = 8
-_SEAL, _FOOTER_SEAL = b"segmint.seal", b"segmint.footer"  # keys in a table's metadata
-_CHECKS, _NOTES = b"segmint.checks", b"segmint.notes"
-_UNKNOWN = b"-" * 2 * CHECK_BYTES  # stands for a checksum until it is known
-_KINDS = {  # names of Arrow's types; null is what a column without any value has
+_SEAL = b"segmint.seal"  # keys of a table's metadata
+_FOOTER_SEAL = b"segmint.footer"
+_CHECKS = b"segmint.checks"
+_NOTES = b"segmint.notes"
+_UNKNOWN = b"-" * 2 * CHECK_BYTES  # placeholder of a checksum
+_KINDS = {  # patterns of Arrow's type names; a column without any value has type null
     "bool": "bool|null",
     "int": r"u?int\d+|null",
     "str": "(large_)?string|null",
@@ -58,11 +59,11 @@ _TYPES = {
 
 
 def parquet(table: pd.DataFrame) -> bytes:
-    """Return the table as a Parquet file with its seal; equal tables give equal bytes."""
-    buffer, columns = io.BytesIO(), pa.Table.from_pandas(table, preserve_index=False)
-    pq.write_table(
-        columns.replace_schema_metadata({**columns.schema.metadata, _SEAL: BLANK}), buffer
-    )
+    """Return the table as a sealed Parquet file. Equal tables give equal bytes."""
+    buffer = io.BytesIO()
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = {**columns.schema.metadata, _SEAL: BLANK}
+    pq.write_table(columns.replace_schema_metadata(metadata), buffer)
     return stamp(buffer.getvalue())
 
 
@@ -72,125 +73,117 @@ def grouped(
     bounds: Sequence[str],
     notes: Mapping[str, Any],
 ) -> memoryview:
-    """Return tables of these columns, kinds as in `parse_table`, as one Parquet file of so many
-    groups of rows.
+    """Return tables of these columns as one Parquet file, one group of rows per table.
 
-    The footer tells the least and the greatest value of the columns `bounds` in each group, and
-    holds `notes`, which are taken when all groups are: so whoever makes the groups may count
-    meanwhile. One group is in memory at a time, beside the file.
+    `columns` are names and kinds, as in `parse_table`. The footer holds the least and the greatest
+    value of the columns `bounds` in each group, and `notes`. The notes are written after the last
+    group, so whoever makes the groups may fill them meanwhile. Beside the file, one group is in
+    memory at a time.
     """
-    schema, chunks = pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()]), 0
-    schema = pa.Table.from_pandas(
-        schema.empty_table().to_pandas(), schema, preserve_index=False
-    ).schema
+    schema = pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+    return grouped_as(groups, schema, bounds, notes)
+
+
+def grouped_as(
+    groups: Iterable[pd.DataFrame],
+    schema: pa.Schema,
+    bounds: Sequence[str],
+    notes: Mapping[str, Any],
+) -> memoryview:
+    """Return what `grouped` does, for columns of any Arrow types."""
+    empty = schema.empty_table().to_pandas()
+    schema = pa.Table.from_pandas(empty, schema, preserve_index=False).schema
     buffer = io.BytesIO()
+    chunks = 0
     with pq.ParquetWriter(buffer, schema, write_statistics=list(bounds)) as writer:
         for table in groups:
             arrow = pa.Table.from_pandas(table, schema, preserve_index=False)
             writer.write_table(arrow, row_group_size=max(1, len(table)))
-            chunks += len(columns)
-        told = {_NOTES: json.dumps(notes, sort_keys=True), _CHECKS: _UNKNOWN * chunks}
-        writer.add_key_value_metadata({**told, _FOOTER_SEAL: BLANK})
+            chunks += len(schema)
+        metadata = {_NOTES: json.dumps(notes, sort_keys=True), _CHECKS: _UNKNOWN * chunks}
+        writer.add_key_value_metadata({**metadata, _FOOTER_SEAL: BLANK})
     data = buffer.getbuffer()
     _seal_groups(data)
     return data
 
 
 def _seal_groups(data: memoryview) -> None:
-    """Put the checksums and the footer's seal where they belong, in a file that was just written."""
+    """Fill in the checksums and the footer's seal of a file that was just written."""
     start = len(data) - footer_size(data[-TAIL_BYTES:])
     footer = pq.read_metadata(io.BytesIO(data[start:]))
     checks = b"".join(check(data[at : at + size]).hex().encode() for at, size in _chunks(footer))
-    body = (
-        bytes(data[start:]).replace(b"-" * len(checks), checks, 1)
-        if checks
-        else bytes(data[start:])
-    )
-    data[start:] = stamp(body)
+    body = bytes(data[start:])
+    data[start:] = stamp(body.replace(b"-" * len(checks), checks, 1) if checks else body)
 
 
 def footer_size(tail: bytes | memoryview) -> int:
-    """Size of a Parquet file's footer, its length and the last magic included, from the last
-    `TAIL_BYTES` bytes.
+    """Return the size of a Parquet file's footer from the file's last `TAIL_BYTES` bytes.
 
-    ValueError if these are not a Parquet file's.
+    It includes the footer's length and the last magic. Raises `ValueError` if these are not the
+    last bytes of a Parquet file.
     """
     if len(tail) != TAIL_BYTES or bytes(tail[4:]) != MAGIC:
         raise ValueError("it does not end as a Parquet file")
     return TAIL_BYTES + int.from_bytes(tail[:4], "little")
 
 
-def is_grouped(footer: bytes) -> bool:
-    """Whether the end of a Parquet file is that of a table that `grouped` made.
-
-    Raises whatever pyarrow raises.
-    """
-    return _FOOTER_SEAL in (pq.read_metadata(io.BytesIO(footer)).metadata or {})
-
-
 class Footer:
-    """The footer of a table that `grouped` made: which groups of rows there are, where they lie,
-    and what they hold.
-    """
+    """The footer of a table that `grouped` made: its groups, where their bytes are, and notes."""
 
     def __init__(self, data: bytes, columns: Mapping[str, str]) -> None:
-        """`data` is the footer to the end of the file;
+        """Parse `data`, the file from the footer to the end.
 
-        ValueError if it is not what was written, or lacks a column.
+        Raises `ValueError` if it has changed, lacks one of `columns`, or is the footer of a table
+        that is not in groups.
         """
         self.metadata = pq.read_metadata(io.BytesIO(data))
-        told = self.metadata.metadata or {}
-        if not stamped(data, told.get(_FOOTER_SEAL, b"")):
+        metadata = self.metadata.metadata or {}
+        if _FOOTER_SEAL not in metadata:
+            raise ValueError("it is not a table in groups of rows")
+        if not stamped(data, metadata[_FOOTER_SEAL]):
             raise ValueError("the seal does not fit the footer")
         _check_kinds(self.metadata, columns)
         self.names = self.metadata.schema.to_arrow_schema().names
-        self.notes: dict[str, Any] = parse_json(told[_NOTES])
-        self._checks = bytes.fromhex(told[_CHECKS].decode())
+        self.notes: dict[str, Any] = parse_json(metadata[_NOTES])
+        self._checks = bytes.fromhex(metadata[_CHECKS].decode())
 
     @property
     def rows(self) -> list[int]:
         """Number of rows of each group."""
-        return [
-            self.metadata.row_group(group).num_rows for group in range(self.metadata.num_row_groups)
-        ]
+        groups = range(self.metadata.num_row_groups)
+        return [self.metadata.row_group(group).num_rows for group in groups]
 
     def bounds(self, column: str) -> list[tuple[Any, Any]]:
-        """Least and greatest value of a column in each group."""
+        """Return the least and the greatest value of a column in each group."""
         at = self.names.index(column)
-        found = [
-            self.metadata.row_group(group).column(at).statistics
-            for group in range(self.metadata.num_row_groups)
-        ]
-        if not all(of_group and of_group.has_min_max for of_group in found):
+        groups = range(self.metadata.num_row_groups)
+        found = [self.metadata.row_group(group).column(at).statistics for group in groups]
+        if not all(statistics and statistics.has_min_max for statistics in found):
             raise ValueError(f"its footer does not tell the bounds of column {column!r}")
-        return [(of_group.min, of_group.max) for of_group in found]
+        return [(statistics.min, statistics.max) for statistics in found]
 
     def chunks(self, group: int, columns: Sequence[str]) -> list[tuple[str, int, int, bytes]]:
-        """Name, place in the file, size and checksum of these columns of a group."""
-        of_group, chosen = (
-            self.metadata.row_group(group),
-            [self.names.index(name) for name in columns],
-        )
-        numbers = [CHECK_BYTES * (group * len(self.names) + at) for at in chosen]
-        return [
-            (
-                self.names[at],
-                *_extent(of_group.column(at)),
-                self._checks[number : number + CHECK_BYTES],
-            )
-            for at, number in zip(chosen, numbers, strict=True)
-        ]
+        """Return name, offset in the file, size and checksum of these columns of a group."""
+        metadata = self.metadata.row_group(group)
+        chunks = []
+        for name in columns:
+            at = self.names.index(name)
+            number = CHECK_BYTES * (group * len(self.names) + at)
+            checksum = self._checks[number : number + CHECK_BYTES]
+            chunks.append((name, *_extent(metadata.column(at)), checksum))
+        return chunks
 
     def decode(self, group: int, columns: Sequence[str], file: memoryview) -> pa.Table:
-        """Return these columns of a group from `file`, as long as the whole, of which only their
-        places are read.
+        """Return these columns of a group.
+
+        `file` is as long as the whole file, but only the bytes of these columns are read.
         """
         source = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file)), metadata=self.metadata)
         return source.read_row_group(group, list(columns), use_threads=False)
 
 
 def _chunks(metadata: Any) -> list[tuple[int, int]]:
-    """Place and size of every column of every group, in the order of their checksums."""
+    """Return offset and size of every column of every group, in the order of their checksums."""
     groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
     return [_extent(group.column(at)) for group in groups for at in range(metadata.num_columns)]
 
@@ -201,17 +194,19 @@ def _extent(chunk: Any) -> tuple[int, int]:
 
 
 def parse_table(data: bytes, columns: Mapping[str, str]) -> pa.Table:
-    """Return the table of a whole Parquet file, of either kind.
+    """Return the table of a whole Parquet file that `parquet` or `grouped` made.
 
-    `columns` are those that have to be there and whole, with their kinds: "bool", "int", "str",
-    "list[int]" or "list[str]". Raises whatever pyarrow raises, and ValueError for other bytes than
-    were written.
+    `columns` are the columns that must exist without gaps, with their kinds: "bool", "int", "str",
+    "list[int]" or "list[str]". Raises what pyarrow raises, and `ValueError` for a file without a
+    seal or with other bytes than were written.
     """
     metadata = pq.read_metadata(io.BytesIO(data))
-    told = metadata.metadata or {}
-    if _FOOTER_SEAL in told:
+    found = metadata.metadata or {}
+    if _FOOTER_SEAL in found:
         _check_groups(data, metadata)
-    elif _SEAL in told and not stamped(data, told[_SEAL]):
+    elif _SEAL not in found:
+        raise ValueError("it has no seal, so segmint did not write it")
+    elif not stamped(data, found[_SEAL]):
         raise ValueError("the seal does not fit the content")
     if metadata.num_rows > len(data):  # every table names its rows, so each takes bytes
         raise ValueError(f"it declares {metadata.num_rows} rows in {len(data)} bytes")
@@ -222,17 +217,19 @@ def parse_table(data: bytes, columns: Mapping[str, str]) -> pa.Table:
 
 
 def _check_groups(data: bytes, metadata: Any) -> None:
-    footer = Footer(data[-footer_size(data[-TAIL_BYTES:]) :], {})
-    view, end = memoryview(data), len(MAGIC)
+    size = footer_size(data[-TAIL_BYTES:])
+    footer = Footer(data[-size:], {})
+    view = memoryview(data)
+    end = len(MAGIC)
     for group in range(metadata.num_row_groups):
-        for name, start, size, expected in footer.chunks(group, footer.names):
-            if start != end or check(view[start : start + size]) != expected:
+        for name, start, length, expected in footer.chunks(group, footer.names):
+            if start != end or check(view[start : start + length]) != expected:
                 raise ValueError(
                     f"column {name!r} of rows group {group} has changed: its checksum differs"
                 )
-            end = start + size
-    if data[: len(MAGIC)] != MAGIC or end != len(data) - footer_size(data[-TAIL_BYTES:]):
-        raise ValueError("there is more in it than its groups of rows")
+            end = start + length
+    if data[: len(MAGIC)] != MAGIC or end != len(data) - size:
+        raise ValueError("it holds bytes outside its groups of rows")
 
 
 def _check_kinds(metadata: Any, columns: Mapping[str, str]) -> None:
@@ -247,14 +244,14 @@ def _check_kinds(metadata: Any, columns: Mapping[str, str]) -> None:
 
 
 def check_whole(table: pa.Table, columns: Iterable[str]) -> None:
-    """Raise ValueError for a gap in one of these columns."""
+    """Raise `ValueError` if one of these columns has a gap (null)."""
     for name in columns:
         if table[name].null_count:
             raise ValueError(f"column {name!r} has gaps")
 
 
 def as_frame(table: pa.Table) -> pd.DataFrame:
-    """Return the table with lists in the columns of lists."""
+    """Return the table as pandas, with Python lists in columns of lists."""
     frame = table.to_pandas()
     for name in [name for name in frame.columns if pd.api.types.is_object_dtype(frame[name])]:
         frame[name] = [

@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 
 from infra.settings import Settings
 from infra.store import Store, StoreError
+from infra.store.groups import GroupedTable
 from tasks.plan.cost import measured_rate
 from tasks.plan.rows import PlanError, start_run
-from tasks.plan.table import Plan
-from tasks.promote.champion import read_champion
-from tasks.report.stored_run import read_ledger
+from tasks.plan.table import COLUMNS, Plan, stored_plan
+from tasks.promote.pointer import read_champion
+from tasks.report.stored_run import read_stored_run
 from tasks.select.ranking import read_ranking
 from tasks.train.checkpoints import load_checkpoint, read_meta
+from testbed.plans import write_plan
 from tests.malformed import DEEP, Case, Cases
 from tests.malformed.stored import read_raw, store_of
 
@@ -113,8 +115,12 @@ def plans() -> Cases:
 
     def attempt(folder: Path, table: dict[str, Any]) -> None:
         store = store_of(folder)
-        store.write_table("runs/nightly/plan.parquet", pd.DataFrame(table))
-        Plan(store, Settings())
+        path = "runs/nightly/plan.parquet"
+        store.write_bytes(path, stored_plan([pd.DataFrame(PLAN)]))
+        notes = GroupedTable(store, path, {}).notes
+        write_plan(store, path, pd.DataFrame(table), notes)
+        for _ in Plan(store, Settings()).columns(list(COLUMNS)):
+            pass
 
     for name, (change, words) in changes.items():
         yield (
@@ -164,7 +170,7 @@ def records() -> Cases:
         "champion.json": ("champion.json", read_champion),
         "meta.json": ("checkpoints/c/meta.json", lambda s: read_meta(s, "c")),
         "settings.json": ("runs/nightly/settings.json", lambda s: start_run(s, Settings())),
-        "evaluation.json": ("runs/nightly/evaluation.json", lambda s: read_ledger(s, "nightly")),
+        "evaluation.json": ("runs/nightly/evaluation.json", lambda s: read_stored_run(s, "nightly")),
     }
     for where, (path, read) in files.items():
         for name, content in raw.items():
@@ -299,7 +305,7 @@ def records() -> Cases:
     for name, (where, value, words) in shown.items():
         yield (
             f"{where}: {name}",
-            case(f"runs/nightly/{where}", value, lambda s: read_ledger(s, "nightly"), words),
+            case(f"runs/nightly/{where}", value, lambda s: read_stored_run(s, "nightly"), words),
         )
     yield (
         "settings.json of another run",

@@ -1,6 +1,4 @@
-"""A published version of small pictures, and settings that train a tiny segmenter on it in a
-second.
-"""
+"""A published version of small images, and settings of a training on it that takes a second."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import pandas as pd
 
 from infra.settings import Settings
 from infra.store import Store, publish_version, write_shard
+from testbed.plans import write_plan
 from tests.models.test_segmenters import TINY, Squares
 
 VERSION = "nightly-0123abcd"
@@ -36,28 +35,41 @@ def publish_squares(
     )
 
 
-def write_run(store: Store, keep: dict[str, list[bool]]) -> None:
-    """The plan and verdicts of run `nightly`: for each class, one row a verdict."""
-    rows = [(name, kept) for name, verdicts in keep.items() for kept in verdicts]
+def write_run(
+    store: Store, keep: dict[str, list[bool]], composed: dict[str, list[bool]] | None = None
+) -> None:
+    """Write plan and verdicts of run `nightly`: for each class, one row per verdict.
+
+    `composed` rows come after the generated ones.
+    """
+    rows = [
+        (name, kept, kind)
+        for kind, by_class in (("single", keep), ("composed", composed or {}))
+        for name, verdicts in by_class.items()
+        for kept in verdicts
+    ]
     table = pd.DataFrame(
         {"row": range(len(rows)), "id": [f"{row:08d}" for row in range(len(rows))]}
     )
     store.write_json("runs/nightly/settings.json", {})
-    store.write_table(
-        "runs/nightly/plan.parquet", table.assign(classes=[[name] for name, _ in rows])
-    )
+    plan = table.assign(classes=[[name] for name, *_ in rows], kind=[kind for *_, kind in rows])
+    write_plan(store, "runs/nightly/plan.parquet", plan)
     verdicts = table.assign(
-        keep=[kept for _, kept in rows], reason=["" if kept else "area" for _, kept in rows]
+        keep=[kept for _, kept, _ in rows], reason=["" if kept else "area" for _, kept, _ in rows]
     )
     write_shard(store, "runs/nightly/select/00000", {}, verdicts)
 
 
 def small_settings(folder: Path, **sections: Any) -> Settings:
-    """Settings of run `nightly` with its store, and a tiny mmsegmentation config, in `folder`."""
+    """Return settings of run `nightly` with a tiny mmsegmentation config and its store in `folder`.
+
+    `sections` add to those of train and evaluate, and replace others.
+    """
     (folder / "tiny.py").write_text(TINY)
-    train = {"model": str(folder / "tiny.py"), "steps": 4, "batch_size": 4} | sections.pop(
-        "train", {}
-    )
+    train = {"model": str(folder / "tiny.py"), "steps": 4, "batch_size": 4}
     return Settings(
-        store={"url": str(folder / "store")}, train=train, evaluate={"images": 3}, **sections
+        store={"url": str(folder / "store")},
+        train=train | sections.pop("train", {}),
+        evaluate={"images": 3} | sections.pop("evaluate", {}),
+        **sections,
     )

@@ -19,7 +19,7 @@ from infra.store import Store, write_shard
 from infra.text import as_markdown, visible
 from segmint import console
 from tasks.plan.rows import make_plan
-from tasks.plan.table import COLUMNS
+from tasks.plan.table import stored_plan
 from tasks.publish.card import Kept, dataset_card
 from tasks.report.page import write_report
 
@@ -98,7 +98,7 @@ def test_a_page_shows_hostile_words_and_does_nothing_of_what_they_say(
 ) -> None:
     store, run = Store.open(str(tmp_path / "store")), "runs/nightly"
     store.write_json(f"{run}/settings.json", settings.record())
-    store.write_table(f"{run}/plan.parquet", plan[list(COLUMNS)])
+    store.write_bytes(f"{run}/plan.parquet", stored_plan([plan]))
     for shard, rows in plan.groupby("shard"):
         table = rows[["row", "id"]].reset_index(drop=True)
         count = len(table)

@@ -14,6 +14,7 @@ from models.embedded import world
 from tasks.compose.scenes import compose, compose_row
 from tasks.compose.sources import Pool, Rows, Source
 from tasks.plan.rows import make_plan
+from tasks.plan.table import stored_plan
 from tasks.select.select import select
 
 IDS = {entry["name"]: entry["id"] for entry in world.vocabulary()["classes"]}
@@ -36,7 +37,7 @@ def draw_run(
     """A store with plan, images and exact labels; rows in `spoilt` have confidence 0."""
     store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
     run = f"runs/{settings.name}"
-    store.write_table(f"{run}/plan.parquet", plan)
+    store.write_bytes(f"{run}/plan.parquet", stored_plan([plan]))
     for shard, rows in plan[plan["kind"] != "composed"].groupby("shard"):
         drawings = [draw_row(row) for row in rows.to_dict("records")]
         image, label = (

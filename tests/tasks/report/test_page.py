@@ -18,7 +18,8 @@ from models.embedded import world
 from tasks.report.examples import draw_steps
 from tasks.report.figures import advice, class_rows, reason_rows, time_rows
 from tasks.report.page import write_report
-from tasks.report.stored_run import read_ledger
+from tasks.report.stored_run import read_stored_run
+from testbed.plans import write_plan
 
 RUN = "demo-run"
 SHARD = 8
@@ -68,7 +69,7 @@ class Night:
 
     def plan(self) -> None:
         self.store.write_json(f"runs/{RUN}/settings.json", self.settings.record())
-        self.store.write_table(f"runs/{RUN}/plan.parquet", self.table)
+        write_plan(self.store, f"runs/{RUN}/plan.parquet", self.table)
 
     def stage(self, name: str, shard: int) -> None:
         rows = self.table[self.table["shard"] == shard]
@@ -117,7 +118,7 @@ class Night:
             self.stage("select", shard)
 
     def publish(self) -> None:
-        version = read_ledger(self.store, RUN).version
+        version = read_stored_run(self.store, RUN).version
         path = f"versions/{version}/data/00000"
         images = np.stack([d.image for d in self.drawings[:2]])
         write_shard(
@@ -234,8 +235,8 @@ def test_the_steps_from_attention_to_label_are_shown(night: Night, page: str) ->
     assert "From attention to label" in page and "split by colour" in page
     night.plan()
     night.stage("synthesize", 0)
-    samples = read_ledger(night.store, RUN).census.picked.head(8)
-    (sample, cell), *_ = draw_steps(night.store, read_ledger(night.store, RUN), samples)
+    samples = read_stored_run(night.store, RUN).counts.picked.head(8)
+    (sample, cell), *_ = draw_steps(night.store, read_stored_run(night.store, RUN), samples)
     assert len(cell.tiles) == 7 and len({tile.shape for tile in cell.tiles}) == 1
     found, grown = (tile[..., 0].astype(int) for tile in cell.tiles[3:5])
     assert len(sample["classes"]) and np.ptp(found) > 100 and np.ptp(grown) > 100
@@ -256,7 +257,7 @@ def test_the_page_stays_under_three_megabytes(page: str) -> None:
 def test_prompts_and_class_names_are_escaped(night: Night) -> None:
     night.table["classes"] = [["<b>car</b>"]] * 28
     night.table["phrases"] = night.table["classes"]
-    night.store.write_table(f"runs/{RUN}/plan.parquet", night.table)
+    write_plan(night.store, f"runs/{RUN}/plan.parquet", night.table)
     write_shard(
         night.store,
         f"runs/{RUN}/synthesize/00000",
@@ -296,7 +297,7 @@ def test_a_missing_stage_is_said_and_never_a_crash(night: Night, stages: int) ->
 def test_an_unfinished_run_is_told_how_to_go_on(night: Night) -> None:
     night.plan()
     night.stage("synthesize", 0)
-    said = list(advice(read_ledger(night.store, RUN)))
+    said = list(advice(read_stored_run(night.store, RUN)))
     assert said[0][1] == "segmint run" and "synthesize" in said[0][0]
 
 
@@ -305,7 +306,7 @@ def test_a_shard_without_its_marker_does_not_count(night: Night) -> None:
     night.stage("synthesize", 0)
     night.stage("synthesize", 1)
     night.store.delete(f"runs/{RUN}/synthesize/00001.json")
-    assert read_ledger(night.store, RUN).stages["synthesize"].rows == SHARD
+    assert read_stored_run(night.store, RUN).stages["synthesize"].rows == SHARD
 
 
 def test_damaged_files_are_named_and_the_rest_is_shown(night: Night) -> None:
@@ -334,7 +335,7 @@ def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(finished:
 
 
 def test_class_rows_count_a_sample_for_each_of_its_classes(finished: Night) -> None:
-    rows = {row["name"]: row for row in class_rows(read_ledger(finished.store, RUN))}
+    rows = {row["name"]: row for row in class_rows(read_stored_run(finished.store, RUN))}
     for name in ("car", "fish"):
         named = [
             row
@@ -347,13 +348,13 @@ def test_class_rows_count_a_sample_for_each_of_its_classes(finished: Night) -> N
 
 
 def test_reasons_add_up_to_the_rejections(finished: Night) -> None:
-    ledger = read_ledger(finished.store, RUN)
-    reasons = {reason: number for reason, number, _ in reason_rows(ledger.census)}
+    stored = read_stored_run(finished.store, RUN)
+    reasons = {reason: number for reason, number, _ in reason_rows(stored.counts)}
     assert reasons == {"area": 6, "confidence": 5}
 
 
 def test_times_are_the_markers_own(finished: Night) -> None:
-    rows = {row["stage"]: row for row in time_rows(read_ledger(finished.store, RUN))}
+    rows = {row["stage"]: row for row in time_rows(read_stored_run(finished.store, RUN))}
     assert rows["synthesize"]["seconds"] == pytest.approx(2.5 + 3.5 + 4.5)
     assert rows["synthesize"]["rate"] == pytest.approx(24 / 10.5)
     assert rows["compose"]["shards"] == rows["compose"]["planned"] == 1

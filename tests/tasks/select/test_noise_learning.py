@@ -14,6 +14,7 @@ from infra.store import Store, read_shard, write_shard
 from models.embedded import world
 from models.metrics import IGNORE
 from tasks.plan.rows import make_plan
+from tasks.plan.table import stored_plan
 from tasks.select.judge import drop_high_losses
 from tasks.select.noise_learning import hold_out, learn_fold, rank
 from tasks.select.ranking import read_ranking
@@ -94,7 +95,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         select={"folds": 2, "fold_steps": 120, "keep": 0.8, "pixel_loss": 3.0},
     )
     store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
-    store.write_table("runs/nightly/plan.parquet", plan)
+    store.write_bytes("runs/nightly/plan.parquet", stored_plan([plan]))
     for shard, rows in plan.groupby("shard"):
         drawings = [
             world.draw_scene(
@@ -197,7 +198,7 @@ def test_a_shard_of_which_nothing_passes_the_screen_is_judged_by_nobody(tmp_path
         select={"folds": 2},
     )
     store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
-    store.write_table("runs/nightly/plan.parquet", plan)
+    store.write_bytes("runs/nightly/plan.parquet", stored_plan([plan]))
     rows, black = plan[["row", "id"]], np.zeros((4, 8, 8, 3), np.uint8)
     write_shard(
         store,

@@ -1,0 +1,57 @@
+"""Settings of a run: one frozen model, read from flags, the environment and a file.
+
+`Settings(_file=…, _flags=…, **values)` merges, strongest first:
+
+1. keyword values
+2. flags: `plan.images=200`
+3. environment variables: `SEGMINT_PLAN__IMAGES=200`
+4. a TOML or YAML file
+5. defaults
+
+Unknown or wrong values raise `SettingsError` with the field, its source and the remedy. Credentials
+come from the environment alone. They are attributes of the model, but never part of a dump, a
+`repr` or an error.
+"""
+
+from __future__ import annotations
+
+from infra.settings.data import (
+    ComposeSettings,
+    GeneratorSettings,
+    PlanSettings,
+    RefineSettings,
+    SelectSettings,
+)
+from infra.settings.identity import check_same_run
+from infra.settings.operation import (
+    AlarmSettings,
+    ComputeSettings,
+    KubernetesSettings,
+    PublishSettings,
+    RetentionSettings,
+    StoreSettings,
+    WatchSettings,
+)
+from infra.settings.settings import Settings
+from infra.settings.training import EvaluateSettings, TrainSettings
+from infra.sources import SettingsError
+
+__all__ = [
+    "AlarmSettings",
+    "ComposeSettings",
+    "ComputeSettings",
+    "EvaluateSettings",
+    "GeneratorSettings",
+    "KubernetesSettings",
+    "PlanSettings",
+    "PublishSettings",
+    "RefineSettings",
+    "RetentionSettings",
+    "SelectSettings",
+    "Settings",
+    "SettingsError",
+    "StoreSettings",
+    "TrainSettings",
+    "WatchSettings",
+    "check_same_run",
+]

@@ -1,0 +1,97 @@
+"""The identity of a run: a hash of the settings that can change a sample.
+
+Two runs with equal identity make equal samples, so a run may go on under any settings that have its
+identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.sources import SettingsError
+
+if TYPE_CHECKING:
+    from infra.settings.settings import Settings
+
+__all__ = ["check_same_run", "hash_samples", "in_identity", "sample_settings"]
+
+# Settings and sections that can change a sample, and by content `vocabulary` and `classes`. The
+# others (name, store, compute, train, evaluate, publish, retention, alarm, watch) cannot.
+_INCLUDED = {"seed", "plan", "generator", "refine", "compose", "select"}
+_BY_CONTENT = {"vocabulary", "classes"}
+# Fields of these sections that cannot change a sample.
+_EXCLUDED = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
+# Fields that are younger than runs in users' stores, with the value that makes the samples of those
+# runs. At this value they are left out, so those runs keep their identity.
+_ADDED_SINCE: dict[str, dict[str, Any]] = {"generator": {"attention": "phrases"}}
+
+
+def sample_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that can change a sample as JSON values.
+
+    Vocabulary and captions are represented by their content, not by their names. Raises
+    `SettingsError` and `VocabularyError` for files that cannot be read.
+    """
+    dumped = settings.model_dump(mode="json", include=_INCLUDED, exclude=_EXCLUDED)
+    dumped["plan"]["captions"] = _file_digest(settings.plan.captions)
+    for section, added in _ADDED_SINCE.items():
+        dumped[section] = {
+            name: value
+            for name, value in dumped[section].items()
+            if name not in added or value != added[name]
+        }
+    return dumped | {"vocabulary": settings.load_vocabulary().model_dump(mode="json")}
+
+
+def hash_samples(samples: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (64 hex digits) of the canonical JSON of `sample_settings`."""
+    canonical = json.dumps(samples, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def in_identity(field: str) -> bool:
+    """Whether a field, such as `plan.images`, is part of a run's identity."""
+    section, _, name = field.partition(".")
+    if section in _BY_CONTENT:
+        return True
+    return section in _INCLUDED and name not in _EXCLUDED.get(section, ())
+
+
+def check_same_run(stored: Mapping[str, Any], settings: Settings) -> None:
+    """Raise `SettingsError`, listing the differences, if the run would make other samples.
+
+    `stored` is the `record()` of the run of the same name in the store.
+    """
+    differing = list(_differences(stored["sample_settings"], sample_settings(settings)))
+    if differing:
+        raise SettingsError(
+            f"run {settings.name!r} is in the store with other settings: {'; '.join(differing)}. "
+            "Give this run another name, or the same settings to resume it"
+        )
+
+
+def _file_digest(captions: str | None) -> str | None:
+    if captions is None:
+        return None
+    try:
+        return hashlib.sha256(Path(captions).read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read plan.captions {captions!r} ({error.strerror}); "
+            "give a text file with one caption per line, or leave the field out"
+        ) from None
+
+
+def _differences(stored: Any, ours: Any, path: str = "") -> Iterator[str]:
+    if path == "vocabulary":
+        if stored != ours:
+            yield "vocabulary has other content"
+    elif isinstance(stored, Mapping) and isinstance(ours, Mapping):
+        for name in sorted(stored.keys() | ours.keys()):
+            yield from _differences(stored.get(name), ours.get(name), f"{path}.{name}".lstrip("."))
+    elif stored != ours:
+        yield f"{path} was {stored!r}, is {ours!r}"
