@@ -56,7 +56,6 @@ images = 4
 [train]
 steps = 20
 workers = 1
-workers = 1
 [evaluate]
 images = 64
 """
