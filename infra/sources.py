@@ -144,7 +144,7 @@ def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str
         pydantic_settings.SettingsError
     ) as error:  # its cause quotes the text, which may be a credential
         problem = str(error).partition(" from source")[0]
-        raise SettingsError(f"{origin}: {problem}; a table or list is written as JSON") from None
+        raise SettingsError(f"{origin}: {problem}; write a table or list as JSON") from None
     except RecursionError:
         raise SettingsError(
             f"{origin}: a value is nested too deeply; no setting is nested at all"
@@ -173,7 +173,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise SettingsError(f"there is no configuration file {file}; give a .toml or .yaml file")
     if file.suffix not in _READERS:
         raise SettingsError(
-            f"configuration file {file} ends in {file.suffix!r}; it has to end in .toml or .yaml"
+            f"configuration file {file} ends in {file.suffix!r}; "
+            "give a file that ends in .toml or .yaml"
         )
     try:
         values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))

@@ -101,7 +101,8 @@ def _read_stems(path: Path) -> list[str]:
     for stem in stems:
         if stem.startswith("/") or ".." in stem.split("/"):
             raise VocError(
-                f"{path} lists {stem!r}, which leads out of the folder; list stems below JPEGImages"
+                f"{path} lists {stem!r}, which leads out of the folder; "
+                "name files below JPEGImages, without their suffix"
             )
     return stems
 

@@ -84,7 +84,8 @@ class Bucket:
         for (path, start, buffer), data in zip(pieces, found, strict=True):
             if len(data) != len(buffer):
                 raise CorruptShardError(
-                    f"{self.url}/{path} ends before byte {start + len(buffer)}; run the stage again"
+                    f"{self.url}/{path} ends before byte {start + len(buffer)}; "
+                    "delete the shard's marker and run the stage again"
                 )
             buffer[:] = data
 

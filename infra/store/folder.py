@@ -61,7 +61,8 @@ class Folder:
                 got = file.readinto(buffer)
             if got != len(buffer):
                 raise CorruptShardError(
-                    f"{self.root}/{path} ends at byte {start + got}; run the stage again"
+                    f"{self.root}/{path} ends at byte {start + got}; "
+                    "delete the shard's marker and run the stage again"
                 )
 
     def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None:

@@ -196,7 +196,8 @@ def _resolved(url: str) -> str:
         raise StoreError(f"store url {url!r} names no bucket; use s3://bucket/prefix")
     if "@" in rest.split("/")[0]:
         raise StoreError(
-            f"store url of {protocol}: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"store url of {protocol}: "
+            "give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     return url.rstrip("/")
 

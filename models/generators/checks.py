@@ -53,7 +53,8 @@ def check_pipeline(path: str | Path) -> None:
     index = _read_json(root / "model_index.json")
     if index.get("_class_name") != _PIPELINE:
         raise PipelineError(
-            f"{root} is a {index.get('_class_name')}; supported is {_PIPELINE} (1.x and 2.x)"
+            f"{root}/model_index.json is of a {index.get('_class_name')}; "
+            f"give a {_PIPELINE} (1.x or 2.x)"
         )
     for component in _COMPONENTS:
         _check_component(root, component, index.get(component))
@@ -92,8 +93,10 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
         kind in classes if classes else str(kind).endswith("Scheduler")
     )  # a pipeline in its place could bring code
     if library != home or not kind or not own:
-        wanted = " or ".join(sorted(classes)) or "one of its schedulers"
-        raise PipelineError(f"{root}: {name} is {library}.{kind}; supported is {home}: {wanted}")
+        wanted = " or ".join(sorted(classes)) or "a scheduler"
+        raise PipelineError(
+            f"{root}/model_index.json: {name} is {library}.{kind}; use {wanted} of {home}"
+        )
     folder = root / name
     described = _read_json(folder / config)
     if stem is not None and home == "diffusers" and described.get("_class_name") != kind:

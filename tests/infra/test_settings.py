@@ -130,7 +130,7 @@ def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
         ),
         ("name=a/b", r"name = 'a/b' .* letters, digits"),
         ("plan.multi=0.99", r"multi 0.99 \+ negatives 0.05 is more than 1; lower one"),
-        ("plan={3", r'"plan"; a table or list is written as JSON'),
+        ("plan={3", r'"plan"; write a table or list as JSON'),
         ("plan.images", r"'plan.images' is not FIELD=VALUE; write"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_wrong_value_gets_field_value_and_remedy(flag: str, message: str) -> N
     [
         ("a.toml", "seed = = 3", "a.toml is not a table of settings in TOML: .*line 1"),
         ("a.yaml", "seed: [3", "a.yaml is not a table of settings in YAML"),
-        ("a.json", "{}", "ends in '.json'; it has to end in .toml or .yaml"),
+        ("a.json", "{}", "ends in '.json'; give a file that ends in .toml or .yaml"),
         ("a.toml", "name = 'caf\udce9'", "a.toml is not a table of settings in TOML: 'utf-8'"),
     ],
 )

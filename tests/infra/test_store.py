@@ -109,7 +109,7 @@ def test_a_relative_folder_is_found_from_any_working_directory(
     [
         ("s4://bucket", "unknown protocol 's4'"),
         ("s3://", "names no bucket"),
-        ("s3://user:swordfish@bucket", "credentials belong in AWS_ACCESS_KEY_ID"),
+        ("s3://user:swordfish@bucket", "give credentials in AWS_ACCESS_KEY_ID"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_at_once(url: str, words: str) -> None:

@@ -1,5 +1,5 @@
-"""Malformed input of every kind that comes from outside, as cases: what is tried, and what has to
-be said of it.
+"""Malformed input of every kind that comes from outside: cases of what is tried and of what the
+error must say.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ DEEP = 100_000  # brackets: more than any reader follows
 
 
 class Case(NamedTuple):
-    """An attempt, given a folder of its own; the error it has to end in; and what that has to name."""
+    """An attempt, given a folder of its own; the error that it must raise; a pattern that the
+    message must match.
+    """
 
     attempt: Callable[[Path], object]
     error: type[Exception] | tuple[type[Exception], ...]

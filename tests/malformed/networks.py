@@ -36,7 +36,9 @@ def configs() -> Cases:
         "list without end": "model = [0] * 10 ** 9",
         "long list": "a = [0] * 65536\nmodel = a * 65536",
         "long text": "a = 'x' * 65536\nmodel = dict(decode_head=a * 65536)",
-        "lists of lists": "a = [dict()] * 100\nb = [a] * 100\nc = [b] * 100\nmodel = dict(decode_head=c)",
+        "lists of lists": (
+            "a = [dict()] * 100\nb = [a] * 100\nc = [b] * 100\nmodel = dict(decode_head=c)"
+        ),
         "division by zero": "model = 1 / 0",
         "unknown name": "model = dict(decode_head=nothing)",
         "no model": "a = 1",

@@ -80,7 +80,9 @@ def cases() -> Cases:
         "profile bomb": png(1, 1, extra=chunk(b"iCCP", b"a\0\0" + huge) * 70),
         "critical chunk of nobody": png(1, 1, extra=chunk(b"EVIL", b"")),
         "animation of nothing": png(1, 1, extra=chunk(b"acTL", b"")),
-        "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 3 2\n%%EndComments\n(evil) run\n",
+        "PostScript": (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 3 2\n%%EndComments\n(evil) run\n"
+        ),
         "GIF": b"GIF89a\x03\x00\x02\x00\x00\x00\x00;",
         "BMP": b"BM" + b"\0" * 60,
         "PSD": b"8BPS\0\1" + b"\0" * 60,

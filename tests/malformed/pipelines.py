@@ -83,7 +83,7 @@ def cases() -> Cases:
     for name, (component, entry) in entries.items():
         yield (
             f"model_index.json: {name}",
-            case("model_index.json", json.dumps(INDEX | {component: entry}), "supported is"),
+            case("model_index.json", json.dumps(INDEX | {component: entry}), "; use "),
         )
     weights = {
         "empty": b"",

@@ -26,7 +26,7 @@ from infra.store import (
 from infra.store.layout import check
 from infra.store.seal import seal, seal_tensors, unseal
 from tasks.refine.affinity import read_affinity
-from tasks.report.stored_run import read_ledger
+from tasks.report.stored_run import read_stored_run
 from tasks.schemas import origin_of
 from tasks.train.checkpoints import read_meta
 from tests.malformed import DEEP, Case, Cases, file
@@ -63,7 +63,7 @@ def names() -> Cases:
     readers: dict[str, Callable[[Store, str], object]] = {
         "version": read_version,
         "checkpoint": read_meta,
-        "run": read_ledger,
+        "run": read_stored_run,
     }
     for name, text in bad.items():
         for what, read in readers.items():

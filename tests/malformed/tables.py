@@ -170,7 +170,10 @@ def records() -> Cases:
         "champion.json": ("champion.json", read_champion),
         "meta.json": ("checkpoints/c/meta.json", lambda s: read_meta(s, "c")),
         "settings.json": ("runs/nightly/settings.json", lambda s: start_run(s, Settings())),
-        "evaluation.json": ("runs/nightly/evaluation.json", lambda s: read_stored_run(s, "nightly")),
+        "evaluation.json": (
+            "runs/nightly/evaluation.json",
+            lambda s: read_stored_run(s, "nightly"),
+        ),
     }
     for where, (path, read) in files.items():
         for name, content in raw.items():

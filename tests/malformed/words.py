@@ -27,7 +27,10 @@ def vocabularies() -> Cases:
         "not UTF-8": b'{"name": "\xe9"}',
         "UTF-16": '{"name": "a"}'.encode("utf-16"),
         "NUL bytes": b"\0" * 100,
-        "pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
+        "pickle": (
+            b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00"
+            b"\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
+        ),
         "YAML": "name: pets",
     }
     for name, content in raw.items():

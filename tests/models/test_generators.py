@@ -1,5 +1,6 @@
-"""A pipeline directory is judged before it is loaded, loaded once, and a picture depends on its own
-seed alone.
+"""A pipeline directory is checked before it is loaded, and loaded once.
+
+An image depends on its own prompt and seed alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch
 from models.generators import (
     Generated,
     PipelineError,
+    Request,
+    Sampling,
     check_pipeline,
     fastest_dtype,
     generate,
@@ -32,15 +35,12 @@ PHRASES = [["car", "red car"], ["tree"], [], ["car"]]
 SEEDS = [11, 2**62 + 1, 5, 7]
 
 
+SAMPLING = Sampling(num_inference_steps=3, guidance_scale=3.0)
+
+
 def make(pipeline: Any, rows: list[int], **options: Any) -> Generated:
-    options = {"num_inference_steps": 3, "guidance_scale": 3.0} | options
-    return generate(
-        pipeline,
-        [PROMPTS[i] for i in rows],
-        [PHRASES[i] for i in rows],
-        [SEEDS[i] for i in rows],
-        **options,
-    )
+    requests = [Request(PROMPTS[i], PHRASES[i], SEEDS[i]) for i in rows]
+    return generate(pipeline, requests, SAMPLING, **options)
 
 
 # Directories
@@ -92,19 +92,19 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
         (write("unet/old.CKPT", ""), "pickles.*unet/old.CKPT"),
         (
             edit("model_index.json", _class_name="FluxPipeline"),
-            "is a FluxPipeline; supported is Stable",
+            "is of a FluxPipeline; give a Stable",
         ),
         (
             edit("model_index.json", unet=["diffusers", "UNet2DModel"]),
-            "unet is diffusers.UNet2DModel; supported is",
+            "unet is diffusers.UNet2DModel; use UNet2D",
         ),
         (
             edit("model_index.json", unet=[None, None]),
-            "unet is None.None; supported is diffusers: UNet2D",
+            "unet is None.None; use UNet2DConditionModel of diffusers",
         ),
         (
             edit("model_index.json", scheduler=["my_code", "Mine"]),
-            "scheduler is my_code.Mine; supported is diffusers",
+            "scheduler is my_code.Mine; use a scheduler of diffusers",
         ),
         (
             edit("unet/config.json", _class_name="UNet3DConditionModel"),
@@ -194,8 +194,9 @@ def test_a_batch_holds_what_was_asked_for(pipeline: Any) -> None:
 
 
 def test_a_sample_depends_on_its_prompt_and_seed_alone(pipeline: Any) -> None:
-    """Exactly so for the same place and batch size; otherwise sums run in another order: one grey
-    level, 1e-3.
+    """Bit for bit at the same position and batch size; else sums run in another order.
+
+    The difference is then one grey level in images and 1e-3 in maps at most.
     """
     batch, again = make(pipeline, [0, 1, 2, 3]), make(pipeline, [0, 1, 2, 3])
     assert np.array_equal(batch.images, again.images)
@@ -208,7 +209,7 @@ def test_a_sample_depends_on_its_prompt_and_seed_alone(pipeline: Any) -> None:
             assert np.abs(own - batch.self_attention[r][rows]).max() <= 1e-3
 
 
-def test_pictures_are_those_of_the_pipeline_itself(pipeline: Any) -> None:
+def test_images_are_those_of_the_pipeline_itself(pipeline: Any) -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[:2]]
     plain = pipeline(
         PROMPTS[:2], generator=generators, num_inference_steps=3, guidance_scale=3.0
@@ -225,19 +226,19 @@ def test_threads_that_share_a_pipeline_wait_for_one_another(tiny_pipeline: Any) 
         assert np.array_equal(each.images, make(tiny_pipeline, [i]).images)
 
 
-def test_a_picture_of_nan_is_flagged_and_its_neighbours_are_sound(tiny_pipeline: Any) -> None:
+def test_an_image_of_nan_is_flagged_and_its_neighbours_are_sound(tiny_pipeline: Any) -> None:
     broken = copy.deepcopy(tiny_pipeline)
     letter = broken.tokenizer("x").input_ids[1]
     broken.text_encoder.get_input_embeddings().weight.data[letter] = torch.nan
-    options: Any = {"num_inference_steps": 2, "guidance_scale": 3.0}
-    made = generate(broken, ["a car", "x car", "a car"], [["car"]] * 3, [1, 2, 3], **options)
+    requests = [Request(f"{word} car", ["car"], seed) for seed, word in enumerate("axa", 1)]
+    made = generate(broken, requests, Sampling(num_inference_steps=2, guidance_scale=3.0))
     assert made.faults == ("", "NaN", "")
     assert all(
         np.isfinite(maps).all() for maps in (*made.cross.values(), *made.self_attention.values())
     )
 
 
-def test_a_black_picture_is_flagged(tiny_pipeline: Any) -> None:
+def test_a_black_image_is_flagged(tiny_pipeline: Any) -> None:
     broken = copy.deepcopy(tiny_pipeline)
     broken.vae.decoder.conv_out.weight.data.zero_()
     broken.vae.decoder.conv_out.bias.data.fill_(-1)
@@ -245,9 +246,8 @@ def test_a_black_picture_is_flagged(tiny_pipeline: Any) -> None:
 
 
 def test_bad_requests_are_refused(tiny_pipeline: Any) -> None:
-    with pytest.raises(ValueError, match="1 prompts with 2 seeds"):
-        generate(
-            tiny_pipeline, ["a car"], [["car"]], [1, 2], num_inference_steps=1, guidance_scale=1
-        )
+    half = [Request("a car", ["car"], 1, class_prompt="car"), Request("a car", ["car"], 2)]
+    with pytest.raises(ValueError, match="1 of 2 requests have a class_prompt; give all of them"):
+        generate(tiny_pipeline, half, SAMPLING)
     with pytest.raises(ValueError, match="'boat' is not a word or phrase"):
-        generate(tiny_pipeline, ["a car"], [["boat"]], [1], num_inference_steps=1, guidance_scale=1)
+        generate(tiny_pipeline, [Request("a car", ["boat"], 1)], SAMPLING)
