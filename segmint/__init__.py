@@ -10,6 +10,7 @@ The public names, each loaded when it is first used, so that `import segmint` st
     predict_probabilities  softmax per class and pixel, from a segmenter and images
     load_pipeline          a Stable Diffusion directory as a diffusers pipeline
     generate               prompts → images and the attention of their words
+    Request, Sampling      what `generate` makes, and how
     AttentionRecorder      the attention of words while any diffusers pipeline samples
     refine_labels          images and attention → label maps
     __version__            the installed version
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from infra.store import SegmentationDataset, Store, list_versions
     from models.attention import AttentionRecorder
-    from models.generators import generate, load_pipeline
+    from models.generators import Request, Sampling, generate, load_pipeline
     from models.masks import refine_labels
     from models.segmenters import Segmenter, predict_probabilities
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionRecorder",
+    "Request",
+    "Sampling",
     "SegmentationDataset",
     "Settings",
     "Store",
@@ -50,6 +53,8 @@ __all__ = [
 
 _MODULES = {
     "AttentionRecorder": "models.attention",
+    "Request": "models.generators",
+    "Sampling": "models.generators",
     "SegmentationDataset": "infra.store",
     "Settings": "infra.settings",
     "Store": "infra.store",

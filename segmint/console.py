@@ -20,7 +20,7 @@ from rich.text import Text
 from infra.text import visible
 
 if TYPE_CHECKING:
-    from tasks.monitor.totals import Tally
+    from tasks.monitor.totals import RunningTotals
     from tasks.run.progress import Event
 
 __all__ = [
@@ -119,19 +119,19 @@ def size(count: float) -> str:
 class _Bars:
     """One progress bar per stage, on a terminal."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, running: RunningTotals) -> None:
         columns = (
             TextColumn("{task.description:11}"),
             BarColumn(),
             TextColumn("{task.fields[words]}"),
         )
         self.progress = Progress(*columns, console=messages)
-        self._tally = tally
+        self._running = running
         self._lock = threading.Lock()
         self._bars: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        stage = self._tally.stage(event.stage)
+        stage = self._running.stage(event.stage)
         if stage is None:
             return
         with self._lock:
@@ -143,13 +143,13 @@ class _Bars:
 class _Lines:
     """A line per stage every `PLAIN_SECONDS` and at its end, where there is no terminal."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, running: RunningTotals) -> None:
+        self._running = running
         self._lock = threading.Lock()
         self._printed: dict[str, tuple[float, str]] = {}
 
     def __call__(self, event: Event) -> None:
-        stage = self._tally.stage(event.stage)
+        stage = self._running.stage(event.stage)
         if stage is None:
             return
         with self._lock:
@@ -163,15 +163,15 @@ class _Lines:
 @contextmanager
 def progress() -> Iterator[None]:
     """Show the progress of every stage on standard error while the block runs."""
-    from tasks.monitor.totals import Tally
+    from tasks.monitor.totals import RunningTotals
     from tasks.run.progress import listening
 
-    tally = Tally()
-    with listening(tally):
+    running = RunningTotals()
+    with listening(running):
         if not messages.is_terminal:
-            with listening(_Lines(tally)):
+            with listening(_Lines(running)):
                 yield
             return
-        bars = _Bars(tally)
+        bars = _Bars(running)
         with bars.progress, listening(bars):
             yield

@@ -22,7 +22,7 @@ from prefect import task
 from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
 from infra.store import Published, Store, list_versions, read_version
-from tasks.promote.champion import read_champion
+from tasks.promote.pointer import read_champion
 from tasks.schemas import origin_of
 
 __all__ = ["Garbage", "collect", "delete", "find_garbage", "pin", "pins", "unpin"]

@@ -18,6 +18,7 @@ __all__ = [
     "Champion",
     "Compared",
     "Evaluated",
+    "Measurement",
     "Meta",
     "Origin",
     "Planned",
@@ -33,6 +34,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Weights = dict[str, Amount]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Images = Annotated[int, Field(ge=1, le=1 << 24)]
 ClassId = Annotated[int, Field(ge=1, le=254)]
 
 
@@ -73,6 +75,17 @@ class Compared(Evaluated):
     """An evaluation that another may be compared with."""
 
     fingerprint: str
+
+
+class _Deciding(Compared):
+    images: Images
+
+
+class Measurement(Compared):
+    """An evaluation whose pixel counts are stored; `decision` is of the images that decide."""
+
+    known: list[str]
+    decision: _Deciding
 
 
 class Champion(_Part):

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from infra.store import Store, publish_version, write_shard
 from segmint import console
 from segmint.cli import ENVIRONMENT, QUIET, app
-from tasks.monitor.totals import Tally
+from tasks.monitor.totals import RunningTotals
 from tasks.plan.resolve import resolve, with_weights
 from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
@@ -248,10 +248,10 @@ def test_the_doctor_exits_1_with_the_remedy(shell: Shell) -> None:
 
 
 def told(*events: Event, ticks: Iterator[float]) -> console._Lines:
-    tally = Tally(lambda: next(ticks))
-    lines = console._Lines(tally)
+    running = RunningTotals(lambda: next(ticks))
+    lines = console._Lines(running)
     for event in events:
-        tally(event)
+        running(event)
         lines(event)
     return lines
 
@@ -281,10 +281,10 @@ def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
 
 
 def test_a_bar_moves_within_a_shard() -> None:
-    tally = Tally()
-    bars = console._Bars(tally)
+    running = RunningTotals()
+    bars = console._Bars(running)
     for event in (Event("select", awaited=("00000", "00001")), Event("select", 1, "00000", 1, 4)):
-        tally(event)
+        running(event)
         bars(event)
     (task,) = bars.progress.tasks
     assert (task.completed, task.total) == (0.125, 1.0)

@@ -1,4 +1,4 @@
-"""Board: how far a run is, as artifacts of its flow run that Prefect's UI shows and that change in
+"""ProgressArtifacts: how far a run is, as artifacts of its flow run that Prefect's UI shows and that change in
 place.
 
 Their keys are the same whatever the run, so that Prefect keeps their history.
@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
 from tasks.monitor.totals import Totals
 
-__all__ = ["Board"]
+__all__ = ["ProgressArtifacts"]
 
 
 class _Shown(NamedTuple):
@@ -25,7 +25,7 @@ class _Shown(NamedTuple):
     description: str
 
 
-class Board:
+class ProgressArtifacts:
     """The artifacts of one flow run."""
 
     def __init__(self, flow_run: UUID) -> None:

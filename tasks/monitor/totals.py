@@ -1,4 +1,4 @@
-"""Tally: what the events of a run add up to, for whoever shows it: rate, time left, work by worker,
+"""RunningTotals: what the events of a run add up to, for whoever shows it: rate, time left, work by worker,
 figures.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from tasks.report.figures import as_duration
 from tasks.run.progress import Event, Values
 
-__all__ = ["Stage", "Tally", "Totals", "Work"]
+__all__ = ["Stage", "RunningTotals", "Totals", "Work"]
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _Counts:
 
 @dataclass(frozen=True)
 class Totals:
-    """A tally at one moment.
+    """A running at one moment.
 
     `work` is by stage and worker, `resources` by worker, `values` by name and label.
     """
@@ -103,7 +103,7 @@ class Totals:
     values: Values
 
 
-class Tally:
+class RunningTotals:
     """Listens to the events of a run, from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -23,9 +23,9 @@ from prefect.context import FlowRunContext
 from infra.logs import located
 from infra.machine import free_space
 from infra.settings import Settings
-from tasks.monitor.prefect_ui import Board
+from tasks.monitor.prefect_ui import ProgressArtifacts
 from tasks.monitor.prometheus import Figures, send
-from tasks.monitor.totals import Tally
+from tasks.monitor.totals import RunningTotals
 from tasks.run.progress import Event, listening, measured
 
 __all__ = ["watching"]
@@ -40,18 +40,18 @@ def watching(settings: Settings) -> Iterator[None]:
     """Follow the run of these settings while the block lasts; the flow that calls this is the one
     that is followed.
     """
-    watch, tally, context = settings.watch, Tally(), FlowRunContext.get()
+    watch, running, context = settings.watch, RunningTotals(), FlowRunContext.get()
     flow = context.flow.name if context and context.flow else "segmint"
     shows: list[Show] = [lambda: _measure_store(settings.store.url)]
     if context and context.flow_run:
-        board = Board(context.flow_run.id)
-        shows.append(lambda: board.show(tally.totals()))
+        artifacts = ProgressArtifacts(context.flow_run.id)
+        shows.append(lambda: artifacts.show(running.totals()))
     if watch.metrics:
-        figures, place = Figures(flow, settings.name, tally.totals), watch.metrics
+        figures, place = Figures(flow, settings.name, running.totals), watch.metrics
         shows.append(lambda: send(figures, flow, place))
     with ExitStack() as stack:
         stack.enter_context(located(run=settings.name))
-        stack.enter_context(listening(tally))
+        stack.enter_context(listening(running))
         if watch.lines:
             stack.enter_context(_lines(watch.lines, flow, settings.name))
         stack.enter_context(_again_and_again(shows, watch.seconds))

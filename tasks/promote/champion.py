@@ -1,122 +1,124 @@
-"""Promote: the better of champion and challenger, and what each class gets of the next night; and
-the way back.
+"""Promote: the better of champion and challenger, and the next night's budget; and the way back.
 
-    champion.json   checkpoint, version, evaluation: the best so far · budget: the next night's share of each class
-                    before: champions before it, the last one last · withdrawn: checkpoints that were rolled back
-
-The pointer moves only between evaluations of the same set. Doing it again with the same checkpoint
-changes nothing.
+Doing it again with the same checkpoint changes nothing. `pointer` describes champion.json.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from prefect import task
 
 from infra.blocks import open_store
-from infra.events import MOVED, REGRESSED, tell
+from infra.events import REGRESSED, tell
 from infra.settings import Settings
-from infra.store import MissingError, Store, StoreError, read_version
-from tasks.evaluate.evaluate import evaluation_path
-from tasks.promote.budget import keep_rates, next_budget
-from tasks.schemas import Champion, Compared, origin_of
+from infra.store import MissingError, Store, StoreError
+from tasks.evaluate.evaluate import evaluate_checkpoint
+from tasks.evaluate.stored import evaluation_path, read_counts, read_evaluation
+from tasks.promote.decision import Decision, compare_counts, other_classes, settle
+from tasks.promote.pointer import (
+    CHAMPION,
+    budget_after,
+    emit_moved,
+    entry_of,
+    last_evaluation,
+    read_champion,
+)
 from tasks.train.checkpoints import read_meta
 
-__all__ = [
-    "CHAMPION",
-    "Decision",
-    "champion_of",
-    "decide",
-    "promote",
-    "read_champion",
-    "roll_back",
-    "watch_champion",
-]
+__all__ = ["champion_of", "promote", "roll_back", "watch_champion"]
 
-CHAMPION = "champion.json"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether the challenger takes the champion's place, and why."""
-
-    moved: bool
-    reason: str
-
-
-def decide(champion: Mapping[str, Any] | None, challenger: Mapping[str, Any]) -> Decision:
-    """Compare two entries of `checkpoint` and `evaluation`; `champion` None is a vacant place.
-
-    The challenger wins by a higher `miou` on the set with the same fingerprint, and on no other
-    ground; one that was rolled back does not come back by itself.
-    """
-    if champion is None:
-        return Decision(True, "there was no champion")
-    if champion["checkpoint"] == challenger["checkpoint"]:
-        return Decision(False, "it is the champion already")
-    if challenger["checkpoint"] in champion.get("withdrawn", ()):
-        return Decision(
-            False, "it was rolled back; `segmint rollback --to` makes it the champion again"
-        )
-    held, offered = champion["evaluation"], challenger["evaluation"]
-    if held["fingerprint"] != offered["fingerprint"]:
-        return Decision(
-            False,
-            f"champion {champion['checkpoint']} was measured on {held['set']} ({held['fingerprint'][:12]}), not on "
-            f"{offered['set']} ({offered['fingerprint'][:12]}); evaluate it on that, then promote again",
-        )
-    sign = ">" if offered["miou"] > held["miou"] else "<="
-    return Decision(
-        sign == ">",
-        f"mIoU {offered['miou']:.4f} {sign} {held['miou']:.4f} of {champion['checkpoint']}",
-    )
+Entry = dict[str, Any]
 
 
 @task(name="promote", task_run_name="promote-{checkpoint}")
 def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, Any]:
-    """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion, and write
-    champion.json.
+    """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion.
 
-    The champion is taken as evaluated on that same set, if it was. The budget comes from the IoU of
-    who stands and the keep rates of the run that the challenger's version came from. Returned:
-    champion.json as it stands, with `moved`, `reason` and the `challenger` (its `checkpoint`,
-    `version` and `evaluation`).
+    The champion is measured on that set if it was not. The budget comes from the IoU of the
+    champion and the keep rates of the run that made the challenger's version.
+
+    Returns champion.json with `moved` and `reason`, and two entries of `checkpoint`, `version` and
+    `evaluation`: `trained`, the checkpoint that was handed in (as `challenger` too), and
+    `champion`, the one that is champion now.
     """
     store = open_store(settings.store)
-    challenger = _entry(store, checkpoint, evaluation_path(checkpoint, fingerprint))
+    challenger = entry_of(store, checkpoint, evaluation_path(checkpoint, fingerprint))
     before = read_champion(store)
-    champion = _on_same_set(store, before, fingerprint)
-    decision = decide(champion, challenger)
-    standing = _succeeding(challenger, champion) if decision.moved or champion is None else champion
-    standing = {
-        **standing,
-        "budget": _budget(store, standing["evaluation"]["iou"], challenger["version"]),
-    }
+    if before is None:
+        decision = Decision(True, "there was no champion")
+        standing = challenger
+    else:
+        champion, decision = _contest(store, settings, before, challenger)
+        standing = _succeeding(store, challenger, champion) if decision.moved else champion
+    budget = budget_after(store, standing["evaluation"], challenger["version"])
+    standing = {**standing, "budget": budget}
     if standing != before:
         store.write_json(CHAMPION, standing)
     if decision.moved:
-        _tell_moved(standing, decision.reason)
+        emit_moved(standing, decision.reason)
     return {
         **standing,
         "moved": decision.moved,
         "reason": decision.reason,
         "challenger": challenger,
+        "trained": challenger,
+        "champion": {name: standing[name] for name in challenger},
     }
 
 
-def read_champion(store: Store) -> dict[str, Any] | None:
-    """champion.json, None while the place is vacant."""
-    champion: dict[str, Any] | None = (
-        store.read_json(CHAMPION, Champion) if store.exists(CHAMPION) else None
+def _contest(
+    store: Store, settings: Settings, champion: Entry, challenger: Entry
+) -> tuple[Entry, Decision]:
+    """Return the champion, as measured on the challenger's set if possible, and the decision."""
+    if decision := settle(champion, challenger):
+        return _on_same_set(store, champion, challenger), decision
+    try:
+        meta = read_meta(store, champion["checkpoint"])
+    except MissingError:
+        return champion, Decision(True, f"champion {champion['checkpoint']} was deleted")
+    classes = read_meta(store, challenger["checkpoint"])["classes"]
+    if meta["classes"] != classes:
+        differing = sorted(set(meta["classes"]) ^ set(classes))
+        return champion, other_classes(champion, challenger, differing)
+    champion = {
+        **champion,
+        "version": meta["version"],
+        "evaluation": _measured(store, settings, champion["checkpoint"], challenger),
+    }
+    held, offered = (
+        read_counts(store, each["checkpoint"], each["evaluation"])
+        for each in (champion, challenger)
     )
-    return champion
+    return champion, compare_counts(champion, challenger, (held, offered))
+
+
+def _measured(store: Store, settings: Settings, name: str, challenger: Entry) -> dict[str, Any]:
+    """Return the evaluation of checkpoint `name` on the challenger's set, measured if need be."""
+    fingerprint = challenger["evaluation"]["fingerprint"]
+    found = read_evaluation(store, name, fingerprint)
+    return evaluate_checkpoint(store, settings, name) if found is None else found
+
+
+def _on_same_set(store: Store, champion: Entry, challenger: Entry) -> Entry:
+    """Return the champion with its evaluation on the challenger's set, if there is one."""
+    path = evaluation_path(champion["checkpoint"], challenger["evaluation"]["fingerprint"])
+    if not store.exists(path):
+        return champion
+    return {**champion, **entry_of(store, champion["checkpoint"], path)}
+
+
+def _succeeding(store: Store, challenger: Entry, champion: Entry) -> Entry:
+    """Return the challenger's entry as champion, with those before it that still exist."""
+    before = [name for name in champion.get("before", []) if name != challenger["checkpoint"]]
+    if store.exists(f"checkpoints/{champion['checkpoint']}/meta.json"):
+        before.append(champion["checkpoint"])
+    return {**challenger, "before": before, "withdrawn": champion.get("withdrawn", [])}
 
 
 def champion_of(settings: Settings) -> str:
-    """The champion's checkpoint. Raises `StoreError` while the place is vacant."""
+    """Return the name of the champion. Raises `StoreError` while there is none."""
     store = open_store(settings.store)
     champion = read_champion(store)
     if champion is None:
@@ -128,39 +130,32 @@ def champion_of(settings: Settings) -> str:
 
 @task(name="watch-champion")
 def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]) -> bool:
-    """Emit an event if this evaluation says that the champion got worse than when it became
-    champion; return whether.
+    """Emit an event if an evaluation says that the champion got worse; return whether it does.
 
-    Only a set of the same name tells: the same pictures always give the same figure, a set that
-    grew may not.
+    Worse means that its mIoU is lower than when it became champion, by more than
+    `alarm.regression`, on a set of the same name. Only images that were added or changed can
+    lower it, because the same images always give the same figure.
     """
     champion = read_champion(open_store(settings.store))
-    if (
-        champion is None
-        or champion["checkpoint"] != checkpoint
-        or champion["evaluation"]["set"] != found["set"]
-    ):
+    if champion is None or champion["checkpoint"] != checkpoint:
+        return False
+    if champion["evaluation"]["set"] != found["set"]:
         return False
     lost = champion["evaluation"]["miou"] - found["miou"]
     if lost <= settings.alarm.regression:
         return False
-    tell(
-        REGRESSED,
-        "champion",
-        checkpoint,
-        {"miou": found["miou"], "lost": lost, "set": found["set"]},
-    )
+    payload = {"miou": found["miou"], "lost": lost, "set": found["set"]}
+    tell(REGRESSED, "champion", checkpoint, payload)
     return True
 
 
 @task(name="roll-back")
 def roll_back(settings: Settings, to: str | None = None) -> dict[str, Any]:
-    """Make an earlier champion the champion again, the last one unless `to` names a checkpoint;
-    return champion.json.
+    """Make an earlier checkpoint the champion again and return champion.json.
 
-    Whoever stood is withdrawn: no repeated training or event brings it back, only another
-    `roll_back` to it. Raises `StoreError` if there is nothing to go back to, `MissingError` for a
-    checkpoint that is not in the store.
+    `to` None stands for the champion before this one. The checkpoint that was champion is
+    withdrawn: it becomes champion again only if `roll_back` names it. Raises `StoreError` if there
+    is nothing to go back to, `MissingError` for a checkpoint that is not in the store.
     """
     store = open_store(settings.store)
     champion = read_champion(store)
@@ -172,77 +167,14 @@ def roll_back(settings: Settings, to: str | None = None) -> dict[str, Any]:
     name = to or before[-1]
     if name == champion["checkpoint"]:
         return champion
-    entry = _entry(
-        store, name, _last_evaluation(store, name, champion["evaluation"]["fingerprint"])
-    )
+    path = last_evaluation(store, name, champion["evaluation"]["fingerprint"])
+    entry = entry_of(store, name, path)
     withdrawn = [each for each in champion.get("withdrawn", []) if each != name]
     entry |= {
         "before": before[: before.index(name)] if name in before else before,
         "withdrawn": [*withdrawn, champion["checkpoint"]],
-        "budget": _budget(store, entry["evaluation"]["iou"], entry["version"]),
+        "budget": budget_after(store, entry["evaluation"], entry["version"]),
     }
     store.write_json(CHAMPION, entry)
-    _tell_moved(entry, f"{champion['checkpoint']} was rolled back")
+    emit_moved(entry, f"{champion['checkpoint']} was rolled back")
     return entry
-
-
-def _succeeding(challenger: dict[str, Any], champion: dict[str, Any] | None) -> dict[str, Any]:
-    """The challenger's entry as champion, with the ones before it."""
-    if champion is None:
-        return challenger
-    before = [name for name in champion.get("before", []) if name != challenger["checkpoint"]]
-    withdrawn = champion.get("withdrawn", [])
-    return {**challenger, "before": [*before, champion["checkpoint"]], "withdrawn": withdrawn}
-
-
-def _tell_moved(entry: Mapping[str, Any], reason: str) -> None:
-    tell(MOVED, "champion", entry["checkpoint"], {"version": entry["version"], "reason": reason})
-
-
-def _budget(store: Store, iou: Mapping[str, float | None], version: str) -> dict[str, float]:
-    try:
-        origin = origin_of(read_version(store, version))
-    except MissingError:  # `segmint gc` took it, so nobody knows what was kept
-        return next_budget(iou, {name: 1.0 for name in iou if name != "background"})
-    return next_budget(iou, dict.fromkeys(origin.classes, 1.0) | keep_rates(store, origin.run))
-
-
-def _entry(store: Store, checkpoint: str, evaluation: str) -> dict[str, Any]:
-    version = read_meta(store, checkpoint)["version"]
-    return {
-        "checkpoint": checkpoint,
-        "version": version,
-        "evaluation": store.read_json(evaluation, Compared),
-    }
-
-
-def _last_evaluation(store: Store, checkpoint: str, fingerprint: str) -> str:
-    """Path of a checkpoint's evaluation on the set with that fingerprint; else of any one that it
-    has.
-    """
-    read_meta(store, checkpoint)  # raises for a name that is no checkpoint
-    wanted, folder = (
-        evaluation_path(checkpoint, fingerprint),
-        f"checkpoints/{checkpoint}/evaluations",
-    )
-    if store.exists(wanted):
-        return wanted
-    if not (found := store.list(folder)):
-        raise StoreError(
-            f"checkpoint {checkpoint!r} was never evaluated; `segmint evaluate {checkpoint}` does it"
-        )
-    return f"{folder}/{found[-1]}"
-
-
-def _on_same_set(
-    store: Store, champion: dict[str, Any] | None, fingerprint: str
-) -> dict[str, Any] | None:
-    """The champion with its evaluation on that set, if there is one."""
-    if champion is None:
-        return None
-    path = evaluation_path(champion["checkpoint"], fingerprint)
-    return (
-        {**champion, **_entry(store, champion["checkpoint"], path)}
-        if store.exists(path)
-        else champion
-    )

@@ -1,7 +1,6 @@
-"""Summary: what Prefect's UI shows of a run's results: tables, pictures and links, all from the
-ledger.
+"""Artifacts: a run's results in Prefect's UI, as tables, images and links.
 
-Their keys are the same whatever the run, so that Prefect keeps their history.
+Artifact keys do not depend on the run, so Prefect keeps a history of each.
 """
 
 from __future__ import annotations
@@ -15,54 +14,50 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from infra.credentials import public
 from infra.store import Store
 from infra.text import as_markdown
-from tasks.promote.champion import read_champion
+from tasks.promote.pointer import read_champion
 from tasks.report.examples import label_sheet, sample_sheet
 from tasks.report.figures import as_percent, class_rows, figures, reason_rows
-from tasks.report.pictures import data_uri
-from tasks.report.stored_run import Ledger
+from tasks.report.sheets import data_uri
+from tasks.report.stored_run import StoredRun
 from tasks.run.progress import measured
 
-__all__ = ["links", "measure", "show"]
+__all__ = ["links", "report_measurements", "show"]
 
 
-def show(store: Store, ledger: Ledger, web: str | None) -> None:
-    """Show the run in Prefect's UI;
+def show(store: Store, stored: StoredRun, web: str | None) -> None:
+    """Create the run's artifacts in Prefect's UI.
 
-    `web` is where people's browsers find the store's root, if anywhere.
+    `web` is the address of the store's root for browsers, None if it has none.
     """
-    about = f"Run {ledger.run}"
+    about = f"Run {stored.run}"
+    headline = [figure._asdict() for figure in figures(stored)]
+    create_table_artifact(headline, key="report-figures", description=about)
+    classes = list(_classes(stored))
     create_table_artifact(
-        [figure._asdict() for figure in figures(ledger)], key="report-figures", description=about
+        classes, key="report-classes", description=f"{about}: samples kept per class"
     )
+    reasons = list(_reasons(stored))
     create_table_artifact(
-        list(_classes(ledger)), key="report-classes", description=f"{about}: kept of each class"
+        reasons, key="report-reasons", description=f"{about}: reasons for rejection"
     )
-    create_table_artifact(
-        list(_reasons(ledger)),
-        key="report-reasons",
-        description=f"{about}: why samples were rejected",
-    )
-    if sheet := sample_sheet(store, ledger):
-        legend = "image, label, attention; green bar: kept, red bar: rejected"
-        create_image_artifact(
-            data_uri(sheet), key="report-samples", description=f"{about}: {legend}"
-        )
-    if sheet := label_sheet(store, ledger):
-        create_image_artifact(
-            data_uri(sheet), key="report-labels", description=f"{about}: labels of kept samples"
-        )
-    create_markdown_artifact(links(store, ledger, web), key="report-links", description=about)
+    if sheet := sample_sheet(store, stored):
+        legend = f"{about}: image, label, attention; green bar: kept, red bar: rejected"
+        create_image_artifact(data_uri(sheet), key="report-samples", description=legend)
+    if sheet := label_sheet(store, stored):
+        legend = f"{about}: labels of kept samples"
+        create_image_artifact(data_uri(sheet), key="report-labels", description=legend)
+    create_markdown_artifact(links(store, stored, web), key="report-links", description=about)
 
 
-def measure(ledger: Ledger) -> None:
-    """Tell whoever watches what was kept, and why the rest was not."""
-    kept = {row["name"]: row["rate"] for row in class_rows(ledger) if row["rate"] is not None}
-    rejected = {reason: float(number) for reason, number, _ in reason_rows(ledger.census)}
+def report_measurements(stored: StoredRun) -> None:
+    """Report keep rates per class and numbers of rejections per reason to the listeners."""
+    kept = {row["name"]: row["rate"] for row in class_rows(stored) if row["rate"] is not None}
+    rejected = {reason: float(number) for reason, number, _ in reason_rows(stored.counts)}
     measured("report", {"keep_ratio": kept, "rejected_samples": rejected})
 
 
-def _classes(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    for row in class_rows(ledger):
+def _classes(stored: StoredRun) -> Iterator[dict[str, Any]]:
+    for row in class_rows(stored):
         counts = {
             name: getattr(row["counts"], name) for name in ("planned", "made", "kept", "rejected")
         }
@@ -74,40 +69,38 @@ def _classes(ledger: Ledger) -> Iterator[dict[str, Any]]:
         }
 
 
-def _reasons(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    rows = list(reason_rows(ledger.census))
-    whole = sum(number for _, number, _ in rows)
+def _reasons(stored: StoredRun) -> Iterator[dict[str, Any]]:
+    rows = list(reason_rows(stored.counts))
+    total = sum(number for _, number, _ in rows)
     for reason, number, meaning in rows:
         yield {
             "reason": reason,
             "samples": number,
-            "share": as_percent(number / whole),
+            "share": as_percent(number / total),
             "meaning": meaning,
         }
 
 
-def links(store: Store, ledger: Ledger, web: str | None) -> str:
-    """Where report, dataset version and champion are, as Markdown; as links if they can be reached
-    by `web`.
+def links(store: Store, stored: StoredRun, web: str | None) -> str:
+    """Return where report, dataset version and champion are, as Markdown.
+
+    They are links if `web` is given, else paths.
     """
     champion = read_champion(store)
-    checkpoint = champion["checkpoint"] if champion else None
-    places = {
-        "Report": (f"of run {ledger.run}", f"runs/{ledger.run}/report.html"),
-        "Dataset version": (ledger.version, f"versions/{ledger.version}/manifest.json"),
-        "Champion": (
-            checkpoint or "none yet",
-            f"checkpoints/{checkpoint}/meta.json" if checkpoint else "",
-        ),
+    rows = {
+        "Report": (f"of run {stored.run}", f"runs/{stored.run}/report.html"),
+        "Dataset version": (stored.version, f"versions/{stored.version}/manifest.json"),
+        "Champion": ("none yet", ""),
     }
-    return "\n".join(f"- {what}: {_place(store, web, *place)}" for what, place in places.items())
+    if champion:
+        name = champion["checkpoint"]
+        rows["Champion"] = (name, f"checkpoints/{name}/meta.json")
+    return "\n".join(f"- {what}: {_link(store, web, *row)}" for what, row in rows.items())
 
 
-def _place(store: Store, web: str | None, name: str, path: str) -> str:
-    if web and path:
+def _link(store: Store, web: str | None, name: str, path: str) -> str:
+    if not path:
+        return as_markdown(name)
+    if web:
         return f"[{as_markdown(name)}]({web.rstrip('/')}/{quote(path)})"
-    return (
-        f"{as_markdown(name)}, {as_markdown(f'{public(store.url)}/{path}')}"
-        if path
-        else as_markdown(name)
-    )
+    return f"{as_markdown(name)}, {as_markdown(f'{public(store.url)}/{path}')}"

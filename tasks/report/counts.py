@@ -1,6 +1,7 @@
-"""Census: the samples of a run, counted, and a few of each outcome picked, however many there are.
+"""Counts: how many samples of a run were planned, made, kept and rejected, with a few examples.
 
-It is taken of a group of samples at a time; the census of all is the sum of those of the groups.
+Counts are taken of one group of samples at a time. The counts of a run are the sum of those of its
+groups, so memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from dataclasses import astuple, dataclass
 
 import pandas as pd
 
-__all__ = ["PICKED", "Census", "Counts"]
+__all__ = ["PICKED", "RunCounts", "Counts"]
 
-PICKED = 12  # samples of each outcome, reason and class; a page shows as many of an outcome at most
+PICKED = 12  # examples per outcome, reason and class; the page shows as many per outcome
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of some samples are planned, made, kept and rejected; of the labels made, their
-    confidences' sum.
+    """Numbers of planned, made, kept and rejected samples, of labels, and the labels' confidences.
+
+    `confidences` is the sum of the labels' confidences, each in [0, 1].
     """
 
     planned: int = 0
@@ -31,10 +33,16 @@ class Counts:
 
     @classmethod
     def of(cls, samples: pd.DataFrame) -> Counts:
-        """Count rows with `image_at`, `keep` and `confidence`, as `Census` has them."""
-        kept, rejected = (int(samples["keep"].eq(verdict).sum()) for verdict in (True, False))
-        known, made = samples["confidence"].dropna(), int(samples["image_at"].notna().sum())
-        return cls(len(samples), made, kept, rejected, len(known), float(known.sum()))
+        """Count rows with the columns `image_at`, `keep` and `confidence` of `RunCounts.of`."""
+        confidences = samples["confidence"].dropna()
+        return cls(
+            planned=len(samples),
+            made=int(samples["image_at"].notna().sum()),
+            kept=int(samples["keep"].eq(True).sum()),
+            rejected=int(samples["keep"].eq(False).sum()),
+            labels=len(confidences),
+            confidences=float(confidences.sum()),
+        )
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -43,23 +51,23 @@ class Counts:
 
     @property
     def judged(self) -> int:
-        """Kept or rejected."""
+        """Number of samples that were kept or rejected."""
         return self.kept + self.rejected
 
     @property
     def confidence(self) -> float | None:
-        """The labels' mean confidence; None without labels."""
+        """Mean confidence of the labels; None without labels."""
         return self.confidences / self.labels if self.labels else None
 
 
 @dataclass(frozen=True)
-class Census:
-    """Counts of the `generated` and the `composed` samples and of their shards; and by class, a
-    sample of several counting for each; of generated ones without a class; and how many were
-    rejected for each reason.
+class RunCounts:
+    """Counts of a run's samples.
 
-    `picked` has, of what is made, the few rows with the lowest seeds of each outcome, reason and
-    class, as handed in.
+    `generated` and `composed` are disjoint; `shards` are the numbers of shards of each. `classes`
+    are by class name; a sample with several classes counts for each. `negative` are generated
+    samples without a class. `reasons` are the numbers of rejections by reason. `picked` holds rows
+    as handed in: of the samples made, the few with the lowest seeds per outcome, reason and class.
     """
 
     generated: Counts
@@ -71,12 +79,12 @@ class Census:
     picked: pd.DataFrame
 
     @classmethod
-    def of(cls, samples: pd.DataFrame) -> Census:
-        """Take the census of whole shards: the plan's columns, `first` (of the classes, "" for
-        none), `image_at`, ….
+    def of(cls, samples: pd.DataFrame) -> RunCounts:
+        """Count the samples of whole shards.
 
-        `image_at` is missing where nothing is made, `keep` where nothing is judged, `confidence`
-        without a label.
+        `samples` has the plan's columns, and `first` (the first class, "" for none), `image_at`
+        (missing if nothing was made), `keep` (missing without a verdict), `reason` and `confidence`
+        (missing without a label).
         """
         composed = samples["kind"].eq("composed")
         by_class = samples.explode("classes").groupby("classes", sort=False)
@@ -93,17 +101,18 @@ class Census:
             picked=_few(samples[samples["image_at"].notna()]),
         )
 
-    def __add__(self, other: Census) -> Census:
+    def __add__(self, other: RunCounts) -> RunCounts:
         names = {**self.classes, **other.classes}
+        classes = {
+            name: self.classes.get(name, Counts()) + other.classes.get(name, Counts())
+            for name in names
+        }
         picked = [each.picked for each in (self, other) if len(each.picked)]
-        return Census(
+        return RunCounts(
             self.generated + other.generated,
             self.composed + other.composed,
             (self.shards[0] + other.shards[0], self.shards[1] + other.shards[1]),
-            {
-                name: self.classes.get(name, Counts()) + other.classes.get(name, Counts())
-                for name in names
-            },
+            classes,
             self.negative + other.negative,
             self.reasons + other.reasons,
             _few(pd.concat(picked, ignore_index=True)) if picked else self.picked,
@@ -111,15 +120,13 @@ class Census:
 
     @property
     def whole(self) -> Counts:
-        """Of all samples."""
+        """Counts of all samples."""
         return self.generated + self.composed
 
 
 def _few(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return the first `PICKED` samples by seed of each outcome, reason and class."""
     outcome = [samples["kind"].eq("composed"), "keep", "reason", "first"]
-    few = (
-        samples.sort_values("seed", kind="stable")
-        .groupby(outcome, dropna=False, sort=False)
-        .head(PICKED)
-    )
+    ordered = samples.sort_values("seed", kind="stable")
+    few = ordered.groupby(outcome, dropna=False, sort=False).head(PICKED)
     return few.sort_index().reset_index(drop=True)

@@ -35,7 +35,7 @@ from tasks.report.figures import (
     training_rate,
 )
 from tasks.report.pictures import Cell, data_uri, encode, strip
-from tasks.report.stored_run import Ledger, read_ledger
+from tasks.report.stored_run import StoredRun, read_stored_run
 
 __all__ = ["render", "report", "write_report"]
 
@@ -49,36 +49,36 @@ def write_report(store: Store, run: str) -> str:
     A stage that has not run is said to be missing. Raises `MissingError` if there is nothing of the
     run.
     """
-    return _write(store, read_ledger(store, run))
+    return _write(store, read_stored_run(store, run))
 
 
-def _write(store: Store, ledger: Ledger) -> str:
-    path = f"runs/{ledger.run}/report.html"
-    store.write_bytes(path, render(store, ledger).encode())
+def _write(store: Store, stored: StoredRun) -> str:
+    path = f"runs/{stored.run}/report.html"
+    store.write_bytes(path, render(store, stored).encode())
     return path
 
 
-def render(store: Store, ledger: Ledger) -> str:
+def render(store: Store, stored: StoredRun) -> str:
     """The page as HTML; pictures are read from the store."""
     unreadable: set[str] = set()
-    examples = _examples(store, ledger, unreadable)
-    damaged = sorted({*ledger.damaged, *unreadable})
+    examples = _examples(store, stored, unreadable)
+    damaged = sorted({*stored.damaged, *unreadable})
     return _template().render(
-        ledger=ledger,
-        folder=f"runs/{ledger.run}",
-        counts=ledger.census.whole,
-        generated=ledger.census.generated,
-        figures=list(figures(ledger)),
-        advice=list(advice(ledger, damaged)),
+        stored=stored,
+        folder=f"runs/{stored.run}",
+        counts=stored.counts.whole,
+        generated=stored.counts.generated,
+        figures=list(figures(stored)),
+        advice=list(advice(stored, damaged)),
         examples=examples,
         damaged=damaged,
-        classes=list(class_rows(ledger)),
-        reasons=list(reason_rows(ledger.census)),
-        curve=_training_curve(ledger),
-        training_rate=training_rate(ledger.training or {}),
+        classes=list(class_rows(stored)),
+        reasons=list(reason_rows(stored.counts)),
+        curve=_training_curve(stored),
+        training_rate=training_rate(stored.training or {}),
         plot=(WIDTH, HEIGHT),
-        times=list(time_rows(ledger)),
-        settings=_setting_rows(ledger.settings),
+        times=list(time_rows(stored)),
+        settings=_setting_rows(stored.settings),
     )
 
 
@@ -102,12 +102,12 @@ def _template() -> jinja2.Template:
 
 
 def _examples(
-    store: Store, ledger: Ledger, unreadable: set[str]
+    store: Store, stored: StoredRun, unreadable: set[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its
     pictures.
     """
-    made = ledger.census.picked
+    made = stored.counts.picked
     composed, keep = made["kind"] == "composed", made["keep"]
     chosen = {
         "kept": choose(made[~composed & keep.eq(True)], "first", PICKED),
@@ -116,17 +116,17 @@ def _examples(
         "composed": choose(made[composed], "first", PICKED),
     }
     drawn = {
-        kind: list(_drawn(store, ledger, samples, unreadable)) for kind, samples in chosen.items()
+        kind: list(_drawn(store, stored, samples, unreadable)) for kind, samples in chosen.items()
     }
     steps = pd.concat([chosen["kept"][: _STEPS // 2], chosen["rejected"][: _STEPS // 2]])
-    traced = draw_steps(store, ledger, steps, unreadable)
+    traced = draw_steps(store, stored, steps, unreadable)
     return drawn | {"steps": [_example(sample, cell) for sample, cell in traced]}
 
 
 def _drawn(
-    store: Store, ledger: Ledger, samples: pd.DataFrame, unreadable: set[str]
+    store: Store, stored: StoredRun, samples: pd.DataFrame, unreadable: set[str]
 ) -> Iterator[dict[str, Any]]:
-    cells = draw_cells(store, ledger, samples, unreadable=unreadable)
+    cells = draw_cells(store, stored, samples, unreadable=unreadable)
     for sample, cell in zip(samples.to_dict("records"), cells, strict=True):
         yield {**_example(sample, cell), "keep": cell.kept}
 
@@ -137,8 +137,8 @@ def _example(sample: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
     return {**sample, "src": uri, "width": pictures.shape[1], "height": pictures.shape[0]}
 
 
-def _training_curve(ledger: Ledger) -> Any:
-    rows = (ledger.training or {}).get("curve") or []
+def _training_curve(stored: StoredRun) -> Any:
+    rows = (stored.training or {}).get("curve") or []
     return curve([row["step"] for row in rows], [row["loss"] for row in rows])
 
 
@@ -159,8 +159,8 @@ def report(settings: Settings, run: str | None = None) -> str:
     UI.
     """
     store = open_store(settings.store)
-    ledger = read_ledger(store, run or settings.name)
-    path = _write(store, ledger)
-    measure(ledger)
-    show(store, ledger, settings.watch.links)
+    stored = read_stored_run(store, run or settings.name)
+    path = _write(store, stored)
+    measure(stored)
+    show(store, stored, settings.watch.links)
     return path

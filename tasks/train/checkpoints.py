@@ -1,8 +1,9 @@
 """Checkpoints: reads and writes trained networks in the store.
 
-    checkpoints/<name>/weights.safetensors, config.json   the network
-    checkpoints/<name>/meta.json                          written last: origin, recipe, curve, checksums
-    checkpoints/<name>/snapshot.safetensors               state of an unfinished training, to resume from
+    checkpoints/<name>/
+        weights.safetensors, config.json   the network
+        meta.json                          written last: origin, recipe, curve, checksums
+        snapshot.safetensors               state of an unfinished training, to resume from
 
 A checkpoint with a meta.json is finished.
 """

@@ -1,11 +1,13 @@
-"""Protocols: what a segmenter learns from beside the published pictures; those of DiffuMask's
-experiments.
+"""Protocols: what a segmenter learns from beside the published images, as in DiffuMask.
 
-synthetic   the version alone
-joint       the version and real labelled pictures, shuffled together
-fine-tune   the version first, then real pictures alone, from the weights that this gave
-zero-shot   real pictures whose pixels of unseen classes are 255; these classes come from the version alone: from its
-            samples that show them, of which all other classes are 255, and their objects, pasted into the real pictures
+| protocol    | training data                                                                 |
+|-------------|-------------------------------------------------------------------------------|
+| synthetic   | the version                                                                   |
+| joint       | the version and real labelled images, shuffled together                       |
+| fine-tune   | the version, then real images alone, from the weights of the first training   |
+| zero-shot   | real images whose pixels of unseen classes are 255, with objects of unseen    |
+|             | classes pasted in; and the version's samples that show unseen classes, with   |
+|             | the pixels of all other classes 255                                           |
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from infra.settings import Settings, SettingsError
 from infra.voc import VocFolder
 from models.metrics import IGNORE
+from tasks.train.overlap import check_disjoint
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from models.segmenters import ArraySet, LabelledItem
@@ -37,18 +40,16 @@ __all__ = [
     "training_set",
 ]
 
-# so that four of five pictures are real, where a version shows unseen classes as often as a night's
-# does
+# Makes four of five images real if the version shows unseen classes as often as a default run's.
 COPIES = 3
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is trained on beside a version; `real` and those after it say nothing of the synthetic
-    protocol.
+    """What is trained on beside a version; only `kind` is set for the synthetic protocol.
 
     `real` is "drawn" for the first `real_images` scenes of the drawn world, or a folder in VOC
-    layout, split `train`.
+    layout, of which the split `train` is read.
     """
 
     kind: str = "synthetic"
@@ -62,7 +63,11 @@ SYNTHETIC = Protocol()
 
 
 def protocol_of(settings: Settings) -> Protocol:
-    """What the settings say of training; what a protocol does not use cannot make two of one."""
+    """Return the protocol of the settings.
+
+    Fields that the protocol does not use keep their defaults, so that they change no checkpoint's
+    name.
+    """
     chosen = settings.train
     if chosen.protocol == "synthetic":
         return SYNTHETIC
@@ -76,8 +81,11 @@ def protocol_of(settings: Settings) -> Protocol:
 
 
 def check_sets(settings: Settings) -> None:
-    """Raise `SettingsError` for an unseen class that is none, and `VocError` unless folders hold
-    all that they list.
+    """Check the labelled sets of training and evaluation before anything is generated.
+
+    Raises `SettingsError` for an unseen class that is not in the vocabulary and for a photograph
+    that would be both trained on and measured on, `VocError` for a folder with missing or
+    unreadable files.
     """
     names = [entry.name for entry in settings.load_vocabulary().classes]
     if strange := sorted(set(settings.train.unseen) - set(names)):
@@ -88,10 +96,11 @@ def check_sets(settings: Settings) -> None:
         VocFolder(Path(settings.train.real), "train", names)
     if settings.evaluate.voc is not None:
         VocFolder(Path(settings.evaluate.voc), "val", names)
+    check_disjoint(settings)
 
 
-def _real_pictures(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
-    """The protocol's real pictures to train on, labelled with the ids of `classes`."""
+def _real_images(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
+    """Return the protocol's real training images, labelled with the ids of `classes`."""
     from models.segmenters import ArraySet, DrawnScenes
 
     if protocol.real == "drawn":
@@ -102,14 +111,14 @@ def _real_pictures(protocol: Protocol, classes: Sequence[str]) -> ArraySet:
 def training_set(
     protocol: Protocol, synthetic: Dataset[Any], classes: Sequence[str]
 ) -> Dataset[Any]:
-    """What the protocol trains on, the last time if twice.
+    """Return the protocol's training set; for fine-tuning, that of the second training.
 
-    Raises `ValueError` for an unseen class that is not in `classes`, and if no sample shows any of
-    them.
+    `synthetic` is the version's samples, labelled with the ids of `classes`. Raises `ValueError`
+    for an unseen class that is not in `classes`, and if no sample shows any of them.
     """
     if protocol.kind == "synthetic":
         return synthetic
-    real: Dataset[Any] = _real_pictures(protocol, classes)
+    real: Dataset[Any] = _real_images(protocol, classes)
     if protocol.kind == "fine-tune":
         return real
     if protocol.kind == "zero-shot":
@@ -125,27 +134,29 @@ def training_set(
 def _showing(
     samples: Dataset[Any], class_ids: Sequence[int], classes: Sequence[str]
 ) -> Subset[Any]:
-    """Those of the samples whose label has one of these classes; all labels are read for it once."""
+    """Return the samples whose label has one of these classes; reads all labels once."""
     wanted = torch.tensor(class_ids, dtype=torch.uint8)
     every = range(len(cast(Sized, samples)))
     chosen = [index for index in every if torch.isin(samples[index]["label"], wanted).any()]
     if not chosen:
         names = ", ".join(classes[class_id] for class_id in class_ids)
         raise ValueError(
-            f"no sample of the version shows {names}, of train.unseen; publish some that do"
+            f"no sample of the version shows any class of train.unseen ({names}); train on a "
+            "version with samples of these classes"
         )
     return Subset(samples, chosen)
 
 
 class Withheld(Dataset[Any]):
-    """A labelled set of which the pixels of some classes, the `hidden` ones, are 255."""
+    """A labelled set in which the pixels of the `hidden` classes are ignored (255)."""
 
     def __init__(
         self, samples: Dataset[Any], hidden: Collection[str], classes: Sequence[str]
     ) -> None:
         if strange := sorted(set(hidden) - set(classes[1:])):
             raise ValueError(
-                f"train.unseen names {', '.join(strange)}, but there are {', '.join(classes[1:])}"
+                f"train.unseen names {', '.join(strange)}; the version's classes are "
+                f"{', '.join(classes[1:])}"
             )
         self._samples = samples
         self._hidden = torch.tensor([classes.index(name) for name in hidden], dtype=torch.uint8)
@@ -155,27 +166,26 @@ class Withheld(Dataset[Any]):
 
     def __getitem__(self, index: int) -> LabelledItem:
         item: LabelledItem = self._samples[index]
-        return {
-            **item,
-            "label": item["label"].masked_fill(torch.isin(item["label"], self._hidden), IGNORE),
-        }
+        hidden = torch.isin(item["label"], self._hidden)
+        return {**item, "label": item["label"].masked_fill(hidden, IGNORE)}
 
 
 class CopyPaste(Dataset[Any]):
-    """A labelled set into whose pictures objects of another set's samples are pasted, as scenes are
-    composed.
+    """A labelled set with objects of another set pasted into its images, as scenes are composed.
 
-    A network that sees classes in synthetic pictures alone learns to tell the two sorts of pictures
-    apart, and looks for these classes in the one sort only: pasted, they are in both (Ghiasi et al.
-    2021, "Simple Copy-Paste"). Each picture is there `COPIES` times, with another object of
-    `class_ids` every time. What an item is depends on its index alone; one for which no sample was
-    found is as it was.
+    A network that sees some classes in synthetic images alone learns to tell synthetic from real
+    images, and predicts these classes in synthetic ones only. Pasting puts them into both (Ghiasi
+    et al. 2021, "Simple Copy-Paste"). Each image occurs `COPIES` times, each time with another
+    object of `class_ids`. An item depends on its index alone. An image for which no object is found
+    stays as it is.
     """
 
     def __init__(
         self, samples: Dataset[Any], source: Dataset[Any], class_ids: Sequence[int]
     ) -> None:
-        self._samples, self._source, self._class_ids = samples, source, list(class_ids)
+        self._samples = samples
+        self._source = source
+        self._class_ids = list(class_ids)
 
     def __len__(self) -> int:
         return COPIES * len(cast(Sized, self._samples))

@@ -13,7 +13,7 @@ __all__ = ["recipe_of"]
 
 
 def recipe_of(train: TrainSettings, seed: int) -> TrainingRecipe:
-    """Return the recipe of `train`; every training, benchmarks included, takes its recipe from here.
+    """Return the recipe of `train`. All trainings take theirs from here, benchmarks included.
 
     `seed` is any integer of at least 0. The recipe keeps its lower 32 bits, which is what torch and
     numpy take.

@@ -29,6 +29,7 @@ from tasks.train.checkpoints import (
     snapshots_in,
     write_folder,
 )
+from tasks.train.overlap import check_disjoint
 from tasks.train.protocols import SYNTHETIC, Protocol, protocol_of, training_set
 from tasks.train.recipe import recipe_of
 
@@ -163,17 +164,11 @@ def finish_training(
     `workers` processes load the data. `progress` gets the rows of the curve. Returns the meta.json:
     `origin`, and how the training went.
     """
-    from models.segmenters import train_segmenter
+    from models.segmenters import Execution, train_segmenter
 
-    trained = train_segmenter(
-        job.samples,
-        job.classes,
-        job.recipe,
-        start=job.start,
-        workers=workers,
-        progress=progress,
-        snapshots=snapshots_in(store, folder),
-    )
+    snapshots = snapshots_in(store, folder)
+    execution = Execution(workers=workers, progress=progress, snapshots=snapshots)
+    trained = train_segmenter(job.samples, job.classes, job.recipe, execution, start=job.start)
     meta = {
         **origin,
         "classes": job.classes,
@@ -187,10 +182,11 @@ def finish_training(
 
 @task(name="train", task_run_name="train-{version}")
 def train(settings: Settings, version: str) -> str:
-    """Train on a version as the settings say, unless that is done.
+    """Train on a version as the settings say, unless that is done; return the checkpoint's name.
 
-    Returns the checkpoint's name.
+    Raises `SettingsError` for a photograph that would be both trained on and measured on.
     """
+    check_disjoint(settings)
     store = open_store(settings.store)
     recipe = recipe_of(settings.train, settings.seed)
     protocol = protocol_of(settings)

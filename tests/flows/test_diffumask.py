@@ -11,7 +11,7 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import read_shard
-from tasks.report.examples import draw_steps
+from tasks.report.steps import draw_steps
 from tasks.report.stored_run import read_stored_run
 from tasks.run.failures import NightFailedError
 from tasks.run.verify import verify_stored_run

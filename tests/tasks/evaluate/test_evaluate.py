@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from infra.settings import Settings
-from infra.store import Store
+from infra.settings import EvaluateSettings, Settings
+from infra.store import Store, StoreError
 from infra.voc import VocError
+from models.embedded.world import HELD_OUT
 from models.segmenters import Segmenter, build_segmenter
-from tasks.evaluate.evaluate import (
-    drawn_truth,
-    evaluate,
-    evaluate_segmenter,
-    evaluation_path,
-    voc_photographs,
-)
+from tasks.evaluate.evaluate import evaluate
+from tasks.evaluate.measure import evaluate_segmenter, iou_of_counts, measure
+from tasks.evaluate.sets import chosen_set, divide, drawn_truth, voc_photographs
+from tasks.evaluate.stored import evaluation_path, list_evaluations, read_counts
 from tasks.train.train import train
 from tests.infra.test_voc import add
 from tests.models.test_segmenters import TINY, Squares
@@ -96,7 +95,7 @@ def test_the_fingerprint_is_of_pictures_labels_and_classes_only(painter: Segment
 
 def test_a_set_without_labels_is_refused(painter: Segmenter) -> None:
     items: Any = [{**painted([[0, 0]]), "label": torch.full((1, 2), 255, dtype=torch.uint8)}]
-    with pytest.raises(ValueError, match="set 'blank' has no labelled pixel in 1 pictures"):
+    with pytest.raises(ValueError, match="set 'blank' has no labelled pixel in 1 images"):
         evaluate_segmenter(painter, items, "blank")
 
 
@@ -134,14 +133,10 @@ def test_a_folder_that_is_wrong_says_so(tmp_path: Path) -> None:
 
 
 def test_drawn_truth_is_the_same_every_time() -> None:
-    (first, second), known = (
-        (drawn_truth(2, CLASSES) for _ in range(2)),
-        ("background", "car", "bus"),
-    )
-    assert torch.equal(first[1]["image"], second[1]["image"]) and torch.equal(
-        first[1]["label"], second[1]["label"]
-    )
-    assert first.known == known
+    first, second = (drawn_truth(2, CLASSES) for _ in range(2))
+    assert torch.equal(first[1]["image"], second[1]["image"])
+    assert torch.equal(first[1]["label"], second[1]["label"])
+    assert first.known == CLASSES
 
 
 def test_a_published_version_can_be_measured_on(tmp_path: Path) -> None:
@@ -167,3 +162,71 @@ def test_the_evaluation_lies_beside_its_checkpoint_and_with_the_run(settings: Se
     assert store.read_json(evaluation_path(name, found["fingerprint"])) == found
     assert store.read_json("runs/nightly/evaluation.json") == {**found, "checkpoint": name}
     assert evaluate.fn(settings, name) == found
+    assert list_evaluations(store, name) == [evaluation_path(name, found["fingerprint"])]
+
+
+def test_the_stored_counts_give_the_figures_of_the_deciding_images(settings: Settings) -> None:
+    store = Store.open(settings.store.url)
+    publish_squares(store)
+    name = train.fn(settings, VERSION)
+    found = evaluate.fn(settings, name)
+    counts = read_counts(store, name, found)
+    decision = found["decision"]
+    assert counts.shape == (3, 3, 3) and decision["set"] == "3 other drawn scenes"
+    iou = {name: value for name, value in decision["iou"].items() if value is not None}
+    measured = iou_of_counts(counts.sum(0))
+    assert iou == pytest.approx(dict(zip(CLASSES, measured, strict=True)))
+    assert decision["iou"] != found["iou"]
+
+
+def test_counts_that_do_not_fit_are_named(settings: Settings) -> None:
+    store = Store.open(settings.store.url)
+    publish_squares(store)
+    name = train.fn(settings, VERSION)
+    found = evaluate.fn(settings, name)
+    path = evaluation_path(name, found["fingerprint"]).replace(".json", ".parquet")
+    table = store.read_table(path)
+    table.loc[table["decides"], "image"] += 3
+    store.write_table(path, table)
+    with pytest.raises(StoreError, match=r"parquet holds .*'image': 3.* does not fit 3 images"):
+        read_counts(store, name, found)
+
+
+def test_no_drawn_scene_both_decides_and_is_reported() -> None:
+    chosen = chosen_set(EvaluateSettings(images=4), CLASSES)
+    samples: Any = chosen.samples
+    seeds = [int(samples[index]["id"]) for index in range(chosen.images)]
+    assert len(set(seeds)) == 8 and min(seeds) >= HELD_OUT
+    decides = chosen.decides([b""] * 8)
+    assert decides.tolist() == [False] * 4 + [True] * 4
+
+
+def test_a_photograph_keeps_its_half_under_another_name_and_in_a_larger_folder(
+    painter: Segmenter, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 2, (8, 8)).astype(np.uint8) * 100 for _ in range(24)]
+    halves: list[dict[bytes, bool]] = []
+    for folder, count, prefix in ((tmp_path / "a", 12, "x"), (tmp_path / "b", 24, "y")):
+        for number, red in enumerate(pictures[:count]):
+            add(folder, f"{prefix}{number}", red // 100, suffix=".png")
+            image = Image.fromarray(np.stack([red] * 3, 2))
+            image.save(folder / "JPEGImages" / f"{prefix}{number}.png")
+        of = chosen_set(EvaluateSettings(voc=str(folder)), CLASSES)
+        found = measure(painter, of.samples)
+        reported, deciding, of = divide(found, of)
+        assert len(reported) + len(deciding) == count
+        assert of.reported_name.endswith("val, reporting half")
+        assert of.deciding_name.endswith("val, deciding half")
+        halves.append(
+            {**dict.fromkeys(reported.contents, False), **dict.fromkeys(deciding.contents, True)}
+        )
+    assert halves[0].items() <= halves[1].items()
+
+
+def test_a_set_too_small_to_divide_says_so(painter: Segmenter, tmp_path: Path) -> None:
+    add(tmp_path, "one", np.array([[0, 1]]))
+    of = chosen_set(EvaluateSettings(voc=str(tmp_path)), CLASSES)
+    reported, deciding, of = divide(measure(painter, of.samples), of)
+    assert len(reported) == len(deciding) == 1
+    assert of.reported_name == of.deciding_name == f"{tmp_path.name} val, too small to divide"

@@ -14,7 +14,7 @@ import pytest
 
 from infra.settings import Settings, SettingsError
 from tasks.monitor.prometheus import Figures, send
-from tasks.monitor.totals import Tally
+from tasks.monitor.totals import RunningTotals
 from tasks.monitor.watch import watching
 from tasks.run.progress import Event, Report
 from testbed.processes import answers, free_ports, wait_until
@@ -36,8 +36,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def figures(run: str, units: int) -> Figures:
-    tally = Tally()
-    tally(
+    running = RunningTotals()
+    running(
         Event(
             "refine",
             units,
@@ -49,8 +49,8 @@ def figures(run: str, units: int) -> Figures:
             worker="one",
         )
     )
-    tally(Event("report", values={"keep_ratio": {"car": 0.75}, "rejected_samples": {"area": 2}}))
-    return Figures("nightly", run, tally.totals)
+    running(Event("report", values={"keep_ratio": {"car": 0.75}, "rejected_samples": {"area": 2}}))
+    return Figures("nightly", run, running.totals)
 
 
 def scraped(gateway: str) -> set[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tasks.monitor.totals import Stage, Tally
+from tasks.monitor.totals import Stage, RunningTotals
 from tasks.run import progress
 from tasks.run.progress import Event, Report, announce, give_up, listening
 
@@ -17,10 +17,10 @@ from tasks.run.progress import Event, Report, announce, give_up, listening
 def after(events: Iterable[Event], seconds: float = 10.0) -> Stage:
     """How far `refine` is after these events, which come every so many seconds."""
     times = iter(range(1000))
-    tally = Tally(lambda: next(times) * seconds)
+    running = RunningTotals(lambda: next(times) * seconds)
     for event in events:
-        tally(event)
-    found = tally.stage("refine")
+        running(event)
+    found = running.stage("refine")
     assert found is not None
     return found
 
@@ -86,10 +86,10 @@ def test_a_single_task_tells_its_units() -> None:
 
 
 def test_work_is_added_up_by_worker() -> None:
-    tally = Tally()
+    running = RunningTotals()
     for worker, amount in (("one", 3), ("two", 5), ("one", 1)):
-        tally(Event("refine", amount, "0", amount, 9, seconds=2.0, worker=worker))
-    work = tally.totals().work
+        running(Event("refine", amount, "0", amount, 9, seconds=2.0, worker=worker))
+    work = running.totals().work
     assert {worker: (each.units, each.seconds) for (_, worker), each in work.items()} == {
         "one": (4, 4.0),
         "two": (5, 2.0),
@@ -100,19 +100,19 @@ def test_a_report_tells_of_its_task_from_begin_to_end(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         progress, "_looked", -math.inf
     )  # whatever reported before did not look at the machine just now
-    tally = Tally()
-    with listening(tally):
+    running = RunningTotals()
+    with listening(running):
         announce("refine", ["00000", "00001"])
         with Report("refine", "00000", 4) as report:
             report(3)
-            halfway = tally.stage("refine")
+            halfway = running.stage("refine")
             report(1)
         with pytest.raises(OSError, match="full"), Report("refine", "00001", 4):
             raise OSError("the disk is full")
-        unfinished = tally.stage("refine")
+        unfinished = running.stage("refine")
         give_up("refine", "00001")
-        end = tally.stage("refine")
+        end = running.stage("refine")
     assert halfway and unfinished and end
     assert (halfway.share, unfinished.share) == (0.375, 0.5)
     assert (end.over, end.failures) == (True, 1)
-    assert min(found["disk_free_bytes"] for found in tally.totals().resources.values()) > 0
+    assert min(found["disk_free_bytes"] for found in running.totals().resources.values()) > 0

@@ -3,54 +3,92 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from infra.settings import Settings
 from infra.store import MissingError, Store, StoreError
-from tasks.evaluate.evaluate import evaluation_path
+from tasks.evaluate.bootstrap import LEAST_IMAGES
+from tasks.evaluate.measure import HITS, PREDICTED, Counts
+from tasks.evaluate.stored import write_evaluation
 from tasks.promote.budget import LEAST, LEAST_KEPT, LEAST_NEED, MOST, keep_rates, next_budget
-from tasks.promote.champion import (
-    decide,
-    promote,
-    roll_back,
-    watch_champion,
-)
+from tasks.promote.champion import promote, roll_back, watch_champion
+from tasks.promote.decision import Decision, compare_counts, settle
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings, write_run
 
+IMAGES = 40
+CLASSES = ("background", "car", "bus")
 
-def entry(name: str, miou: float, fingerprint: str = "a" * 64, **iou: float) -> dict[str, Any]:
-    """What champion.json would hold of a checkpoint."""
-    evaluation = {
-        "set": "squares",
-        "fingerprint": fingerprint,
+
+def counted(miou: float, images: int = IMAGES) -> Counts:
+    """Pixel counts of images of 100 pixels per class, each with about this IoU of every class."""
+    spread = np.where(np.arange(images) % 2, 0.02, -0.02)
+    hits = (100 * (miou + spread)).round().astype(np.int64)
+    counts = np.full((images, 3, len(CLASSES)), 100, np.int64)
+    counts[:, HITS] = hits[:, None]
+    counts[:, PREDICTED] = hits[:, None]
+    return counts
+
+
+def entry(
+    name: str, miou: float, fingerprint: str = "a" * 64, images: int = IMAGES, **iou: float
+) -> dict[str, Any]:
+    """What champion.json would hold of a checkpoint; the reported set's mIoU is 0.1 lower."""
+    by_class: dict[str, float] = {"background": 0.9, **(iou or {"car": 0.8, "bus": 0.4})}
+    decision = {
+        "set": "other squares",
+        "fingerprint": fingerprint[::-1],
+        "images": images,
         "miou": miou,
-        "iou": iou or {"car": 0.8, "bus": 0.4},
+        "iou": by_class,
     }
+    reported = {**decision, "set": "squares", "fingerprint": fingerprint, "miou": miou - 0.1}
+    evaluation = {**reported, "known": list(CLASSES), "decision": decision}
     return {"checkpoint": name, "version": VERSION, "evaluation": evaluation}
 
 
-def test_the_first_checkpoint_takes_the_vacant_place() -> None:
-    assert decide(None, entry("new", 0.1)).moved
+def decide(champion: dict[str, Any], challenger: dict[str, Any], images: int = IMAGES) -> Decision:
+    """Decide between two entries with the counts that belong to their figures."""
+    held, offered = (one["evaluation"]["decision"]["miou"] for one in (champion, challenger))
+    return compare_counts(champion, challenger, (counted(held, images), counted(offered, images)))
 
 
 def test_only_a_better_checkpoint_moves_the_pointer() -> None:
     champion = entry("old", 0.5)
-    assert decide(champion, entry("new", 0.51)).moved
+    assert decide(champion, entry("new", 0.55)).moved
     assert not decide(champion, entry("new", 0.5)).moved
-    assert decide(champion, entry("new", 0.4)).reason == "mIoU 0.4000 <= 0.5000 of old"
+    assert not decide(champion, entry("new", 0.4)).moved
+
+
+def test_the_reason_gives_both_figures_and_the_interval() -> None:
+    better = decide(entry("old", 0.5), entry("new", 0.6)).reason
+    worse = decide(entry("old", 0.5), entry("new", 0.4)).reason
+    figures = "mIoU 0.6000 against 0.5000 of old on other squares: 95% interval of the difference"
+    assert better == f"{figures} +0.1000 to +0.1000 is above 0"
+    assert worse.endswith("interval of the difference -0.1000 to -0.1000 is not above 0")
+
+
+def test_few_images_cannot_move_the_pointer_however_good_they_look() -> None:
+    decision = decide(entry("old", 0.2), entry("new", 0.9), images=LEAST_IMAGES - 1)
+    assert not decision.moved
+    assert "5 images are too few to tell, 6 are needed; `segmint rollback --to new`" in (
+        decision.reason
+    )
 
 
 def test_figures_of_different_sets_are_not_compared() -> None:
     decision = decide(entry("old", 0.5), entry("new", 0.9, fingerprint="b" * 64))
     assert not decision.moved
     assert (
-        "champion old was measured on squares (aaaaaaaaaaaa), not on squares (bbbbbbbbbbbb); evaluate"
+        "champion old was measured on squares (aaaaaaaaaaaa), not on squares (bbbbbbbbbbbb)"
         in decision.reason
     )
 
 
 def test_a_champion_does_not_challenge_itself() -> None:
-    assert decide(entry("old", 0.5), entry("old", 0.5)).reason == "it is the champion already"
+    found = settle(entry("old", 0.5), entry("old", 0.5))
+    assert found == Decision(False, "it is the champion already")
+    assert settle(entry("old", 0.5), entry("new", 0.5)) is None
 
 
 def test_the_budget_is_need_over_what_is_kept() -> None:
@@ -110,15 +148,22 @@ def store(settings: Settings) -> Store:
 
 def trained(store: Store, name: str) -> None:
     """Write a checkpoint's meta.json."""
-    meta = {"checkpoint": name, "version": VERSION, "manifest": "", "files": {}, "classes": []}
+    meta = {
+        "checkpoint": name,
+        "version": VERSION,
+        "manifest": "",
+        "files": {},
+        "classes": list(CLASSES),
+    }
     store.write_json(f"checkpoints/{name}/meta.json", meta)
 
 
 def evaluated(store: Store, found: dict[str, Any]) -> None:
     """Write a checkpoint's meta.json and evaluation."""
     trained(store, found["checkpoint"])
-    path = evaluation_path(found["checkpoint"], found["evaluation"]["fingerprint"])
-    store.write_json(path, found["evaluation"])
+    evaluation = found["evaluation"]
+    counts = counted(evaluation["decision"]["miou"])
+    write_evaluation(store, found["checkpoint"], evaluation, counts, counts)
 
 
 def test_keep_rates_are_counted_by_class(store: Store) -> None:
@@ -126,19 +171,36 @@ def test_keep_rates_are_counted_by_class(store: Store) -> None:
     assert keep_rates(store, "gone") == {}
 
 
+def test_composed_rows_do_not_count_for_keep_rates(store: Store) -> None:
+    generated = {"car": [True, False], "bus": [True, False, False, False]}
+    scenes = {"car": [True] * 4, "bus": [True] * 4}
+    write_run(store, generated, composed=scenes)
+    assert keep_rates(store, "nightly") == {"car": 0.5, "bus": 0.25}
+
+
 def test_the_champion_moves_up_only(settings: Settings, store: Store) -> None:
     moves = [promote.fn(settings, name, "a" * 64)["moved"] for name in ("old", "worse", "better")]
     assert moves == [True, False, True]
     champion = store.read_json("champion.json")
     assert champion["checkpoint"] == "better" and champion["version"] == VERSION
-    assert champion["evaluation"]["miou"] == 0.6
+    assert champion["evaluation"]["miou"] == 0.5  # the reported set's, not that which decided
+
+
+def test_the_outcome_tells_what_was_trained_from_what_is_champion(
+    settings: Settings, store: Store
+) -> None:
+    promote.fn(settings, "better", "a" * 64)
+    outcome = promote.fn(settings, "worse", "a" * 64)
+    assert outcome["trained"] == outcome["challenger"] == entry("worse", 0.4)
+    assert outcome["champion"] == entry("better", 0.6)
+    assert outcome["checkpoint"] == "better" and not outcome["moved"]
 
 
 def test_promoting_again_changes_nothing(settings: Settings, store: Store) -> None:
     promote.fn(settings, "better", "a" * 64)
     before = store.read_bytes("champion.json")
     outcome = promote.fn(settings, "better", "a" * 64)
-    assert not outcome["moved"] and outcome["challenger"]["evaluation"]["miou"] == 0.6
+    assert not outcome["moved"] and outcome["challenger"]["evaluation"]["miou"] == 0.5
     assert store.read_bytes("champion.json") == before
 
 
@@ -160,7 +222,55 @@ def test_a_champion_measured_on_the_new_set_as_well_is_compared_there(
     for name, miou in (("worse", 0.3), ("better", 0.2)):
         evaluated(store, entry(name, miou, "b" * 64))
     outcome = promote.fn(settings, "worse", "b" * 64)
-    assert outcome["moved"] and outcome["reason"] == "mIoU 0.3000 > 0.2000 of better"
+    assert outcome["moved"]
+    assert outcome["reason"].startswith("mIoU 0.3000 against 0.2000 of better on other squares")
+
+
+def test_a_champion_without_pixel_counts_is_measured_again(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote.fn(settings, "old", "a" * 64)
+    store.delete(f"checkpoints/old/evaluations/{'a' * 16}.parquet")
+    measured: list[str] = []
+
+    def measure(store: Store, settings: Settings, name: str) -> dict[str, Any]:
+        measured.append(name)
+        evaluated(store, entry(name, 0.55))
+        return entry(name, 0.55)["evaluation"]  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("tasks.promote.champion.evaluate_checkpoint", measure)
+    outcome = promote.fn(settings, "better", "a" * 64)
+    assert measured == ["old"]
+    assert outcome["moved"] and "mIoU 0.6000 against 0.5500 of old" in outcome["reason"]
+
+
+def test_a_champion_with_other_classes_stays_until_somebody_decides(
+    settings: Settings, store: Store
+) -> None:
+    promote.fn(settings, "old", "a" * 64)
+    meta = store.read_json("checkpoints/better/meta.json")
+    store.write_json("checkpoints/better/meta.json", meta | {"classes": ["background", "tree"]})
+    outcome = promote.fn(settings, "better", "a" * 64)
+    assert not outcome["moved"] and outcome["checkpoint"] == "old"
+    assert outcome["reason"] == (
+        "champion old has other classes (in one of the two only: bus, car, tree); "
+        "`segmint rollback --to better` makes better the champion"
+    )
+
+
+def test_a_champion_that_was_deleted_is_succeeded(settings: Settings, store: Store) -> None:
+    promote.fn(settings, "better", "a" * 64)
+    store.delete("checkpoints/better")
+    outcome = promote.fn(settings, "old", "a" * 64)
+    assert outcome["moved"] and outcome["reason"] == "champion better was deleted"
+    assert store.read_json("champion.json")["before"] == []
+
+
+def test_a_first_champion_needs_no_minimum_of_images(settings: Settings, store: Store) -> None:
+    tiny = entry("old", 0.5, "c" * 64, images=1)["evaluation"]
+    write_evaluation(store, "old", tiny, counted(0.5, 1), counted(0.5, 1))
+    outcome = promote.fn(settings, "old", "c" * 64)
+    assert outcome["moved"] and outcome["reason"] == "there was no champion"
 
 
 def test_rolling_back_goes_the_way_of_the_champions_backwards(
@@ -219,7 +329,7 @@ def test_a_champion_regresses_if_it_loses_on_a_set_of_the_same_name(
     grown = entry("old", 0.5 - settings.alarm.regression - 0.01, "b" * 64)["evaluation"]
     assert watch_champion.fn(settings, "old", grown)
     assert not watch_champion.fn(
-        settings, "old", {**grown, "miou": 0.5 - settings.alarm.regression / 2}
+        settings, "old", {**grown, "miou": 0.4 - settings.alarm.regression / 2}
     )
     assert not watch_champion.fn(settings, "old", {**grown, "set": "other pictures"})
     assert not watch_champion.fn(settings, "better", grown)

@@ -1,4 +1,4 @@
-"""The census of a run: what is counted and picked of groups of samples adds up to what would be of
+"""The counts of a run: what is counted and picked of groups of samples adds up to what would be of
 all at once.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.report.counts import PICKED, Census
+from tasks.report.counts import PICKED, RunCounts
 from tasks.report.examples import choose
 
 CLASSES, SHARD = ("car", "fish", "tree"), 10
@@ -46,12 +46,14 @@ def samples() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def summed(samples: pd.DataFrame) -> Census:
-    return reduce(add, (Census.of(samples[at : at + 3 * SHARD]) for at in range(0, 600, 3 * SHARD)))
+def summed(samples: pd.DataFrame) -> RunCounts:
+    return reduce(
+        add, (RunCounts.of(samples[at : at + 3 * SHARD]) for at in range(0, 600, 3 * SHARD))
+    )
 
 
-def test_counts_of_groups_add_up(samples: pd.DataFrame, summed: Census) -> None:
-    whole = Census.of(samples)
+def test_counts_of_groups_add_up(samples: pd.DataFrame, summed: RunCounts) -> None:
+    whole = RunCounts.of(samples)
     assert (summed.reasons, summed.shards) == (whole.reasons, (50, 10))
     assert (
         astuple(summed.whole) == pytest.approx(astuple(whole.whole)) and whole.whole.planned == 600
@@ -68,7 +70,7 @@ def test_counts_of_groups_add_up(samples: pd.DataFrame, summed: Census) -> None:
 
 
 def test_what_is_picked_of_groups_is_what_would_be_shown_of_all(
-    samples: pd.DataFrame, summed: Census
+    samples: pd.DataFrame, summed: RunCounts
 ) -> None:
     assert len(summed.picked) < len(samples)
     for outcome, by in ((True, "first"), (False, "reason")):
@@ -88,7 +90,7 @@ def test_what_is_picked_of_groups_is_what_would_be_shown_of_all(
 
 
 def test_a_census_of_nothing_adds_nothing(samples: pd.DataFrame) -> None:
-    nothing, some = Census.of(samples[:0]), Census.of(samples[:30])
+    nothing, some = RunCounts.of(samples[:0]), RunCounts.of(samples[:30])
     for each in (nothing + some, some + nothing):
         assert (
             each.whole == some.whole

@@ -15,9 +15,9 @@ from scipy import ndimage
 from infra.settings import Settings
 from infra.store import MissingError, Store, publish_version, write_shard
 from models.embedded import world
-from tasks.report.examples import draw_steps
 from tasks.report.figures import advice, class_rows, reason_rows, time_rows
 from tasks.report.page import write_report
+from tasks.report.steps import draw_steps
 from tasks.report.stored_run import read_stored_run
 from testbed.plans import write_plan
 

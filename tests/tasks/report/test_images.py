@@ -1,4 +1,4 @@
-"""Pictures: what an overlay, a heat map and a contact sheet show, and how large they may be."""
+"""Images of the report: what overlays, heat maps and contact sheets show, and their size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,9 @@ import pytest
 from PIL import Image
 
 from models.embedded import world
-from tasks.report.pictures import (
-    ARTIFACT_BYTES,
-    IGNORE,
-    Cell,
-    attention_heat,
-    contact_sheet,
-    data_uri,
-    default_colour,
-    encode,
-    enlarge,
-    overlay,
-    strip,
-)
+from models.metrics import IGNORE
+from tasks.report.images import attention_heat, default_colour, enlarge, overlay
+from tasks.report.sheets import ARTIFACT_BYTES, Cell, contact_sheet, data_uri, encode, strip
 
 PALETTE = {c["id"]: tuple(c["palette"]) for c in world.vocabulary()["classes"]}
 

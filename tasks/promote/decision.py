@@ -1,0 +1,94 @@
+"""Decision: whether a challenger is better than the champion by more than chance.
+
+Both are measured on the same images, which are not those that figures are reported on. The
+challenger wins only if the 95 % bootstrap interval of the mIoU difference lies above 0. "Any higher
+mIoU" would promote the luckiest of equal networks, again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.evaluate.bootstrap import LEAST_IMAGES, LEVEL, paired_interval
+from tasks.evaluate.measure import Counts
+
+__all__ = ["Decision", "compare_counts", "other_classes", "settle"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the challenger becomes the champion, and why."""
+
+    moved: bool
+    reason: str
+
+
+def settle(champion: Mapping[str, Any], challenger: Mapping[str, Any]) -> Decision | None:
+    """Return the decision if it needs no comparison of figures, else None.
+
+    Both are entries of champion.json. A checkpoint that was rolled back does not become the
+    champion again by itself.
+    """
+    if champion["checkpoint"] == challenger["checkpoint"]:
+        return Decision(False, "it is the champion already")
+    if challenger["checkpoint"] in champion.get("withdrawn", ()):
+        return Decision(
+            False, "it was rolled back; `segmint rollback --to` makes it the champion again"
+        )
+    return None
+
+
+def compare_counts(
+    champion: Mapping[str, Any],
+    challenger: Mapping[str, Any],
+    counts: tuple[Counts, Counts],
+) -> Decision:
+    """Return the decision on the deciding images of two evaluated entries.
+
+    `counts` are the pixel counts (images, 3, classes) of champion and challenger there.
+    """
+    held = champion["evaluation"]
+    offered = challenger["evaluation"]
+    name = champion["checkpoint"]
+    if held["fingerprint"] != offered["fingerprint"]:
+        return Decision(
+            False,
+            f"champion {name} was measured on {held['set']} ({held['fingerprint'][:12]}), not on "
+            f"{offered['set']} ({offered['fingerprint'][:12]}); {_by_hand(challenger)}",
+        )
+    images = len(counts[0])
+    figures = (
+        f"mIoU {offered['decision']['miou']:.4f} against {held['decision']['miou']:.4f} of {name} "
+        f"on {offered['decision']['set']}"
+    )
+    if images < LEAST_IMAGES:
+        return Decision(
+            False,
+            f"{figures}: {images} images are too few to tell, {LEAST_IMAGES} are needed; "
+            f"{_by_hand(challenger)}",
+        )
+    known = np.isin(list(offered["iou"]), offered["known"])
+    found = paired_interval(*counts, known)
+    interval = f"{LEVEL:.0%} interval of the difference {found.low:+.4f} to {found.high:+.4f}"
+    verdict = "is above 0" if found.low > 0 else "is not above 0"
+    return Decision(found.low > 0, f"{figures}: {interval} {verdict}")
+
+
+def other_classes(
+    champion: Mapping[str, Any], challenger: Mapping[str, Any], differing: list[str]
+) -> Decision:
+    """Return the decision on a champion with other classes, which cannot be compared."""
+    return Decision(
+        False,
+        f"champion {champion['checkpoint']} has other classes (in one of the two only: "
+        f"{', '.join(differing) or 'none, but in another order'}); {_by_hand(challenger)}",
+    )
+
+
+def _by_hand(challenger: Mapping[str, Any]) -> str:
+    name = challenger["checkpoint"]
+    return f"`segmint rollback --to {name}` makes {name} the champion"
