@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from benchmarks.claims import Claim, Size, run
 from infra.settings import Settings
 from infra.store import Store, write_shard
-from models.generators import generate, load_pipeline
+from models.generators import Request, Sampling, generate, load_pipeline
 from models.masks import GRID, adaptive_threshold, refine_labels
 from tasks.plan.rows import make_plan
 from tasks.synthesize import spread_attention
@@ -75,15 +75,13 @@ def attended(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     settings = Settings(seed=3, plan={"images": count, "multi": 0, "negatives": 0})
     plan, chosen = make_plan(settings, settings.load_vocabulary()), settings.generator
-    made = generate(
-        load_pipeline("embedded"),
-        list(plan["prompt"]),
-        list(plan["phrases"]),
-        list(plan["seed"]),
+    rows = zip(plan["prompt"], plan["phrases"], plan["seed"], strict=True)
+    sampling = Sampling(
         num_inference_steps=chosen.num_inference_steps,
         guidance_scale=chosen.guidance_scale,
         guidance_rescale=chosen.guidance_rescale,
     )
+    made = generate(load_pipeline("embedded"), [Request(*row) for row in rows], sampling)
     attention = spread_attention(made.cross, made.self_attention, settings.refine.propagation_steps)
     merged, spread = (torch.from_numpy(maps).float() for maps in attention)
     images = (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from infra.settings import GeneratorSettings, Settings
 from infra.vocabulary import Vocabulary, has_word
-from models.generators import generate, load_pipeline
+from models.generators import Request, Sampling, generate, load_pipeline
 from models.masks import merge_resolutions, propagate
 from tasks.run.progress import Report
 from tasks.run.shards import Made, ShardJob, over_shards
@@ -82,23 +82,26 @@ def _generate(
     """Images of a batch of rows, with the attention of their phrases, or of their class names."""
     read = names_of if chosen.attention == "names" else phrases_of
     recorded = [read(row, vocabulary) for row in batch.to_dict("records")]
-    class_prompts = None
-    if chosen.attention == "names":
-        class_prompts = [", ".join(names) for names in recorded]
-    return generate(
-        pipeline,
-        list(batch["prompt"]),
-        recorded,
-        [int(seed) for seed in batch["seed"]],
+    rows = zip(batch["prompt"], recorded, batch["seed"], batch["phrases"], strict=True)
+    requests = [
+        Request(
+            prompt,
+            phrases,
+            int(seed),
+            objects,
+            ", ".join(phrases) if chosen.attention == "names" else None,
+        )
+        for prompt, phrases, seed, objects in rows
+    ]
+    sampling = Sampling(
         num_inference_steps=chosen.num_inference_steps,
         guidance_scale=chosen.guidance_scale,
         guidance_rescale=chosen.guidance_rescale,
-        class_prompts=class_prompts,
-        objects=list(batch["phrases"]),
         excitation=chosen.excitation,
         height=chosen.height,
         width=chosen.width,
     )
+    return generate(pipeline, requests, sampling)
 
 
 def spread_attention(

@@ -1,8 +1,10 @@
-"""Text → picture and attention, from any Stable Diffusion directory that diffusers wrote, the
-embedded one included.
+"""Text → image and attention, from any Stable Diffusion directory that diffusers wrote.
 
-pipeline = load_pipeline("embedded") made = generate(pipeline, ["a red car on sand"], [["car"]],
-seeds=[7], num_inference_steps=25, guidance_scale=3)
+The embedded model is one of them:
+
+    pipeline = load_pipeline("embedded")
+    sampling = Sampling(num_inference_steps=25, guidance_scale=7.5, guidance_rescale=0.8)
+    made = generate(pipeline, [Request("a red car on sand", ["car"], seed=7)], sampling)
 """
 
 from models.generators.checks import PipelineError, check_pipeline, pipeline_digest
@@ -13,11 +15,13 @@ from models.generators.loading import (
     resolve_device,
     resolve_dtype,
 )
-from models.generators.sampling import Generated, generate
+from models.generators.sampling import Generated, Request, Sampling, generate
 
 __all__ = [
     "Generated",
     "PipelineError",
+    "Request",
+    "Sampling",
     "check_pipeline",
     "fastest_dtype",
     "generate",

@@ -1,5 +1,6 @@
-"""Prompts and seeds into pictures and attention maps, each picture a function of its own prompt and
-seed alone.
+"""Prompts and seeds → images and attention maps.
+
+Each image depends on its own prompt and seed alone.
 """
 
 from __future__ import annotations
@@ -17,23 +18,55 @@ from torch import Tensor
 
 from models.attention import AttentionRecorder, Excitation
 
-__all__ = ["Generated", "generate"]
+__all__ = ["Generated", "Request", "Sampling", "generate"]
 
-_sampling = (
-    threading.Lock()
-)  # schedulers and recorders keep their state in the pipeline: one call at a time
+# schedulers and recorders keep their state in the pipeline, so one call samples at a time
+_sampling = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image: its prompt, its seed, and the phrases of the prompt whose attention is recorded.
+
+    `objects` are the phrases that excitation keeps from being left out; None for all of `phrases`.
+    `class_prompt`: see `models.attention.AttentionRecorder`; all requests of a call have one, or
+    none has.
+    """
+
+    prompt: str
+    phrases: Sequence[str]
+    seed: int
+    objects: Sequence[str] | None = None
+    class_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled.
+
+    `guidance_rescale` in [0, 1] brings the guided prediction's standard deviation back to that of
+    the prediction without guidance (Lin et al. 2024, section 3.4). `excitation` > 0 is the strength
+    with which a prompt of several objects is kept from leaving one out, see
+    `models.attention.Excitation`. `height` and `width` are pixels; None is the pipeline's own size.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_rescale: float = 0.0
+    excitation: float = 0.0
+    height: int | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True)
 class Generated:
-    """B pictures and where their prompts' W phrases were looked at (see
-    `models.attention.AttentionRecorder`).
+    """B images and the attention maps of their prompts' phrases, W at most.
 
-    `images`: (B, H, W, 3) uint8 RGB · `cross`: r → (B, W, r, r) float16 in [0, 1] · `valid`: (B, W)
-    bool, false where a prompt has fewer phrases and the map is zero · `self_attention`: r → (B, r²,
-    r²) float16, rows summing to 1; empty if not asked for · `faults`: a word a picture, "" if
-    sound, "NaN" or "black" if the model failed; maps of a picture with NaN are zero where they were
-    not numbers.
+    `images`: (B, H, W, 3) uint8 RGB. `cross`: r → (B, W, r, r) float16 in [0, 1], see
+    `models.attention.AttentionRecorder`. `valid`: (B, W) bool, false where a prompt has fewer
+    phrases and the map is zero. `self_attention`: r → (B, r², r²) float16, rows summing to 1; empty
+    if not recorded. `faults`: per image "" if sound, else "NaN" or "black", if the model failed.
+    Maps of an image with NaN are zero where they were not numbers.
     """
 
     images: NDArray[np.uint8]
@@ -45,58 +78,63 @@ class Generated:
 
 def generate(
     pipeline: StableDiffusionPipeline,
-    prompts: Sequence[str],
-    phrases: Sequence[Sequence[str]],
-    seeds: Sequence[int],
+    requests: Sequence[Request],
+    sampling: Sampling,
     *,
-    num_inference_steps: int,
-    guidance_scale: float,
-    guidance_rescale: float = 0.0,
-    class_prompts: Sequence[str] | None = None,
-    objects: Sequence[Sequence[str]] | None = None,
-    excitation: float = 0.0,
-    height: int | None = None,
-    width: int | None = None,
     self_attention: bool = True,
     callback: Callable[[int, int], None] | None = None,
 ) -> Generated:
-    """One picture for each prompt and seed, with the attention of its phrases; `callback(step,
-    steps)` after each step.
+    """Sample one image per request, with the attention of its phrases.
 
-    Noise is drawn on the CPU by a generator a picture, so a picture does not depend on its
-    neighbours, its place in the batch or the device. Batch size changes only the order of float32
-    sums (`tests/models/test_generators.py` holds it to one grey level). `guidance_rescale` in [0,
-    1] brings the guided prediction's spread back to the plain one's (Lin et al. 2024, section 3.4).
-    `class_prompts`: see `AttentionRecorder`. `excitation` > 0 is the strength with which a prompt
-    of several `objects` (phrases of it; all of `phrases` if not given) is kept from leaving one
-    out, see `models.attention.Excitation`. Calls from several threads wait for one another. Raises
-    `ValueError` before anything is sampled, as `AttentionRecorder` does.
+    `callback(step, steps)` is called after each step. Noise is drawn on the CPU by one generator
+    per image, so an image does not depend on its neighbours, its position in the batch or the
+    device. The batch size only changes the order of float32 sums (`tests/models/test_generators.py`
+    limits the difference to one grey level). Calls from several threads wait for one another.
+
+    Raises `ValueError` before anything is sampled, as `AttentionRecorder` does.
     """
-    if len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds: give one seed a prompt")
+    prompts = [request.prompt for request in requests]
+    phrases = [request.phrases for request in requests]
+    excite = _excitation(pipeline, requests, sampling.excitation)
+    recorded: Any = {"class_prompts": _class_prompts(requests), "self_attention": self_attention}
     sampler: Any = pipeline
-    excite = (
-        Excitation(pipeline, prompts, phrases if objects is None else objects, excitation)
-        if excitation
-        else None
-    )
-    own: dict[str, Any] = {"class_prompts": class_prompts, "self_attention": self_attention}
-    with _sampling, AttentionRecorder(sampler, prompts, phrases, **own) as recorder:
+    with _sampling, AttentionRecorder(sampler, prompts, phrases, **recorded) as recorder:
         pixels = sampler(
-            prompt=list(prompts),
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale,
-            height=height,
-            width=width,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            prompt=prompts,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            guidance_rescale=sampling.guidance_rescale,
+            height=sampling.height,
+            width=sampling.width,
+            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
             output_type="np",
             callback_on_step_end=_after_each_step(callback, excite),
             callback_on_step_end_tensor_inputs=excite.tensors if excite else ["latents"],
         ).images
-    images = (
-        (np.nan_to_num(pixels) * 255).round().astype(np.uint8)
-    )  # rounds as diffusers does for PIL
+    return _generated(pixels, recorder)
+
+
+def _excitation(
+    pipeline: StableDiffusionPipeline, requests: Sequence[Request], strength: float
+) -> Excitation | None:
+    if not strength:
+        return None
+    objects = [each.phrases if each.objects is None else each.objects for each in requests]
+    return Excitation(pipeline, [each.prompt for each in requests], objects, strength)
+
+
+def _class_prompts(requests: Sequence[Request]) -> list[str] | None:
+    found = [each.class_prompt for each in requests if each.class_prompt is not None]
+    if found and len(found) < len(requests):
+        raise ValueError(
+            f"{len(found)} of {len(requests)} requests have a class_prompt; give all of them one"
+        )
+    return found or None
+
+
+def _generated(pixels: NDArray[np.float32], recorder: AttentionRecorder) -> Generated:
+    # rounds as diffusers does for PIL
+    images = (np.nan_to_num(pixels) * 255).round().astype(np.uint8)
     return Generated(
         images=images,
         cross=_to_half(recorder.cross),

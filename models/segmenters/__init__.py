@@ -1,20 +1,22 @@
-"""Image → label: mmsegmentation's models, trained through mmengine's Runner and kept as
-safetensors.
+"""Image → label: mmsegmentation's models, trained by mmengine's Runner, stored as safetensors.
 
-samples.py   any labelled set as augmented training batches     sources.py    the drawn world, arrays, VOC folders
-networks.py  names and config files → networks ↔ safetensors    head.py       SegFormer's head, sooner done
-training.py  the training                                       hooks.py      rate, curve, resuming
-precision.py fp32, bf16 or fp16, by measuring                   inference.py  whole pictures → softmax
-copies.py    objects of other samples, pasted
-openmmlab.py mmengine and mmsegmentation without their noise
+| file | what it does |
+|---|---|
+| presets.py, configs.py, fitting.py | named models and config files, fitted to a list of classes |
+| networks.py | builds networks, packs them as safetensors and JSON, and opens those |
+| sources.py | labelled sets: the drawn world, arrays, VOC folders |
+| samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
+| training.py, hooks.py | the training; learning rate, curve and resuming |
+| precision.py | fp32, bf16 or fp16, whichever is faster here |
+| inference.py | whole images → softmax |
+| head.py | SegFormer's head, faster |
+| openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 
 from models.segmenters.copies import paste_object
 from models.segmenters.hooks import Snapshots, TrainingError
 from models.segmenters.inference import batches_of_one_size, predict_probabilities
 from models.segmenters.networks import (
-    DEFAULT,
-    PRESETS,
     Segmenter,
     build_segmenter,
     load_segmenter,
@@ -22,16 +24,17 @@ from models.segmenters.networks import (
     save_segmenter,
     unpack_segmenter,
 )
+from models.segmenters.presets import PRESETS
 from models.segmenters.samples import Augmentation, LabelledItem
 from models.segmenters.sources import ArraySet, DrawnScenes
-from models.segmenters.training import Trained, TrainingRecipe, train_segmenter
+from models.segmenters.training import Execution, Trained, TrainingRecipe, train_segmenter
 
 __all__ = [
-    "DEFAULT",
     "PRESETS",
     "ArraySet",
     "Augmentation",
     "DrawnScenes",
+    "Execution",
     "LabelledItem",
     "Segmenter",
     "Snapshots",

@@ -1,9 +1,9 @@
-"""mmsegmentation's config files, read and not run.
+"""mmsegmentation's config files, read without running them.
 
-They are Python, and mmengine executes them. Here only the data in them is taken: names bound to
-literals, to `dict(…)`, to other names and to sums and products of these, and the files that
-`_base_` names, merged as mmengine merges them. Of the 667 models that mmsegmentation ships and
-mmengine reads, 651 are read so, all alike; 16 are refused.
+The files are Python, and mmengine executes them. This module only takes the data in them: names
+bound to literals, to `dict(…)`, to other names, and to sums and products of these. Files that
+`_base_` names are merged as mmengine merges them. Of the 667 models that mmsegmentation ships and
+mmengine reads, 651 give the same result here; 16 are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["read_config"]
 
-_LARGEST = 1 << 16  # product that is reckoned with
+_LARGEST = 1 << 16  # largest product that is computed
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -28,11 +28,11 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 class _NoDataError(Exception):
-    """An expression that takes running code to know its value."""
+    """An expression whose value is only known by running code."""
 
 
 def read_config(path: Path, bases: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The names that a config file binds to data; those bound to anything else are left out.
+    """Return the names that a config file binds to data; names bound to anything else are left out.
 
     Raises `ValueError` for a file that is no such config, or that does more than bind names.
     """
@@ -52,9 +52,8 @@ def read_config(path: Path, bases: tuple[Path, ...] = ()) -> dict[str, Any]:
                 raise ValueError(
                     f"{path}, line {statement.lineno}: no plain data; write the values out"
                 ) from None
-            names = {
-                name: known for name, known in names.items() if name not in bound
-            }  # a model may not need them
+            # unknown from here on; the model may not need them
+            names = {name: known for name, known in names.items() if name not in bound}
         else:
             names |= dict.fromkeys(bound, value)
     merged: dict[str, Any] = {}
@@ -66,7 +65,8 @@ def read_config(path: Path, bases: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _parse(path: Path) -> ast.Module:
     if path.suffix != ".py":
         raise ValueError(
-            f"{path} ends in {path.suffix!r}; give one of mmsegmentation's config files, which end in .py"
+            f"{path} ends in {path.suffix!r}; "
+            "give one of mmsegmentation's config files, which end in .py"
         )
     try:
         return ast.parse(path.read_text("utf-8"))
@@ -74,12 +74,8 @@ def _parse(path: Path) -> ast.Module:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}); give an mmsegmentation config file"
         ) from None
-    except (
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        MemoryError,
-    ) as error:  # the last two: too deep for the parser
+    # the parser raises the last two for an expression that is nested too deeply
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"{path} is no config file ({error}); give an mmsegmentation config file"
         ) from None
@@ -100,7 +96,7 @@ def _bases(path: Path, named: Any, above: tuple[Path, ...]) -> list[Path]:
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """What an expression is, without running anything."""
+    """Return the value of an expression, without running anything."""
     match node:
         case ast.Constant():
             return node.value
@@ -130,7 +126,7 @@ def _size(value: Any) -> float:
 
 
 def _dict(items: list[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> dict[Any, Any]:
-    """Keys and values, the values of key None being dictionaries whose items stand in their place."""
+    """Return a dict of items; the value of key None is itself a dict (`**value`) to merge."""
     found: dict[Any, Any] = {}
     for key, node in items:
         value = _value(node, names)
@@ -139,18 +135,13 @@ def _dict(items: list[tuple[Any, ast.expr]], names: Mapping[str, Any]) -> dict[A
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """mmengine's rule: dictionaries are merged, unless the new one says `_delete_=True`; all else
-    is replaced.
-    """
+    """Merge as mmengine: dicts merge unless the new one has `_delete_=True`; others replace."""
     found = dict(base)
     for key, value in own.items():
         if isinstance(value, dict):
-            old = (
-                {} if value.get("_delete_") or not isinstance(found.get(key), dict) else found[key]
-            )
-            found[key] = _merged(
-                old, {name: inner for name, inner in value.items() if name != "_delete_"}
-            )
+            replaced = value.get("_delete_") or not isinstance(found.get(key), dict)
+            items = {name: inner for name, inner in value.items() if name != "_delete_"}
+            found[key] = _merged({} if replaced else found[key], items)
         else:
             found[key] = value
     return found

@@ -1,9 +1,8 @@
-"""DiffuMask's augmentations of training pictures: blur, occlusion, perspective. Labels stay on
-their pixels.
+"""DiffuMask's augmentations of training images: blur, occlusion, perspective.
 
-Each takes an image (3, H, W) and a label (H, W), both uint8, and gives back the same; what is drawn
-comes from `rng` alone. The paper's kernels, sizes and magnitudes are not published: those here are
-the project's own.
+Each takes an image (3, H, W) and a label (H, W), both uint8, and returns the same; random draws
+come from `rng` alone. The paper does not publish kernels, sizes and magnitudes; these are the
+project's own.
 """
 
 from __future__ import annotations
@@ -18,28 +17,23 @@ from models.metrics import IGNORE
 
 __all__ = ["blur", "occlude", "tilt"]
 
-Picture = tuple[Tensor, Tensor]
+Sample = tuple[Tensor, Tensor]
 
-_BLUR = (0.004, 0.012)  # standard deviation, in sides of the picture: 0.5 to 1.5 pixels of 128
-_PATCHES, _PATCH = (
-    (1, 3),
-    (0.08, 0.3),
-)  # how many, and how long their sides are, in sides of the picture
-_TILT = 0.12  # how far a corner moves at most, in sides of the picture
+_BLUR = (0.004, 0.012)  # standard deviation, as a share of the longer side: 0.5 to 1.5 px of 128
+_PATCHES = (1, 3)  # least and most patches of an occlusion
+_PATCH = (0.08, 0.3)  # side of a patch, as a share of the image's side
+_TILT = 0.12  # largest movement of a corner, as a share of the image's side
 
 
-def blur(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
-    """Gaussian blur; the label as it was."""
+def blur(image: Tensor, label: Tensor, rng: np.random.Generator) -> Sample:
+    """Apply a Gaussian blur to the image; the label stays as it is."""
     sigma = float(rng.uniform(*_BLUR)) * max(label.shape)
-    return _tensor(
-        cv2.GaussianBlur(_array(image), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    ), label
+    blurred = cv2.GaussianBlur(_array(image), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return _tensor(blurred), label
 
 
-def occlude(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
-    """Patches of one colour each before the picture; under them nothing is known, so the label is
-    255.
-    """
+def occlude(image: Tensor, label: Tensor, rng: np.random.Generator) -> Sample:
+    """Cover the image with patches of one colour each; under them the label is 255 (ignored)."""
     image, label = image.clone(), label.clone()
     height, width = label.shape
     for _ in range(int(rng.integers(_PATCHES[0], _PATCHES[1] + 1))):
@@ -51,10 +45,10 @@ def occlude(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
     return image, label
 
 
-def tilt(image: Tensor, label: Tensor, rng: np.random.Generator) -> Picture:
-    """The picture seen from aside: its corners moved.
+def tilt(image: Tensor, label: Tensor, rng: np.random.Generator) -> Sample:
+    """Apply a random perspective by moving the four corners.
 
-    Where it shows no more it is black, and the label 255.
+    Outside the original image the result is black and its label 255.
     """
     height, width = label.shape
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)

@@ -1,4 +1,4 @@
-"""SegFormer's head, the same function as mmsegmentation's, in an order that costs a CPU less."""
+"""SegFormer's head: the same function as mmsegmentation's, in an order that is faster on a CPU."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ __all__ = ["FusedSegformerHead"]
 
 @MODELS.register_module(force=True)
 class FusedSegformerHead(SegformerHead):  # type: ignore[misc]  # mmsegmentation has no types
-    """All-MLP head (Xie et al. 2021, "SegFormer", §3.2) whose 1×1 fusion comes before the
-    up-sampling.
+    """All-MLP head (Xie et al. 2021, "SegFormer", §3.2) with the 1×1 fusion before the up-sampling.
 
-    mmsegmentation enlarges the four levels, concatenates them and fuses with a 1×1 convolution W.
-    That convolution and bilinear enlarging commute, so the same result is the sum of the enlarged
-    W_i·x_i: three quarters of the products are saved. Weights have the same names and shapes. The
-    loss leaves out mmsegmentation's top-1 accuracy, a sort of all logits. Together a training step
-    of the default model is 1.3–1.4 times as fast on two cores.
+    mmsegmentation up-samples the four levels, concatenates them and fuses them by a 1×1 convolution
+    W. A 1×1 convolution and bilinear up-sampling commute, so the sum of the up-sampled W_i·x_i is
+    the same and takes a quarter of the products. Weights have the same names and shapes. The loss
+    leaves out mmsegmentation's top-1 accuracy, which sorts all logits. Together a training step of
+    the default model is 1.3–1.4 times as fast on two cores.
     """
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
-        """Logits (N, classes, h, w) at the size of the first level from features (N, C_i, h_i,
-        w_i).
-        """
+        """Return logits (N, classes, h, w), as large as the first level, from the features."""
         levels = self._transform_inputs(inputs)
         weights = self.fusion_conv.conv.weight.split(self.channels, dim=1)
         fused = torch.zeros((), device=levels[0].device)
@@ -41,7 +38,7 @@ class FusedSegformerHead(SegformerHead):  # type: ignore[misc]  # mmsegmentation
         return logits
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list[Any]) -> dict[str, Tensor]:
-        """The configured loss at the label's full size; ignored pixels count neither way."""
+        """Return the configured loss at the label's full size, ignored pixels left out."""
         label = self._stack_batch_gt(batch_data_samples).squeeze(1)
         full = F.interpolate(
             seg_logits.float(), label.shape[1:], mode="bilinear", align_corners=self.align_corners

@@ -1,5 +1,6 @@
-"""What happens between the steps of a training, as mmengine hooks: learning rate, curve and
-progress, resuming.
+"""What happens between the steps of a training, as mmengine hooks.
+
+Learning rate, training curve and progress, snapshots and resuming.
 """
 
 from __future__ import annotations
@@ -16,37 +17,40 @@ import torch
 
 from models.segmenters.openmmlab import Hook
 
-__all__ = ["Begin", "Course", "Resume", "Schedule", "Snapshots", "TrainingError", "read_snapshot"]
+__all__ = ["Begin", "Curve", "Resume", "Schedule", "Snapshots", "TrainingError", "read_snapshot"]
 
 Row = dict[str, float]
 
 
 class TrainingError(RuntimeError):
-    """The training cannot go on; the message says why and what to change."""
+    """The training cannot continue; the message says why and what to change."""
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Where an interrupted training is taken up from: a file, a bucket, a dict.
+    """Where a training keeps the state that it resumes from: a file, a bucket, a dict.
 
-    `write` must store all or nothing.
+    `read` returns None if there is no state. `write` must store all of it or nothing.
     """
 
     read: Callable[[], bytes | None]
     write: Callable[[bytes], None]
-    seconds: float = 60.0  # between two snapshots; the work that an interruption can cost
+    seconds: float = 60.0  # between two snapshots: the work that an interruption can cost
 
 
 class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Sets each step's learning rate from the step alone: linear warm-up, then half a cosine down
-    to zero.
+    """Set each step's learning rate: linear warm-up, then half a cosine down to zero.
+
+    The rate depends on the step alone, so a resumed training continues at the right one.
     """
 
     def __init__(self, peak: float, warmup: int, steps: int) -> None:
-        self._peak, self._warmup, self._steps = peak, warmup, steps
+        self._peak = peak
+        self._warmup = warmup
+        self._steps = steps
 
     def rate(self, step: int) -> float:
-        """Learning rate of step 0, 1, …"""
+        """Return the learning rate of step 0, 1, …"""
         rise = min(1.0, (step + 1) / max(1, self._warmup))
         return self._peak * rise * 0.5 * (1 + math.cos(math.pi * step / self._steps))
 
@@ -57,8 +61,9 @@ class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
 
 
 class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Starts from given weights; the Runner has drawn random ones by then, whatever the model held
-    before.
+    """Start from given weights.
+
+    The Runner draws random weights before it starts, so they cannot be loaded any earlier.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -70,8 +75,8 @@ class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
 
 
 @dataclass
-class Course(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Keeps the curve, one row every `every` steps, and tells `progress` of each."""
+class Curve(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Keep the training curve, one row every `every` steps, and pass each row to `progress`."""
 
     steps: int
     batch_size: int
@@ -91,7 +96,7 @@ class Course(Hook):  # type: ignore[misc]  # mmengine has no types
         data_batch: Any = None,
         outputs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Note the loss; at a row's end, check it and report."""
+        """Record the loss; at the end of a row, check it and report it."""
         assert outputs is not None  # mmengine's training loop always gives them
         self._losses.append(outputs["loss"].detach())
         step = runner.iter + 1
@@ -104,14 +109,16 @@ class Course(Hook):  # type: ignore[misc]  # mmengine has no types
         }
         if not math.isfinite(row["loss"]):
             raise TrainingError(
-                f"loss is {row['loss']} at step {step}: lower learning_rate={row['learning_rate']:.1e}"
+                f"loss is {row['loss']} at step {step}: "
+                f"lower learning_rate={row['learning_rate']:.1e}"
             )
         seconds = time.perf_counter() - self._since
         self.rows.append(row)
         if self.progress:
             speed = len(self._losses) * self.batch_size / seconds
             self.progress({**row, "steps": self.steps, "images_per_second": speed})
-        self._losses, self._since = [], time.perf_counter()
+        self._losses = []
+        self._since = time.perf_counter()
 
 
 def _rate(runner: Any) -> float:
@@ -119,28 +126,31 @@ def _rate(runner: Any) -> float:
 
 
 class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Takes a training up from `saved` tensors, and writes new ones at the end of a curve's row.
+    """Resume a training from the `saved` state, and write new state when a row of the curve ends.
 
-    The state is whole: weights, AdamW's moments, torch's generators and the curve, so that the
-    steps after it are those of a training never interrupted. It is one safetensors file with its
-    JSON notes as a tensor of bytes.
+    The state is complete: weights, the optimiser's state (`Muon`: momentum of hidden matrices,
+    AdamW's moments of all else), torch's random generators and the curve. So the steps after it are
+    those of an uninterrupted training. It is one safetensors file; its JSON notes are a tensor.
     """
 
-    priority = "LOW"  # after `Course` has closed its row
+    priority = "LOW"  # after `Curve` has closed its row
 
     def __init__(
         self,
         snapshots: Snapshots,
         notes: dict[str, Any],
-        course: Course,
+        curve: Curve,
         saved: Mapping[str, Any] | None,
     ) -> None:
-        self._snapshots, self._notes, self._course, self._saved = snapshots, notes, course, saved
+        self._snapshots = snapshots
+        self._notes = notes
+        self._curve = curve
+        self._saved = saved
 
     def before_train(self, runner: Any) -> None:
-        """Put the saved state in place of the fresh one."""
+        """Load the saved state; without one, write the initial state."""
         self._written = time.monotonic()
-        if self._saved is None:  # what was probed on this machine is settled from here on
+        if self._saved is None:  # a resumed training keeps the precision that was probed here
             self._snapshots.write(self._pack(runner, 0))
             return
         tensors, notes = self._saved["tensors"], self._saved["notes"]
@@ -148,7 +158,7 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
         _load_optimizer(runner.optim_wrapper.optimizer, _under(tensors, "optimizer."))
         _set_generators(_under(tensors, "generator."))
         runner.train_loop._iter = notes["step"]
-        self._course.rows.extend(notes["curve"])
+        self._curve.rows.extend(notes["curve"])
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -156,17 +166,13 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
         """Write a snapshot if one is due."""
         step = runner.iter + 1
         due = time.monotonic() - self._written >= self._snapshots.seconds
-        if (
-            due
-            and step < self._course.steps
-            and self._course.rows
-            and self._course.rows[-1]["step"] == step
-        ):
+        row_ends = bool(self._curve.rows) and self._curve.rows[-1]["step"] == step
+        if due and row_ends and step < self._curve.steps:
             self._snapshots.write(self._pack(runner, step))
             self._written = time.monotonic()
 
     def _pack(self, runner: Any, step: int) -> bytes:
-        notes = json.dumps({**self._notes, "step": step, "curve": self._course.rows})
+        notes = json.dumps({**self._notes, "step": step, "curve": self._curve.rows})
         tensors = {f"model.{name}": value for name, value in runner.model.state_dict().items()}
         for index, moments in runner.optim_wrapper.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
@@ -178,9 +184,10 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
 
 
 def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state to go on from, {"tensors", "notes"};
+    """Return the state to resume from, {"tensors", "notes"}.
 
-    None without one, or if it is of a training with other notes.
+    None if there is none, or if its training had other notes. Raises `TrainingError` for a state
+    that cannot be read.
     """
     content = snapshots.read() if snapshots else None
     if content is None:
@@ -190,7 +197,7 @@ def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict
         found = dict(json.loads(bytes(tensors.pop("notes").tolist())))
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise TrainingError(
-            f"the snapshot to go on from is damaged ({error}); delete it to begin anew"
+            f"snapshot.safetensors of the training is damaged ({error}); delete the file to start again"
         ) from error
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in notes.items())
     return {"tensors": tensors, "notes": found} if same else None

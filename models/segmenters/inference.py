@@ -1,4 +1,4 @@
-"""Whole images through a segmenter, at their own size: padded, never stretched."""
+"""Predictions for whole images at their own size: padded, never resized."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from models.segmenters.samples import LabelledItem
 __all__ = ["batches_of_one_size", "predict_probabilities"]
 
 _DIVISOR = 32  # coarsest stride of the usual backbones
-_LEAST = 128  # smaller inputs fail in some backbones of stride 32
+_SMALLEST = 128  # smaller inputs fail in some backbones of stride 32
 
 
 @torch.inference_mode()
 def predict_probabilities(segmenter: Segmenter, images: Tensor, device: str = "cpu") -> Tensor:
-    """Softmax (N, classes, H, W) float32 on the CPU for images (N, 3, H, W) uint8 RGB of any size,
-    in full precision.
+    """Return softmax (N, classes, H, W) float32 on the CPU for images (N, 3, H, W) uint8 RGB.
 
-    Images are padded at the bottom and right with their own last pixels and the answer is cut back,
-    so every pixel is seen at its own scale.
+    Images have any size. They are padded at the bottom and right by repeating the last pixels, and
+    the prediction is cropped back, so no image is resized. Computed in full precision.
     """
     height, width = images.shape[-2:]
     right, bottom = _missing(width), _missing(height)
-    network: Any = segmenter.network.to(
-        device
-    ).eval()  # an mmsegmentation model, which torch's types don't know
+    # an mmsegmentation model, unknown to torch's types
+    network: Any = segmenter.network.to(device).eval()
     padded = F.pad(images.float(), (0, right, 0, bottom), mode="replicate")
     with isolated():
         batch = network.data_preprocessor({"inputs": list(padded.to(device))}, training=False)
@@ -42,13 +40,13 @@ def predict_probabilities(segmenter: Segmenter, images: Tensor, device: str = "c
 
 
 def _missing(side: int) -> int:
-    return max(_LEAST, -(-side // _DIVISOR) * _DIVISOR) - side
+    return max(_SMALLEST, -(-side // _DIVISOR) * _DIVISOR) - side
 
 
 def batches_of_one_size(
     items: Iterable[LabelledItem], batch_size: int
 ) -> Iterator[list[LabelledItem]]:
-    """Neighbouring items whose images have one size, at most `batch_size` together, in order."""
+    """Yield neighbouring items of one image size, at most `batch_size` at a time, in order."""
     for _, run in groupby(items, key=lambda item: tuple(item["image"].shape)):
         while batch := list(islice(run, batch_size)):
             yield batch

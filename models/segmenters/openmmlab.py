@@ -1,8 +1,7 @@
-"""mmengine and mmsegmentation, imported without their warnings and used without their traces.
+"""mmengine and mmsegmentation, imported without their warnings and used without side effects.
 
-Both keep process-wide state: named loggers that print, message hubs, scopes, the multiprocessing
-start method, OpenCV's threads, seeded global generators. Inside `isolated()` they may; when it is
-left, all of it is as it was.
+Both change process-wide state: named loggers that print, message hubs, scopes, the multiprocessing
+start method, OpenCV's threads, global random generators. `isolated()` restores all of it on exit.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-    # torch.jit.script is deprecated, mmcv comes without compiled operators, mmseg without an
+    # torch.jit.script is deprecated, mmcv comes without compiled operators, and mmseg lacks an
     # optional package
     warnings.simplefilter("ignore")
     import mmseg.datasets
@@ -56,13 +55,14 @@ __all__ = [
     "revert_sync_batchnorm",
 ]
 
-_LOCK = threading.RLock()  # the state above is the process's, so one training at a time has it
+_LOCK = threading.RLock()  # the state is the process's, so one caller at a time may change it
 _MANAGED = (MMLogger, MessageHub, Visualizer, DefaultScope)
 
 
 def is_registered(name: Any) -> bool:
-    """Whether a config's `type` is registered with mmsegmentation or mmengine, which import any
-    other by its name.
+    """Return whether a config's `type` is registered with mmsegmentation or mmengine.
+
+    They import any other type by its name.
     """
     own = [each for each in vars(registry).values() if isinstance(each, Registry)]
     known = [each for node in own for each in (node, node.parent) if each is not None]
@@ -71,22 +71,14 @@ def is_registered(name: Any) -> bool:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Let mmengine change process-wide state and undo it on leaving; warnings of its own are not
-    shown.
-    """
+    """Let mmengine change process-wide state, and restore it on exit; its warnings are hidden."""
     with _LOCK, warnings.catch_warnings(), _random_state_kept():
         warnings.simplefilter("ignore")
         instances = {cls: dict(cls._instance_dict) for cls in _MANAGED}
-        start_method, threads = (
-            multiprocessing.get_start_method(allow_none=True),
-            cv2.getNumThreads(),
-        )
-        MMLogger.get_instance(
-            "segmint", log_level="ERROR"
-        )  # models log to whichever logger came last
-        DefaultScope.get_instance(
-            "segmint", scope_name="mmseg"
-        )  # parts of a model are looked up there
+        start_method = multiprocessing.get_start_method(allow_none=True)
+        threads = cv2.getNumThreads()
+        MMLogger.get_instance("segmint", log_level="ERROR")  # models log to the newest logger
+        DefaultScope.get_instance("segmint", scope_name="mmseg")  # where a model's parts are found
         try:
             yield
         finally:
@@ -122,9 +114,8 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
     def __init__(self, *, device: str, **options: Any) -> None:
         self._device = device
         hooks = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-        processes = {
-            "mp_cfg": {"mp_start_method": "spawn"}
-        }  # "fork", its default, hangs with an open S3 client
+        # "fork", mmengine's default, hangs with an open S3 client
+        processes = {"mp_cfg": {"mp_start_method": "spawn"}}
         super().__init__(
             default_hooks=dict.fromkeys(hooks), default_scope="mmseg", env_cfg=processes, **options
         )
@@ -142,7 +133,7 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
         return Visualizer.get_instance(self.experiment_name)
 
     def dump_config(self) -> None:
-        """Write no configuration: the checkpoint holds it."""
+        """Write no configuration: the checkpoint contains it."""
 
     def _log_env(self, env_cfg: Any) -> None:
         """Start no compilers and no git to describe the machine."""

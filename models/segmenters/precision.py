@@ -1,5 +1,6 @@
-"""Which arithmetic a training uses: measured, as bfloat16 is 2× faster on one processor and 80×
-slower on another.
+"""The precision of a training, chosen by measurement.
+
+bfloat16 is 2 times faster than float32 on one processor and 80 times slower on another.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ from models.segmenters.openmmlab import AmpOptimWrapper, OptimWrapper, PixelData
 
 __all__ = ["AutocastOptimWrapper", "optim_wrapper", "probe_precision"]
 
-# Half precision has to win by this much, so that two probes on one machine agree and trainings
-# there are repeatable.
+# Half precision has to be faster by this factor, so that two probes on one machine agree and
+# trainings there are repeatable.
 _MARGIN = 1.1
-_ROUNDS = 4
+_ROUNDS = 4  # timed steps of each precision
 
 
 class AutocastOptimWrapper(OptimWrapper):  # type: ignore[misc]  # mmengine has no types
-    """mmengine's optimiser wrapper with bfloat16 autocast on any device; its own one is for GPUs
-    only.
-    """
+    """mmengine's optimiser wrapper with bfloat16 autocast on any device, not on GPUs alone."""
 
     def __init__(self, device: str, **options: Any) -> None:
         super().__init__(**options)
@@ -41,9 +40,9 @@ class AutocastOptimWrapper(OptimWrapper):  # type: ignore[misc]  # mmengine has 
 def optim_wrapper(
     optimizer: torch.optim.Optimizer, precision: str, device: str, **options: Any
 ) -> OptimWrapper:
-    """mmengine's wrapper for `precision`:
+    """Return mmengine's optimiser wrapper for `precision`.
 
-    "fp32", "bf16" anywhere, or "fp16" with a scaled loss on CUDA.
+    "fp32" and "bf16" work anywhere; "fp16", with a scaled loss, on CUDA only.
     """
     if precision == "fp16":
         return AmpOptimWrapper(dtype="float16", optimizer=optimizer, **options)
@@ -53,10 +52,10 @@ def optim_wrapper(
 
 
 def probe_precision(network: torch.nn.Module, shape: tuple[int, int, int], device: str) -> str:
-    """The fastest of full and half precision by timing training steps of a copy on noise, `shape` =
-    (batch, H, W).
+    """Return the faster of "fp32" and half precision for training steps of `shape` (batch, H, W).
 
-    Global random state advances; on CUDA half is bfloat16 where the GPU has it, else float16.
+    Times steps of a copy on noise; torch's global random state advances. On CUDA half is bfloat16
+    where the GPU has it, else float16.
     """
     with _one_thread():
         return _fastest(network, shape, device)
@@ -64,9 +63,7 @@ def probe_precision(network: torch.nn.Module, shape: tuple[int, int, int], devic
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in one thread: threads that wait for one another count as busy and spoil the measured
-    time.
-    """
+    """Compute in one thread: waiting threads count as busy and would distort the measured time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,9 +76,8 @@ def _fastest(network: torch.nn.Module, shape: tuple[int, int, int], device: str)
     half = "fp16" if device.startswith("cuda") and not torch.cuda.is_bf16_supported() else "bf16"
     trials = {name: _Trial(network, shape, device, name) for name in ("fp32", half)}
     seconds: dict[str, list[float]] = {name: [] for name in trials}
-    for _ in range(
-        1 + _ROUNDS
-    ):  # in turns, so that both see the machine alike; the first round compiles and allocates
+    # alternating, so that both meet the same load; the first round compiles and allocates
+    for _ in range(1 + _ROUNDS):
         for name, trial in trials.items():
             seconds[name].append(trial.step_seconds())
     fastest = {name: min(taken[1:]) for name, taken in seconds.items()}
@@ -89,23 +85,21 @@ def _fastest(network: torch.nn.Module, shape: tuple[int, int, int], device: str)
 
 
 class _Trial:
-    """A copy of a network and what a training step of it takes."""
+    """A copy of a network, and the time that its training steps take."""
 
     def __init__(
         self, network: torch.nn.Module, shape: tuple[int, int, int], device: str, precision: str
     ) -> None:
-        self._network: Any = (
-            copy.deepcopy(network).to(device).train()
-        )  # an mmengine model, unknown to torch's types
+        # an mmengine model, unknown to torch's types
+        self._network: Any = copy.deepcopy(network).to(device).train()
         self._wrapper = optim_wrapper(
             torch.optim.SGD(self._network.parameters(), lr=0.0), precision, device
         )
-        self._shape, self._on_gpu = shape, device.startswith("cuda")
+        self._shape = shape
+        self._on_gpu = device.startswith("cuda")
 
     def step_seconds(self) -> float:
-        """Seconds of one step: of the processor's time on a CPU, which other processes don't
-        change.
-        """
+        """Return the seconds of one step; on a CPU seconds of processor time, not of the clock."""
         clock = time.perf_counter if self._on_gpu else time.process_time
         start = clock()
         self._network.train_step(_noise(self._shape), self._wrapper)

@@ -1,9 +1,9 @@
-"""Any labelled set as the batches mmsegmentation trains on, augmented.
+"""Labelled sets as the augmented batches that mmsegmentation trains on.
 
 A labelled set is any torch `Dataset` of items {"image": uint8 (3, H, W) RGB, "label": uint8 (H, W),
-"id": str} with label ids 0, 1, … and 255 = ignore. What is drawn for position n of a training
-depends on (seed, n) alone, so neither the number of loading processes nor an interruption changes
-it.
+"id": str} with label ids 0, 1, … and 255 = ignore. The random draws for position n of a training
+depend on (seed, n) alone. So neither the number of loading processes nor an interruption changes
+them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from models.segmenters.openmmlab import PixelData, SegDataSample
 
 __all__ = ["Augmentation", "LabelledItem", "TrainingView", "Views", "augment", "collate"]
 
-# Photometric jitter: factors of contrast and saturation, and brightness in shares of the range.
-# Mild next to mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because colour is part of
-# what tells small classes apart.
-_CONTRAST, _SATURATION, _BRIGHTNESS = (0.8, 1.25), (0.7, 1.3), 0.08
+# Photometric jitter: factors of contrast and saturation, and brightness as a share of the range.
+# Milder than mmsegmentation's PhotoMetricDistortion (0.5-1.5, 32/255), because small classes are
+# told apart by colour too.
+_CONTRAST = (0.8, 1.25)
+_SATURATION = (0.7, 1.3)
+_BRIGHTNESS = 0.08
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -45,8 +47,10 @@ class LabelledItem(TypedDict):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shares of the training's positions that get another sample's object, are spliced, blurred,
-    occluded, tilted.
+    """Share of the training's positions, in [0, 1], to which each augmentation is applied.
+
+    `paste` adds another sample's object, `splice` tiles several samples, `blur` is Gaussian,
+    `occlusion` hides patches, `perspective` moves the corners.
     """
 
     paste: float = 0.0
@@ -58,9 +62,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Views:
-    """How a training sees its samples:
+    """How a training sees its samples.
 
-    `length` positions, cut to `crop` pixels (H, W), scaled within `scale`.
+    `length` is the number of positions, `crop` the size (H, W) in pixels, `scale` the range of the
+    random scale factor.
     """
 
     length: int
@@ -72,12 +77,12 @@ class Views:
 
 
 class TrainingView(Dataset[dict[str, Any]]):
-    """The training positions over a labelled set, shuffled anew each epoch, from position `start`
-    on.
-    """
+    """The positions of a training on a labelled set, from `start` on, shuffled anew each epoch."""
 
     def __init__(self, samples: Dataset[Any], views: Views, start: int = 0) -> None:
-        self._samples, self._views, self._start = samples, views, start
+        self._samples = samples
+        self._views = views
+        self._start = start
 
     def __len__(self) -> int:
         return self._views.length - self._start
@@ -86,16 +91,15 @@ class TrainingView(Dataset[dict[str, Any]]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Return a batch, its samples read at once if the labelled set can; torch's loader asks for
-        it so.
+        """Return a batch; torch's loader calls this instead of `__getitem__`.
+
+        Its samples are read together if the labelled set has `__getitems__`.
         """
-        positions, size = (
-            [position + self._start for position in positions],
-            len(cast(Sized, self._samples)),
-        )
-        places = [divmod(position, size) for position in positions]
+        positions = [position + self._start for position in positions]
+        size = len(cast(Sized, self._samples))
+        epochs = [divmod(position, size) for position in positions]
         samples = self._read(
-            [int(_order(self._views.seed, epoch, size)[place]) for epoch, place in places]
+            [int(_order(self._views.seed, epoch, size)[index]) for epoch, index in epochs]
         )
         return [
             self._view(position, *sample)
@@ -104,12 +108,12 @@ class TrainingView(Dataset[dict[str, Any]]):
 
     def _view(self, position: int, image: Tensor, label: Tensor) -> dict[str, Any]:
         views = self._views
-        image, label = self._pasted(image, label, np.random.default_rng((views.seed, 3, position)))
-        image, label = self._distorted(
-            image, label, np.random.default_rng((views.seed, 2, position))
-        )
-        rng = np.random.default_rng((views.seed, 1, position))
-        image, label = augment(image, label, rng, crop=views.crop, scale=views.scale)
+        rngs = {key: np.random.default_rng((views.seed, key, position)) for key in (1, 2, 3)}
+        image, label = self._pasted(image, label, rngs[3])
+        if rngs[2].random() < views.augmentation.splice:
+            image, label = self._spliced(image, label, rngs[2])
+        image, label = self._distorted(image, label, rngs[2])
+        image, label = augment(image, label, rngs[1], crop=views.crop, scale=views.scale)
         sample = SegDataSample(metainfo={"ori_shape": views.crop, "img_shape": views.crop})
         sample.gt_sem_seg = PixelData(data=label.long()[None])
         return {"inputs": image, "data_samples": sample}
@@ -131,25 +135,25 @@ class TrainingView(Dataset[dict[str, Any]]):
     def _distorted(
         self, image: Tensor, label: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The sample under whichever of the augmentations fall to this position, splicing first."""
+        """Return the sample with each distortion applied with its own probability."""
         chosen = self._views.augmentation
-        if rng.random() < chosen.splice:
-            grid = choose_grid(rng, self._views.crop)
-            others = rng.integers(len(cast(Sized, self._samples)), size=grid[0] * grid[1] - 1)
-            pictures = [(image, label), *self._read(others.tolist())]
-            images = [np.ascontiguousarray(i.numpy().transpose(1, 2, 0)) for i, _ in pictures]
-            whole, ids, _ = splice(
-                images, [ids.numpy() for _, ids in pictures], grid, self._views.crop
-            )
-            image, label = torch.from_numpy(whole.transpose(2, 0, 1).copy()), torch.from_numpy(ids)
-        for share, distort in (
-            (chosen.blur, blur),
-            (chosen.occlusion, occlude),
-            (chosen.perspective, tilt),
-        ):
+        shares = {blur: chosen.blur, occlude: chosen.occlusion, tilt: chosen.perspective}
+        for distort, share in shares.items():
             if rng.random() < share:
                 image, label = distort(image, label, rng)
         return image, label
+
+    def _spliced(
+        self, image: Tensor, label: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return a mosaic of the sample and random others, in a random grid."""
+        grid = choose_grid(rng, self._views.crop)
+        others = rng.integers(len(cast(Sized, self._samples)), size=grid[0] * grid[1] - 1)
+        samples = [(image, label), *self._read(others.tolist())]
+        images = [np.ascontiguousarray(image.numpy().transpose(1, 2, 0)) for image, _ in samples]
+        labels = [label.numpy() for _, label in samples]
+        mosaic, ids, _ = splice(images, labels, grid, self._views.crop)
+        return torch.from_numpy(mosaic.transpose(2, 0, 1).copy()), torch.from_numpy(ids)
 
 
 @lru_cache(maxsize=2)
@@ -161,14 +165,14 @@ def _check_item(item: LabelledItem, num_classes: int) -> None:
     image, label = item["image"], item["label"]
     if image.ndim != 3 or image.shape[1:] != label.shape:
         raise ValueError(
-            f"sample {item['id']}: image {tuple(image.shape)} and label {tuple(label.shape)} do not fit; "
-            "give (3, H, W) and (H, W) of one size"
+            f"sample {item['id']}: image {tuple(image.shape)} and label {tuple(label.shape)} "
+            "do not fit; give (3, H, W) and (H, W) of one size"
         )
     ids = label[label != IGNORE]
     if ids.numel() and int(ids.max()) >= num_classes:
         raise ValueError(
             f"sample {item['id']}: label id {int(ids.max())}, but there are {num_classes} classes "
-            f"(0..{num_classes - 1}); correct the label, or train with the vocabulary it was made with"
+            f"(0..{num_classes - 1}); correct the label, or train with the vocabulary that it uses"
         )
 
 
@@ -180,12 +184,11 @@ def augment(
     crop: tuple[int, int],
     scale: tuple[float, float],
 ) -> tuple[Tensor, Tensor]:
-    """A random view of a sample: mirrored, scaled by `scale`, cut to `crop`, colours jittered;
-    uint8 like the input.
+    """Return a random view of a sample: mirrored, scaled, cut to `crop`, colours jittered.
 
-    Image (3, H, W) and label (H, W) in; (3, *crop) and (*crop) out. Beyond the picture the image is
-    black and the label
-    255. Scales are drawn log-uniformly, so that growing and shrinking are as likely.
+    Takes image (3, H, W) and label (H, W), returns (3, *crop) and (*crop), all uint8. Outside the
+    sample the view is black and its label 255. The factor is drawn log-uniformly from `scale`, so
+    enlarging and shrinking are equally likely. Image and label are both resized by pixel centres.
     """
     if rng.random() < 0.5:
         image, label = image.flip(-1), label.flip(-1)
@@ -193,7 +196,7 @@ def augment(
     size = [max(1, round(side * factor)) for side in label.shape]
     if size != list(label.shape):
         image = F.interpolate(image[None], size, mode="bilinear", antialias=factor < 1)[0]
-        # "nearest" maps pixel corners, not centres: labels would lie half a pixel right and below
+        # "nearest" maps pixel corners: the label would be half a pixel right of and below the image
         label = F.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
     top, left = (
         int(rng.integers(min(0, a - b), max(0, a - b) + 1)) for a, b in zip(size, crop, strict=True)
@@ -202,7 +205,7 @@ def augment(
 
 
 def _cut(values: Tensor, top: int, left: int, crop: tuple[int, int], fill: int) -> Tensor:
-    """The window (…, *crop) at (top, left); `fill` where it stands out of `values`."""
+    """Return the window (…, *crop) at (top, left), filled with `fill` outside `values`."""
     bottom, right = (
         start + side - have
         for start, side, have in zip((top, left), crop, values.shape[-2:], strict=True)
@@ -223,5 +226,5 @@ def _jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """A batch as mmsegmentation's data preprocessor takes it."""
+    """Return a batch in the form that mmsegmentation's data preprocessor takes."""
     return {key: [item[key] for item in items] for key in ("inputs", "data_samples")}

@@ -1,6 +1,4 @@
-"""Labelled sets to train and measure on that are not in a store: the drawn world, and sequences of
-arrays.
-"""
+"""Labelled sets that are not in a store: scenes of the drawn world, and sequences of arrays."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ __all__ = ["ArraySet", "DrawnScenes", "translation"]
 
 
 class Items(Protocol):
-    """A sequence of {"image": (H, W, 3) uint8 RGB, "label": (H, W) uint8, "id": str}, with its
-    label ids' names.
+    """A sequence of {"image": (H, W, 3) uint8 RGB, "label": (H, W) uint8, "id": str}.
+
+    `classes` names its label ids 0, 1, …
     """
 
     classes: tuple[str, ...]
@@ -32,14 +31,16 @@ class Items(Protocol):
 
 
 class DrawnScenes:
-    """Scenes of the drawn world with exact labels, `count` seeds from `first` on; drawn once, then
-    kept in memory.
+    """Scenes of the drawn world with exact labels, of `count` seeds from `first` on.
+
+    Each is drawn once, then kept in memory.
     """
 
     classes = ("background", *(entry["name"] for entry in vocabulary()["classes"]))
 
     def __init__(self, count: int, first: int = HELD_OUT) -> None:
-        self._count, self._first = count, first
+        self._count = count
+        self._first = first
         self._drawn: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
@@ -59,16 +60,15 @@ class DrawnScenes:
 
 
 class ArraySet(Dataset[LabelledItem]):
-    """Items of arrays as a labelled set of tensors, their label ids made those of `classes`, by
-    name.
+    """Items of arrays as a labelled set of tensors, label ids translated by name to `classes`.
+
+    `known` are the names in `classes` that the items can show, the background included.
     """
 
     def __init__(self, items: Items, classes: Sequence[str]) -> None:
-        self._items, self._table = items, translation(items.classes, classes)
-        self.known = (
-            classes[0],
-            *(name for name in classes[1:] if name in items.classes),
-        )  # what it can show
+        self._items = items
+        self._table = translation(items.classes, classes)
+        self.known = (classes[0], *(name for name in classes[1:] if name in items.classes))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -84,14 +84,15 @@ class ArraySet(Dataset[LabelledItem]):
 
 
 def translation(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.uint8]:
-    """For each label id 0..255 of a set with class `names`, the id in `classes`; others are
-    background, 255 stays.
+    """Return the id in `classes` of each label id 0..255 of a set with class `names`, (256,) uint8.
 
-    Raises `ValueError` if no class but the background is known under the same name.
+    Names that `classes` lacks become background; 255 stays. Raises `ValueError` if the two have no
+    class but the background in common.
     """
     if not set(names) & set(classes[1:]):
         raise ValueError(
-            f"no class in common: {', '.join(names)} here, {', '.join(classes[1:])} in the segmenter"
+            f"no class in common: {', '.join(names)} here, "
+            f"{', '.join(classes[1:])} in the segmenter; rename the set's classes in classes.txt"
         )
     table = np.zeros(IGNORE + 1, np.uint8)
     table[: len(names)] = [classes.index(name) if name in classes else 0 for name in names]

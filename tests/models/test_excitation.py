@@ -1,4 +1,4 @@
-"""Attend-and-Excite draws what a prompt's plain picture leaves out, and touches nothing else."""
+"""Attend-and-Excite draws objects that plain sampling leaves out, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from infra.settings import Settings
 from models.attention import AttentionRecorder, Excitation
 from models.embedded.oracle import load_oracle
-from models.generators import generate, load_pipeline
+from models.generators import Request, Sampling, generate, load_pipeline
 from tasks.plan.rows import make_plan
 
 PROMPTS = [
@@ -27,26 +27,19 @@ STEPS = 6
 
 
 def make(pipeline: Any, rows: list[int], excitation: float) -> NDArray[np.int64]:
-    made = generate(
-        pipeline,
-        [PROMPTS[i] for i in rows],
-        [OBJECTS[i] for i in rows],
-        rows,
-        num_inference_steps=STEPS,
-        guidance_scale=4.0,
-        excitation=excitation,
-        self_attention=False,
-    )
+    requests = [Request(PROMPTS[i], OBJECTS[i], seed=i) for i in rows]
+    sampling = Sampling(STEPS, guidance_scale=4.0, excitation=excitation)
+    made = generate(pipeline, requests, sampling, self_attention=False)
     return made.images.astype(np.int64)
 
 
 def peaks(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """(B, 2) greatest attention of the crowded pictures' phrases, by the recorder, all of a
-    phrase's tokens together.
+    """Return the recorder's peak attention (B, 2) of each phrase of the crowded prompts.
 
-    Blurring aside, it is what the excitation raises.
+    A phrase's tokens are summed. Apart from blurring, this is what the excitation raises.
     """
-    prompts, objects = [PROMPTS[i] for i in CROWDED], [OBJECTS[i] for i in CROWDED]
+    prompts = [PROMPTS[i] for i in CROWDED]
+    objects = [OBJECTS[i] for i in CROWDED]
     with torch.no_grad(), AttentionRecorder(pipeline, prompts, objects, guidance=False) as recorder:
         embedded = pipeline.encode_prompt(prompts, "cpu", 1, False)[0]
         pipeline.unet(latents, timestep, encoder_hidden_states=embedded)
@@ -56,7 +49,7 @@ def peaks(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch
     return recorder.cross[max(recorder.cross)].flatten(2).amax(2) * tokens
 
 
-def test_a_push_raises_the_attention_of_every_crowded_picture(pipeline: Any) -> None:
+def test_a_push_raises_the_attention_of_every_crowded_image(pipeline: Any) -> None:
     pipeline.scheduler.set_timesteps(STEPS)
     pipeline._num_timesteps = STEPS
     latents = torch.randn(
@@ -64,7 +57,8 @@ def test_a_push_raises_the_attention_of_every_crowded_picture(pipeline: Any) -> 
         4 if pipeline.unet.config.in_channels == 4 else 8,
         *[pipeline.unet.config.sample_size] * 2,
     )
-    prompts, objects = [PROMPTS[i] for i in CROWDED], [OBJECTS[i] for i in CROWDED]
+    prompts = [PROMPTS[i] for i in CROWDED]
+    objects = [OBJECTS[i] for i in CROWDED]
     embeds = pipeline.encode_prompt(prompts, "cpu", 1, False)[0]
     excite = Excitation(pipeline, prompts, objects, 0.02)
     pushed = excite(pipeline, 0, None, {"latents": latents, "prompt_embeds": embeds})["latents"]
@@ -77,19 +71,19 @@ def test_a_push_raises_the_attention_of_every_crowded_picture(pipeline: Any) -> 
     assert ((1 - after).square().mean(1) < (1 - before).square().mean(1)).all()
 
 
-def test_pictures_of_fewer_than_two_objects_stay_bit_identical(pipeline: Any) -> None:
+def test_images_of_fewer_than_two_objects_stay_bit_identical(pipeline: Any) -> None:
     plain, excited = make(pipeline, [0, 1, 2, 3], 0), make(pipeline, [0, 1, 2, 3], 0.05)
     changed = [not np.array_equal(a, b) for a, b in zip(plain, excited, strict=True)]
     assert changed == [True, False, True, False]
 
 
-def test_an_excited_picture_is_the_same_alone_and_in_a_batch(pipeline: Any) -> None:
+def test_an_excited_image_is_the_same_alone_and_in_a_batch(pipeline: Any) -> None:
     batch = make(pipeline, [0, 1, 2, 3], 0.05)
     for rows in ([0], [2, 0], [3, 2]):
         assert np.abs(make(pipeline, rows, 0.05) - batch[rows]).max() <= 1
 
 
-def test_pictures_are_the_same_whatever_number_is_pushed_at_once(
+def test_images_do_not_depend_on_how_many_are_pushed_at_once(
     tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = make(tiny_pipeline, [0, 1, 2, 3], 0.05)
@@ -101,18 +95,11 @@ def test_pictures_are_the_same_whatever_number_is_pushed_at_once(
 def test_the_recorder_reads_the_pipelines_own_calls_alone(
     tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch, guidance: float
 ) -> None:
-    """A push of no length leaves picture and maps as they were, though the U-Net ran for it."""
+    """A push of length 0 changes neither image nor maps, although the U-Net runs for it."""
 
     def sample(excitation: float) -> Any:
-        return generate(
-            tiny_pipeline,
-            PROMPTS[:1],
-            OBJECTS[:1],
-            [3],
-            num_inference_steps=STEPS,
-            guidance_scale=guidance,
-            excitation=excitation,
-        )
+        sampling = Sampling(STEPS, guidance, excitation=excitation)
+        return generate(tiny_pipeline, [Request(PROMPTS[0], OBJECTS[0], seed=3)], sampling)
 
     pushes = []
     direction = Excitation._direction
@@ -147,17 +134,11 @@ def test_two_objects_are_drawn_more_often() -> None:
     rows = plan[plan["classes"].map(len) == 2].head(24)
     right = {}
     for excitation in (0.0, chosen.excitation):
-        made = generate(
-            load_pipeline("embedded", device="cpu"),
-            list(rows["prompt"]),
-            list(rows["phrases"]),
-            list(rows["seed"]),
-            num_inference_steps=16,
-            guidance_scale=chosen.guidance_scale,
-            guidance_rescale=chosen.guidance_rescale,
-            excitation=excitation,
-            self_attention=False,
-        )
+        sampling = Sampling(16, chosen.guidance_scale, chosen.guidance_rescale, excitation)
+        columns = zip(rows["prompt"], rows["phrases"], rows["seed"], strict=True)
+        requests = [Request(*row) for row in columns]
+        pipeline = load_pipeline("embedded", device="cpu")
+        made = generate(pipeline, requests, sampling, self_attention=False)
         labels = load_oracle().see(made.images).labels
         wished = [{vocabulary.ids[name] for name in names} for names in rows["classes"]]
         shown = [{i for i in range(1, 11) if (label == i).mean() >= 0.02} for label in labels]

@@ -13,7 +13,7 @@ from models.embedded.loop import Progress, Schedule, fit
 from models.embedded.parallel import side_by_side
 from models.embedded.pretraining import with_words
 from models.embedded.training import HARD, HARD_CLASSES, TWO_CLASSES, picture_weights
-from models.generators import check_pipeline, generate, load_pipeline
+from models.generators import Request, Sampling, check_pipeline, generate, load_pipeline
 
 
 class StoppedError(Exception):
@@ -153,13 +153,8 @@ def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground():
         "water": "a boat on water",
         "wood": "a mug on wood",
     }
-    made = generate(
-        load_pipeline("embedded", device="cpu"),
-        list(grounds.values()),
-        [[] for _ in grounds],
-        [1, 2, 3, 4],
-        num_inference_steps=8,
-        guidance_scale=3.0,
-        self_attention=False,
-    )
+    pipeline = load_pipeline("embedded", device="cpu")
+    requests = [Request(prompt, [], seed) for seed, prompt in enumerate(grounds.values(), 1)]
+    sampling = Sampling(num_inference_steps=8, guidance_scale=3.0)
+    made = generate(pipeline, requests, sampling, self_attention=False)
     assert load_oracle().see(made.images).grounds == list(grounds)

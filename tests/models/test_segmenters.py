@@ -1,5 +1,6 @@
-"""Segmenters: built, trained, interrupted, saved, and asked about pictures of any size; tiny ones,
-all else real.
+"""Segmenters are built, trained, interrupted, saved, and predict images of any size.
+
+The networks are tiny; all else is real.
 """
 
 import json
@@ -9,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import mmseg
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from models.scenes import components
 from models.segmenters import (
     ArraySet,
     DrawnScenes,
+    Execution,
     Segmenter,
     Snapshots,
     Trained,
@@ -34,32 +37,35 @@ from models.segmenters import (
     unpack_segmenter,
 )
 from models.segmenters.distortions import blur, occlude, tilt
+from models.segmenters.fitting import fit_model
 from models.segmenters.openmmlab import MODELS, isolated
 from models.segmenters.samples import Augmentation, TrainingView, Views, augment
 from models.segmenters.sources import translation
 
 CLASSES = ("background", "red", "blue")
 TINY = """
-crop = dict(type="RandomCrop", crop_size=(512, 512))  # whatever else a config holds is left aside
+crop = dict(type="RandomCrop", crop_size=(512, 512))  # all but the model is left aside
 norm_cfg = dict(type="SyncBN", requires_grad=True)
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
-        type="SegDataPreProcessor", mean=[120.0] * 3, std=[60.0] * 3, bgr_to_rgb=True, size=(512, 512)),
+        type="SegDataPreProcessor", mean=[120.0] * 3, std=[60.0] * 3, bgr_to_rgb=True,
+        size=(512, 512)),
     pretrained="open-mmlab://not_to_be_fetched",
     backbone=dict(
-        type="MixVisionTransformer", embed_dims=8, num_stages=2, num_layers=[1, 1], num_heads=[1, 2],
-        patch_sizes=[7, 3], strides=[4, 2], sr_ratios=[4, 2], out_indices=(0, 1),
+        type="MixVisionTransformer", embed_dims=8, num_stages=2, num_layers=[1, 1],
+        num_heads=[1, 2], patch_sizes=[7, 3], strides=[4, 2], sr_ratios=[4, 2], out_indices=(0, 1),
         init_cfg=dict(type="Pretrained", checkpoint="https://nowhere.invalid/mit.pth")),
     decode_head=dict(
-        type="SegformerHead", in_channels=[8, 16], in_index=[0, 1], channels=16, num_classes=150, norm_cfg=norm_cfg,
-        align_corners=False, dropout_ratio=0.1, loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False)),
+        type="SegformerHead", in_channels=[8, 16], in_index=[0, 1], channels=16, num_classes=150,
+        norm_cfg=norm_cfg, align_corners=False, dropout_ratio=0.1,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False)),
     train_cfg=dict(), test_cfg=dict(mode="whole"))
 """
 
 
 class Squares(Dataset[Any]):
-    """Pictures of 64 × 64 with a red or a blue square on grey, by index."""
+    """Images of 64 × 64 pixels with a red or a blue square on grey, by index."""
 
     def __init__(self, count: int = 24) -> None:
         self.count = count
@@ -93,7 +99,7 @@ def config(tmp_path: Path) -> str:
 
 @pytest.fixture
 def recipe(config: str) -> TrainingRecipe:
-    return TrainingRecipe(config=config, steps=6, batch_size=4, warmup=2, precision="fp32")
+    return TrainingRecipe(config, 6, batch_size=4, learning_rate=8e-3, warmup=2, precision="fp32")
 
 
 def weights(trained: Trained) -> bytes:
@@ -108,6 +114,38 @@ def test_a_config_file_is_fitted_to_the_classes_and_fetches_nothing(config: str)
     assert "nowhere" not in json.dumps(segmenter.config) and "open-mmlab" not in json.dumps(
         segmenter.config
     )
+
+
+SHIPPED = Path(mmseg.__file__).parent / ".mim" / "configs"
+CITYSCAPES = [
+    "ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py",
+    "pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py",
+]
+
+
+@pytest.mark.parametrize("count", [3, 19])
+@pytest.mark.parametrize("config_name", CITYSCAPES)
+def test_a_config_s_class_weights_are_not_those_of_other_classes(
+    config_name: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "class_weight" in (SHIPPED / config_name).read_text()
+    classes = [f"class {index}" for index in range(count)]
+    segmenter = build_segmenter(str(SHIPPED / config_name), classes)
+    losses = [part for part in segmenter.network.modules() if hasattr(part, "class_weight")]
+    assert losses and all(loss.class_weight is None for loss in losses)
+    assert "class_weight of OhemCrossEntropy is left out" in caplog.text
+
+
+def test_ddrnet_trains_with_other_classes() -> None:
+    config = str(SHIPPED / CITYSCAPES[0])
+    recipe = TrainingRecipe(config, 1, batch_size=2, learning_rate=1e-3, precision="fp32")
+    assert train_segmenter(Squares(), CLASSES, recipe).curve[0]["loss"] > 0
+
+
+def test_the_weight_of_no_object_is_fitted_to_the_classes() -> None:
+    loss = {"type": "CrossEntropyLoss", "class_weight": [1.0] * 150 + [0.1]}
+    fitted = fit_model({"type": "EncoderDecoder", "decode_head": {"loss_decode": loss}}, 3)
+    assert fitted["decode_head"]["loss_decode"]["class_weight"] == [1.0, 1.0, 1.0, 0.1]
 
 
 def test_the_fused_head_is_mmsegmentations_head() -> None:
@@ -158,7 +196,9 @@ def test_training_learns(config: str) -> None:
 
 
 def test_the_same_training_gives_the_same_weights(recipe: TrainingRecipe) -> None:
-    first, second = (train_segmenter(Squares(), CLASSES, recipe, every=2) for _ in range(2))
+    first, second = (
+        train_segmenter(Squares(), CLASSES, recipe, Execution(every=2)) for _ in range(2)
+    )
     assert weights(first) == weights(second)
     assert first.curve == second.curve
     other = TrainingRecipe(**{**recipe.__dict__, "seed": 1})
@@ -167,7 +207,9 @@ def test_the_same_training_gives_the_same_weights(recipe: TrainingRecipe) -> Non
 
 def test_loading_processes_change_nothing(recipe: TrainingRecipe) -> None:
     alone = train_segmenter(Squares(), CLASSES, recipe)
-    assert weights(train_segmenter(Squares(), CLASSES, recipe, workers=1)) == weights(alone)
+    assert weights(train_segmenter(Squares(), CLASSES, recipe, Execution(workers=1))) == weights(
+        alone
+    )
 
 
 class PowerCutError(Exception):
@@ -187,17 +229,14 @@ def test_an_interrupted_training_ends_in_the_same_weights(recipe: TrainingRecipe
     steps: list[float] = []
     with pytest.raises(PowerCutError):
         train_segmenter(
-            Squares(), CLASSES, recipe, every=1, progress=pull_the_plug, snapshots=snapshots
+            Squares(),
+            CLASSES,
+            recipe,
+            Execution(every=1, progress=pull_the_plug, snapshots=snapshots),
         )
-    resumed = train_segmenter(
-        Squares(),
-        CLASSES,
-        recipe,
-        every=1,
-        progress=lambda row: steps.append(row["step"]),
-        snapshots=snapshots,
-    )
-    undisturbed = train_segmenter(Squares(), CLASSES, recipe, every=1)
+    follow = Execution(every=1, progress=lambda row: steps.append(row["step"]), snapshots=snapshots)
+    resumed = train_segmenter(Squares(), CLASSES, recipe, follow)
+    undisturbed = train_segmenter(Squares(), CLASSES, recipe, Execution(every=1))
     assert steps == [4, 5, 6]
     assert weights(resumed) == weights(undisturbed)
     assert resumed.curve == undisturbed.curve
@@ -208,16 +247,16 @@ def test_a_snapshot_of_another_training_is_left_aside(recipe: TrainingRecipe) ->
     snapshots = Snapshots(
         lambda: kept.get("it"), lambda content: kept.update(it=content), seconds=0
     )
-    train_segmenter(Squares(), CLASSES, recipe, every=2, snapshots=snapshots)
+    train_segmenter(Squares(), CLASSES, recipe, Execution(every=2, snapshots=snapshots))
     other = TrainingRecipe(**{**recipe.__dict__, "seed": 1})
-    assert weights(train_segmenter(Squares(), CLASSES, other, snapshots=snapshots)) == weights(
-        train_segmenter(Squares(), CLASSES, other)
-    )
+    assert weights(
+        train_segmenter(Squares(), CLASSES, other, Execution(snapshots=snapshots))
+    ) == weights(train_segmenter(Squares(), CLASSES, other))
 
 
 def test_progress_tells_step_loss_and_rate(recipe: TrainingRecipe) -> None:
     rows: list[dict[str, float]] = []
-    trained = train_segmenter(Squares(), CLASSES, recipe, every=4, progress=rows.append)
+    trained = train_segmenter(Squares(), CLASSES, recipe, Execution(every=4, progress=rows.append))
     assert [row["step"] for row in rows] == [4, 6]
     assert all(row["steps"] == 6 and row["images_per_second"] > 0 for row in rows)
     assert trained.curve == [
@@ -290,7 +329,7 @@ def test_an_empty_set_is_refused(recipe: TrainingRecipe) -> None:
 def test_a_loss_that_is_not_finite_stops_the_training(recipe: TrainingRecipe) -> None:
     wild = TrainingRecipe(**{**recipe.__dict__, "learning_rate": 1e30, "warmup": 0})
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d: lower learning_rate"):
-        train_segmenter(Squares(), CLASSES, wild, every=1)
+        train_segmenter(Squares(), CLASSES, wild, Execution(every=1))
 
 
 def test_every_sample_is_seen_once_an_epoch() -> None:
