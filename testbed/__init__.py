@@ -1,3 +1,1 @@
-"""Servers, fleets and small runs that tests and benchmarks share: real parts, started and stopped
-in one place.
-"""
+"""Servers, fleets and small runs that tests and benchmarks share."""

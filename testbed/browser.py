@@ -16,9 +16,9 @@ PATIENCE = 180.0  # seconds that a page may take on a busy machine
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """An empty page, as wide as a laptop's.
+    """Open an empty page, as wide as a laptop's.
 
-    Its thread runs Playwright's loop: nothing else in it may want one.
+    Playwright's event loop runs in the calling thread, which may start no other loop meanwhile.
     """
     if not CHROMIUM.exists():
         raise RuntimeError("Chromium is not installed: apt-get install chromium")

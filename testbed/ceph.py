@@ -1,9 +1,9 @@
 """Another real S3 server: Ceph's object gateway with one monitor and one storage daemon, on free
 ports of 127.0.0.1.
 
-Debian 12's packages (66 MB) are downloaded and unpacked once below `out/cache`; it needs no root
-and installs nothing. It starts in about ten seconds. Its `If-None-Match: *` is atomic, but not
-heeded where an upload has parts.
+Debian 12's packages (66 MB) are downloaded and unpacked once below `out/cache`; nothing is
+installed and no root is needed. It starts in about ten seconds. Its `If-None-Match: *` is atomic,
+but ignored for uploads in several parts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ __all__ = ["Ceph"]
 VERSION = "16.2.15"
 CACHE = Path(__file__).parent.parent / "out" / "cache" / f"ceph-{VERSION}"
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
-FSID, OSD = "11111111-2222-4333-8444-555555555555", "22222222-2222-4333-8444-555555555555"
+FSID = "11111111-2222-4333-8444-555555555555"
+OSD = "22222222-2222-4333-8444-555555555555"
 START_SECONDS = 120.0  # it takes ten on an idle machine
 
-# No keys between the daemons; `crc`, since without keys the gateway loops on secure connections.
-# One replica.
+# One replica. The daemons use no keys; without keys the gateway's secure connections loop, hence
+# `crc`.
 CONF = """[global]
 fsid = {fsid}
 mon host = [v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]
@@ -85,10 +86,12 @@ rgw relaxed region enforcement = true
 class Ceph(S3Server):
     """One Ceph below `root`; keeps its data and its port when stopped, killed and started again."""
 
-    access_key, secret_key = "citest", "cisecret"
+    access_key = "citest"
+    secret_key = "cisecret"
 
     def __init__(self, root: Path) -> None:
-        self.root, self.tree = root, _unpacked()
+        self.root = root
+        self.tree = _unpacked()
         self.port, v2, v1 = free_ports(3)
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._daemons: list[subprocess.Popen[bytes]] = []
@@ -100,15 +103,15 @@ class Ceph(S3Server):
         self._address = f"[v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]"
 
     def start(self) -> None:
-        """Start the daemons and wait until the gateway answers; the first time, make the cluster
-        and its user.
+        """Start the daemons and wait until the gateway answers.
+
+        The first start makes the cluster and its user.
         """
         fresh = not any((self.root / "osd").iterdir())
         if fresh:
             monmap = self.root / "monmap"
-            self._run(
-                "monmaptool", "--create", "--fsid", FSID, "--addv", "a", self._address, monmap
-            )
+            options = ("--create", "--fsid", FSID, "--addv", "a", self._address)
+            self._run("monmaptool", *options, monmap)
             self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
         self._spawn("ceph-mon", "-i", "a")
         if fresh:
@@ -124,26 +127,16 @@ class Ceph(S3Server):
         )
         if fresh:
             keys = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
-            self._run(
-                "radosgw-admin",
-                "-n",
-                "client.rgw",
-                "user",
-                "create",
-                "--uid=ci",
-                "--display-name=ci",
-                *keys,
-            )
+            user = ("user", "create", "--uid=ci", "--display-name=ci", *keys)
+            self._run("radosgw-admin", "-n", "client.rgw", *user)
 
     def stop(self) -> None:
-        """Stop the daemons in good order: the gateway first, which would wait for ever for the
-        others.
-        """
+        """Shut the daemons down, the gateway first: it would wait for ever for the others."""
         while self._daemons:
             end([self._daemons.pop()], signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop them as a power cut would."""
+        """Kill the daemons."""
         end(self._daemons, signal.SIGKILL)
 
     @property
@@ -185,7 +178,7 @@ class Ceph(S3Server):
 
 
 def _unpacked() -> Path:
-    """Return the folder with the unpacked packages, made by the first process that gets here."""
+    """Return the folder with the unpacked packages; the first process that calls makes it."""
     debs, lists, tree = (CACHE / name for name in ("debs", "lists", "tree"))
     for folder in (debs, lists):
         (folder / "partial").mkdir(parents=True, exist_ok=True)
@@ -197,9 +190,8 @@ def _unpacked() -> Path:
                 "Dir::Cache": CACHE,
                 "Dir::Cache::archives": debs,
             }
-            own = [f"-o{name}={folder}" for name, folder in folders.items()] + [
-                "-oDebug::NoLocking=1"
-            ]
+            own = [f"-o{name}={folder}" for name, folder in folders.items()]
+            own.append("-oDebug::NoLocking=1")
             subprocess.run(["apt-get", "-qq", *own, "update"], check=True)
             wanted = ["install", "--download-only", "--no-install-recommends", *PACKAGES]
             subprocess.run(["apt-get", "-qq", *own, *wanted], check=True)

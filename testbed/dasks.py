@@ -1,6 +1,4 @@
-"""A real Dask scheduler and its workers, as a team starts them by hand, one thread and no nanny
-each.
-"""
+"""A real Dask scheduler and its workers, each with one thread and no nanny."""
 
 from __future__ import annotations
 
@@ -19,28 +17,29 @@ START_SECONDS = 600.0  # it takes five on an idle machine
 
 
 class Dask:
-    """A scheduler and `workers`, which we call worker-0 and so on; they have `environment`."""
+    """A scheduler and workers with this environment; the workers are named worker-0 and so on."""
 
     def __init__(self, root: Path, environment: Mapping[str, str], workers: int) -> None:
-        self.root, self.port = root, free_ports(1)[0]
+        self.root = root
+        self.port = free_ports(1)[0]
         self.address = f"dask://127.0.0.1:{self.port}"
         self.workers = tuple(f"worker-{number}" for number in range(workers))
         self._environment = {**environment, "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0"}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Start all of it; workers come when they are ready."""
+        """Start scheduler and workers; wait for the scheduler only."""
         self._start("scheduler")
         wait_until(lambda: answers(self.port), START_SECONDS)
         for name in self.workers:
             self._start(name)
 
     def stop(self) -> None:
-        """Stop everything as a power cut would."""
+        """Kill all of them."""
         end(list(self._running.values()), signal.SIGKILL)
 
     def pid(self, name: str) -> int:
-        """Process id of `scheduler`, `worker-0` and so on."""
+        """Return the process id of `scheduler`, `worker-0` and so on."""
         return self._running[name].pid
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -48,26 +47,18 @@ class Dask:
         self._running[name].send_signal(number)
 
     def _start(self, name: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "dask",
-            *self._words(name),
-            "--host",
-            "127.0.0.1",
-            "--no-dashboard",
-        ]
-        self._running[name] = spawned(
-            command, self.root / f"{name}.log", cwd=PROJECT, env=self._environment_of(name)
-        )
+        address = ["--host", "127.0.0.1", "--no-dashboard"]
+        command = [sys.executable, "-m", "dask", *self._words(name), *address]
+        log = self.root / f"{name}.log"
+        self._running[name] = spawned(command, log, cwd=PROJECT, env=self._environment_of(name))
 
     def _words(self, name: str) -> list[str]:
-        """Of the command that starts it, after `dask`."""
+        """Return the words of the command that starts it, after `dask`."""
         if name not in self.workers:
             return [name, "--port", str(self.port)]
         folder = ["--local-directory", str(self.root)]
         return ["worker", f"127.0.0.1:{self.port}", "--no-nanny", "--nthreads=1", *folder]
 
     def _environment_of(self, name: str) -> dict[str, str]:
-        """What it finds in its environment."""
+        """Return the environment of this process."""
         return self._environment

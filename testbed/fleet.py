@@ -1,4 +1,4 @@
-"""A real Prefect server on a real PostgreSQL, and real workers, as processes that a test may kill."""
+"""A real Prefect server on PostgreSQL and real workers, as processes that a test may kill."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ START_SECONDS = 600.0  # it takes fifteen on an idle machine
 
 
 class Prefect:
-    """A server on `database`;
+    """A server on `database`; keeps its port when killed and started again.
 
-    `environment` is what its clients need. Keeps its port when killed and started again.
+    `environment` is that of its clients; it holds `also` as well.
     """
 
     def __init__(
         self, root: Path, database: Postgres, also: Mapping[str, str] | None = None
     ) -> None:
-        self.root, self.port = root, free_ports(1)[0]
+        self.root = root
+        self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}/api"
         own = {
             "PREFECT_HOME": str(root / "prefect"),
@@ -51,24 +52,21 @@ class Prefect:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        self._server.append(
-            self._run("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
-        )
-        wait_for(
-            self._server,
-            self._healthy,
-            START_SECONDS,
-            lambda: f"Prefect's server does not start:\n{self.log('server')}",
-        )
+        address = ("--host", "127.0.0.1", "--port", str(self.port))
+        self._server.append(self._run("server", "server", "start", *address))
+
+        def failure() -> str:
+            return f"Prefect's server does not start:\n{self.log('server')}"
+
+        wait_for(self._server, self._healthy, START_SECONDS, failure)
 
     def start_worker(self) -> None:
-        """Start a worker of our pool; it starts each run as a process of its own."""
-        self._workers.append(
-            self._run("worker", "worker", "start", "--pool", "segmint", "--type", "process")
-        )
+        """Start a worker of the pool `segmint`, which runs each flow run in its own process."""
+        pool = ("--pool", "segmint", "--type", "process")
+        self._workers.append(self._run("worker", "worker", "start", *pool))
 
     def command(self, program: str, *words: str, folder: Path = PROJECT) -> str:
-        """What `prefect` or `segmint`, as installed beside this Python, prints with this server."""
+        """Return what `prefect` or `segmint`, as installed beside this Python, prints."""
         command = [Path(sys.executable).with_name(program), *words]
         done = subprocess.run(
             command, cwd=folder, env=self.environment, capture_output=True, text=True
@@ -77,20 +75,20 @@ class Prefect:
         return done.stdout
 
     def kill(self) -> None:
-        """Stop the server as a power cut would."""
+        """Kill the server."""
         end(self._server, signal.SIGKILL)
 
     def kill_workers(self) -> None:
-        """Stop all workers and the runs they started."""
+        """Kill all workers and the runs that they started."""
         end(self._workers, signal.SIGKILL)
 
     def stop(self) -> None:
-        """Stop everything."""
+        """Kill workers and server."""
         self.kill_workers()
         self.kill()
 
     def log(self, name: str) -> str:
-        """The end of what `server` or `worker` said."""
+        """Return the last 4000 characters of the log of `server` or `worker`."""
         return (self.root / f"{name}.log").read_text(errors="replace")[-4000:]
 
     def _run(self, name: str, *words: str) -> subprocess.Popen[bytes]:

@@ -1,8 +1,7 @@
-"""The smallest night that has all there is: singles, pairs, negatives and composed scenes, in four
-shards and one.
+"""The smallest run with rows of every kind: single, multi, negative and composed, in five shards.
 
-Everything is real, the embedded generator too; it takes two steps, and selection lets pass nearly
-all that it makes.
+Everything is real, the embedded generator included. It samples with two steps, and the selection
+keeps nearly everything.
 """
 
 from __future__ import annotations
@@ -61,18 +60,17 @@ _NIGHT: dict[str, Any] = {
         "min_largest": 0.0,
     },
 }
-_PROCESSES = multiprocessing.get_context(
-    "forkserver"
-)  # imports once, in a process without threads, then forks
+# imports once, in a process without threads, then forks
+_PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
 
 Samples = tuple[dict[str, np.ndarray], pd.DataFrame]
 
 
 def settings(url: Path | str, **changes: Any) -> Settings:
-    """The small night into `url`, with sections changed in part:
+    """Return the settings of the small run in the store `url`.
 
-    `settings(url, plan={"shard_size": 3})`.
+    Sections may be changed in part: `settings(url, plan={"shard_size": 3})`.
     """
     values = dict(_NIGHT, store={"url": str(url)})
     for name, change in changes.items():
@@ -81,19 +79,21 @@ def settings(url: Path | str, **changes: Any) -> Settings:
 
 
 def store_of(chosen: Settings) -> Store:
+    """Open the store of these settings."""
     return Store.open(chosen.store.url, chosen.store.options)
 
 
 def version(chosen: Settings) -> str:
-    """Name of the version that a night with these settings has published.
+    """Return the name of the version that a run with these settings has published.
 
-    Its identity knows the weights.
+    The identity is read from the store, since it covers the generator's weights.
     """
-    return f"{chosen.name}-{store_of(chosen).read_json(f'runs/{chosen.name}/settings.json')['identity'][:8]}"
+    record = store_of(chosen).read_json(f"runs/{chosen.name}/settings.json")
+    return f"{chosen.name}-{record['identity'][:8]}"
 
 
 def run(chosen: Settings) -> Counter[str]:
-    """Run a night here; how many rows each stage worked on."""
+    """Run in this process; return how many rows each stage worked on."""
     worked: Counter[str] = Counter()
     with listening(lambda event: worked.update({event.stage: event.amount})):
         nightly(chosen)
@@ -101,9 +101,7 @@ def run(chosen: Settings) -> Counter[str]:
 
 
 def start(chosen: Settings, log: Path) -> BaseProcess:
-    """Run a night in a process of its own, which appends a line `stage rows` to `log` for all that
-    it works on.
-    """
+    """Run in a new process, which appends a line `stage rows` to `log` for each step of work."""
     process = _PROCESSES.Process(target=_run_logged, args=(chosen, PREFECT_API_URL.value(), log))
     process.start()
     return process
@@ -125,7 +123,7 @@ def _run_logged(chosen: Settings, api: str, log: Path) -> None:
 
 
 def finished(chosen: Settings) -> set[str]:
-    """Paths of the shards that have their marker."""
+    """Return the paths of the finished shards."""
     store = store_of(chosen)
     paths = {
         f"runs/{chosen.name}/{stage}/{shard:05d}"
@@ -136,17 +134,14 @@ def finished(chosen: Settings) -> set[str]:
 
 
 def samples(chosen: Settings) -> Samples:
-    """Image, label and maps of every row of a night, in the plan's order, and all its columns of
-    all stages.
-    """
-    store, folder = store_of(chosen), f"runs/{chosen.name}"
-    arrays, table = {}, store.read_table(f"{folder}/plan.parquet").drop(columns="shard")
+    """Return the arrays of every row in the plan's order, and the columns of all stages."""
+    store = store_of(chosen)
+    folder = f"runs/{chosen.name}"
+    arrays: dict[str, np.ndarray] = {}
+    table = store.read_table(f"{folder}/plan.parquet").drop(columns="shard")
     for stage in STAGES:
-        names = [
-            name.removesuffix(".json")
-            for name in store.list(f"{folder}/{stage}")
-            if name.endswith(".json")
-        ]
+        files = store.list(f"{folder}/{stage}")
+        names = [name.removesuffix(".json") for name in files if name.endswith(".json")]
         shards = [read_shard(store, f"{folder}/{stage}/{name}") for name in names]
         for field in shards[0][0]:
             arrays[f"{stage}.{field}"] = np.concatenate([fields[field] for fields, _ in shards])
@@ -156,11 +151,11 @@ def samples(chosen: Settings) -> Samples:
 
 
 def objects(root: Path) -> dict[str, bytes]:
-    """Every file of a store by path, without what tells of time or place: seconds, dates, the
-    folder's own name.
+    """Return the content of every file of a store by path, without seconds, dates and the store's
+    own path.
 
-    What publishers agreed on is left out as well: it is named by the digest of manifests, which
-    have dates.
+    The publishers' agreements are left out too: their names are digests of manifests, which hold
+    dates.
     """
     paths = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".partial"]
     paths = [path for path in paths if path.relative_to(root).parts[0] != "publications"]
@@ -175,6 +170,5 @@ def _timeless(path: Path) -> bytes:
     if path.suffix != ".json":
         return path.read_bytes()
     value = json.loads(path.read_bytes())
-    return json.dumps(
-        {k: v for k, v in value.items() if k not in ("seconds", "created", "seal")}
-    ).encode()
+    kept = {name: v for name, v in value.items() if name not in ("seconds", "created", "seal")}
+    return json.dumps(kept).encode()

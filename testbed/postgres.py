@@ -1,6 +1,6 @@
-"""A real PostgreSQL for tests: Debian's, one cluster below `root`, on a free port of 127.0.0.1.
+"""A real PostgreSQL, Debian's: one cluster below `root`, on a free port of 127.0.0.1.
 
-It will not run as root, so root starts it as the user `postgres` that Debian's package makes.
+It refuses to run as root, so root starts it as the user `postgres` of Debian's package.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,17 +30,18 @@ SETTINGS = {
 
 
 class Postgres:
-    """One cluster, which keeps its data and its port when stopped, killed and started again."""
+    """One cluster; keeps its data and its port when stopped, killed and started again."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.port = root / "postgres", free_ports(1)[0]
+        self.root = root / "postgres"
+        self.port = free_ports(1)[0]
         self._binaries = _installed()
         self._server: list[subprocess.Popen[bytes]] = []  # one, while it runs
         self._initialise()
 
     @property
     def url(self) -> str:
-        """Where Prefect's server finds its database."""
+        """The address of the database for Prefect's server."""
         return f"postgresql+asyncpg://{USER}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
@@ -56,7 +58,7 @@ class Postgres:
         )
 
     def stop(self) -> None:
-        """Stop it in good order, without waiting for its clients."""
+        """Shut it down without waiting for its clients."""
         end(self._server, signal.SIGINT)
 
     def kill(self) -> None:
@@ -64,49 +66,38 @@ class Postgres:
         end(self._server, signal.SIGKILL)
 
     def _ready(self) -> bool:
-        asked = [
-            self._binaries / "pg_isready",
-            "--quiet",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        return answers(self.port) and subprocess.run(asked).returncode == 0
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        command = [self._binaries / "pg_isready", "--quiet", *address]
+        return answers(self.port) and subprocess.run(command).returncode == 0
 
     def _initialise(self) -> None:
         self.root.mkdir(parents=True)
         if os.geteuid() == 0:
             shutil.chown(self.root, USER, USER)
-            for folder in self.root.parents:
-                if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-                    folder.chmod(
-                        folder.stat().st_mode | 0o011
-                    )  # pytest's folders are closed to others
-        command = [
-            self._binaries / "initdb",
-            "-D",
-            self.root,
-            "-U",
-            USER,
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-sync",
-        ]
+            self._open_parents()
+        options = ["--auth=trust", "--encoding=UTF8", "--no-sync"]
+        command = [self._binaries / "initdb", "-D", self.root, "-U", USER, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **_as_user())
 
+    def _open_parents(self) -> None:
+        """Let other users enter our folders above the cluster; pytest's are closed to them."""
+        for folder in self.root.parents:
+            found = folder.stat()
+            if found.st_uid == os.geteuid() and not found.st_mode & 0o001:
+                folder.chmod(found.st_mode | 0o011)
 
-def _as_user() -> dict[str, object]:
-    """How root starts what must not be root's."""
-    return (
-        {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"} if os.geteuid() == 0 else {}
-    )
+
+def _as_user() -> dict[str, Any]:
+    """Return the options of `subprocess` with which root starts what must not run as root."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"}
 
 
 def _installed() -> Path:
-    found = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4])
-    )
+    """Return the folder of the newest installed version's programs."""
+    programs = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    found = sorted(programs, key=lambda path: int(path.parts[4]))
     if not found:
         raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql")
     return found[-1].parent

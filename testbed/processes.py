@@ -1,6 +1,4 @@
-"""Servers of tests as processes: started apart from us, stopped in good order or as by a power cut,
-waited for.
-"""
+"""Servers as processes: started in sessions of their own, awaited, and stopped or killed."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ Found = TypeVar("Found")
 
 
 def spawned(command: Sequence[str | Path], log: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """A process in a session of its own, so that no signal to us reaches it; what it says goes into
-    `log`.
+    """Start a process in a session of its own, where signals to ours do not reach it.
+
+    Its output is appended to `log`.
     """
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -35,12 +34,13 @@ def spawned(command: Sequence[str | Path], log: Path, **options: Any) -> subproc
 
 
 def end(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    """Send all of them a signal, SIGKILL to their children as well, wait until they are gone, and
-    forget them.
+    """Send a signal to all processes, wait for their end, and empty the list.
+
+    SIGKILL goes to their children as well.
     """
     for process in processes:
         if number == signal.SIGKILL:
-            with suppress(ProcessLookupError):  # all of them are gone
+            with suppress(ProcessLookupError):  # the whole group has ended
                 os.killpg(process.pid, number)
         else:
             process.send_signal(number)
@@ -55,7 +55,7 @@ def wait_for(
     seconds: float,
     otherwise: Callable[[], str],
 ) -> None:
-    """`wait_until` servers are ready; those that are not in time are killed."""
+    """Wait until servers are ready, as `wait_until`; if they are not in time, kill them."""
     try:
         wait_until(ready, seconds, otherwise)
     except AssertionError:
@@ -64,7 +64,7 @@ def wait_for(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now."""
+    """Return ports of 127.0.0.1 on which nothing listens now."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -75,7 +75,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether something listens on this port of 127.0.0.1."""
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
@@ -83,12 +83,12 @@ def answers(port: int) -> bool:
 def wait_until(
     condition: Callable[[], Found], seconds: float, otherwise: Callable[[], str] = lambda: ""
 ) -> Found:
-    """What `condition` returns once that is true;
+    """Return what `condition` returns, as soon as that is true.
 
-    AssertionError with what `otherwise` says if it never is.
+    Raises `AssertionError` with the text of `otherwise` if it is not within `seconds`.
     """
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, otherwise() or f"still not so after {seconds:g} s"
+        assert time.monotonic() < deadline, otherwise() or f"still not true after {seconds:g} s"
         time.sleep(0.1)
     return found

@@ -1,8 +1,8 @@
-"""A real S3 server for tests: OpenStack Swift with its S3 API, one node, one replica, on free ports
-of 127.0.0.1.
+"""A real S3 server: OpenStack Swift with its S3 API, one node, one replica, on free ports of
+127.0.0.1.
 
-`pip install swift` goes once into a virtual environment of its own below `out/cache`, since Swift's
-requirements are not ours. It needs neither root nor memcached, only a file system with user
+It is installed once, by pip, into a virtual environment of its own below `out/cache`, since its
+requirements differ from ours. It needs neither root nor memcached, only a file system with user
 attributes (ext4, xfs, recent tmpfs). What it acknowledged survives `kill`. Its `If-None-Match: *`
 is not atomic: do not test races for one key with it.
 """
@@ -28,7 +28,9 @@ __all__ = ["Bucket", "S3Server", "Swift", "bucket", "s3"]
 
 VERSION = "2.38.3"
 CACHE = Path(__file__).parent.parent / "out" / "cache" / f"swift-{VERSION}"
-ACCESS_KEY, SECRET_KEY, REGION = "test:tester", "testing", "us-east-1"
+ACCESS_KEY = "test:tester"
+SECRET_KEY = "testing"
+REGION = "us-east-1"
 START_SECONDS = 300.0  # it takes two on an idle machine
 
 COMMON = """[DEFAULT]
@@ -56,7 +58,7 @@ container_update_timeout = 60
 """  # the last line: listings are up to date when a PUT answers
 PROXY = """
 [pipeline:main]
-pipeline = catch_errors gatekeeper listing_formats bulk s3api tempauth slo versioned_writes proxy-server
+pipeline = {filters} proxy-server
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -71,6 +73,7 @@ location = us-east-1
 use = egg:swift#tempauth
 user_test_tester = testing .admin
 """
+FILTERS = "catch_errors gatekeeper listing_formats bulk s3api tempauth slo versioned_writes"
 PLAIN_FILTERS = ("catch_errors", "gatekeeper", "listing_formats", "bulk", "slo", "versioned_writes")
 SWIFT_CONF = """[swift-hash]
 swift_hash_path_prefix = tests
@@ -89,8 +92,9 @@ from swift.common.ring import RingBuilder
 root, *ports = sys.argv[1:]
 for kind, port in zip(("account", "container", "object"), map(int, ports)):
     ring = RingBuilder(4, 1, 0)
-    ring.add_dev({"region": 1, "zone": 1, "weight": 1.0, "device": "d1", "ip": "127.0.0.1", "port": port,
-                  "replication_ip": "127.0.0.1", "replication_port": port, "meta": ""})
+    ring.add_dev({"region": 1, "zone": 1, "weight": 1.0, "device": "d1", "meta": "",
+                  "ip": "127.0.0.1", "port": port,
+                  "replication_ip": "127.0.0.1", "replication_port": port})
     ring.rebalance()
     ring.get_ring().save(f"{root}/{kind}.ring.gz")
 """
@@ -105,7 +109,7 @@ class Bucket:
 
 
 class S3Server:
-    """What a process needs to find and enter an S3 server on this machine."""
+    """Address and credentials of an S3 server on this machine."""
 
     endpoint: str
     access_key: str
@@ -113,7 +117,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to find and enter the server."""
+        """The environment variables with which a process opens the server."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -123,7 +127,7 @@ class S3Server:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same as options of s3fs."""
+        """The same, as options of s3fs."""
         return {
             "key": self.access_key,
             "secret": self.secret_key,
@@ -132,8 +136,8 @@ class S3Server:
         }
 
     def new_bucket(self) -> Bucket:
-        """Make a bucket of a name never used before: what was in a deleted one can come back."""
-        import s3fs  # half a second that tests without a bucket need not wait
+        """Make a bucket with a new name; the content of a deleted bucket could reappear in it."""
+        import s3fs  # takes half a second, which tests without a bucket need not wait
 
         name = f"b-{uuid.uuid4().hex}"
         s3fs.S3FileSystem(**self.options).mkdir(name)
@@ -141,16 +145,16 @@ class S3Server:
 
 
 class Swift(S3Server):
-    """One Swift below `root`; keeps its data and its port when stopped, killed and started again."""
+    """One Swift below `root`; keeps its data and ports when stopped, killed and started again."""
 
-    access_key, secret_key = ACCESS_KEY, SECRET_KEY
+    access_key = ACCESS_KEY
+    secret_key = SECRET_KEY
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.python = _installed()
-        self.ports = dict(
-            zip(("proxy", "account", "container", "object"), free_ports(4), strict=True)
-        )
+        kinds = ("proxy", "account", "container", "object")
+        self.ports = dict(zip(kinds, free_ports(4), strict=True))
         self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
         self._servers: list[subprocess.Popen[bytes]] = []
         self._configure()
@@ -158,20 +162,17 @@ class Swift(S3Server):
     def start(self) -> None:
         """Start the servers and wait until they answer."""
         for kind in self.ports:
-            command = [
-                self.python,
-                self.python.parent / f"swift-{kind}-server",
-                self.root / f"{kind}-server.conf",
-            ]
+            program = self.python.parent / f"swift-{kind}-server"
+            command = [self.python, program, self.root / f"{kind}-server.conf"]
             self._servers.append(spawned(command, self.root / f"{kind}.log"))
         wait_for(self._servers, lambda: not self._silent(), START_SECONDS, self._logs)
 
     def stop(self) -> None:
-        """Stop the servers in good order."""
+        """Shut the servers down."""
         end(self._servers, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop them as a power cut would."""
+        """Kill the servers."""
         end(self._servers, signal.SIGKILL)
 
     def _silent(self) -> list[str]:
@@ -194,7 +195,8 @@ class Swift(S3Server):
                 f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in PLAIN_FILTERS
             )
             text = COMMON + (rest if kind == "proxy" else BACKEND)
-            filled = text.format(port=port, user=getpass.getuser(), root=self.root, kind=kind)
+            user = getpass.getuser()
+            filled = text.format(port=port, user=user, root=self.root, kind=kind, filters=FILTERS)
             (self.root / f"{kind}-server.conf").write_text(filled)
         ports = [str(self.ports[kind]) for kind in ("account", "container", "object")]
         subprocess.run([self.python, "-c", RINGS, self.root, *ports], check=True)
@@ -211,27 +213,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
 @pytest.fixture
 def bucket(s3: Swift) -> Bucket:
-    """A bucket of the test's own."""
+    """A new bucket for one test."""
     return s3.new_bucket()
 
 
 def _installed() -> Path:
-    """Return the interpreter of the environment with Swift, made by the first process that gets
-    here.
-    """
+    """Return the Python of the environment with Swift; the first process that calls makes it."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (CACHE / "complete").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE / "venv"], check=True)
-            install = [
-                CACHE / "venv" / "bin" / "python",
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                f"swift=={VERSION}",
-            ]
-            subprocess.run(install, check=True)
+            pip = [CACHE / "venv" / "bin" / "python", "-m", "pip"]
+            subprocess.run([*pip, "install", "--quiet", f"swift=={VERSION}"], check=True)
             (CACHE / "complete").touch()
     return CACHE / "venv" / "bin" / "python"
