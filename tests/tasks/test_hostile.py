@@ -1,6 +1,4 @@
-"""Words that would be code elsewhere: in a page, in Markdown and on a terminal they are shown and
-do nothing.
-"""
+"""Words that are code elsewhere are shown as text in a page, in Markdown and on a terminal."""
 
 from __future__ import annotations
 
@@ -96,7 +94,8 @@ def plan(settings: Settings) -> pd.DataFrame:
 def test_a_page_shows_hostile_words_and_does_nothing_of_what_they_say(
     settings: Settings, plan: pd.DataFrame, tmp_path: Path
 ) -> None:
-    store, run = Store.open(str(tmp_path / "store")), "runs/nightly"
+    store = Store.open(str(tmp_path / "store"))
+    run = "runs/nightly"
     store.write_json(f"{run}/settings.json", settings.record())
     store.write_bytes(f"{run}/plan.parquet", stored_plan([plan]))
     for shard, rows in plan.groupby("shard"):
@@ -185,6 +184,6 @@ def test_a_terminal_shows_hostile_words_and_does_nothing_of_what_they_say(
     console.facts([("name", word)])
     console.table(word, ["class"], [[word]])
     said = capsys.readouterr()
-    told = said.out + said.err
-    assert told.count(visible(word)) == 5
-    assert not any(character in told for character in "\x1b\x07\x9b\r\x08\u202e")
+    printed = said.out + said.err
+    assert printed.count(visible(word)) == 5
+    assert not any(character in printed for character in "\x1b\x07\x9b\r\x08\u202e")

@@ -30,7 +30,8 @@ def made(attention: str) -> dict[str, Any]:
 
 
 def test_names_are_those_of_the_classes_and_phrases_those_of_the_prompt() -> None:
-    row, vocabulary = ROWS.iloc[0].to_dict(), Settings().load_vocabulary()
+    row = ROWS.iloc[0].to_dict()
+    vocabulary = Settings().load_vocabulary()
     assert phrases_of(row, vocabulary) == ["small red automobile", "tree", "sand"]
     assert names_of(row, vocabulary) == ["car", "tree", "sand"]
 
@@ -50,4 +51,4 @@ def test_the_attention_of_names_is_another_of_the_same_pictures(phrases: dict[st
         )
         assert (names[field][1, 0] > 0).all() and (
             names[field][1, 1:] == 0
-        ).all()  # the ground's alone
+        ).all()  # the background's alone

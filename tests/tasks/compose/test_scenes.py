@@ -18,7 +18,8 @@ from tasks.plan.table import stored_plan
 from tasks.select.select import select
 
 IDS = {entry["name"]: entry["id"] for entry in world.vocabulary()["classes"]}
-IMAGES, COMPOSED = 60, 12
+IMAGES = 60
+COMPOSED = 12
 
 
 def settings_at(root: Path, shard_size: int = 20) -> Settings:
@@ -35,7 +36,8 @@ def draw_run(
     settings: Settings, spoilt: frozenset[int] = frozenset()
 ) -> tuple[Store, pd.DataFrame]:
     """A store with plan, images and exact labels; rows in `spoilt` have confidence 0."""
-    store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
+    store = Store.open(settings.store.url)
+    plan = make_plan(settings, settings.load_vocabulary())
     run = f"runs/{settings.name}"
     store.write_bytes(f"{run}/plan.parquet", stored_plan([plan]))
     for shard, rows in plan[plan["kind"] != "composed"].groupby("shard"):
@@ -65,7 +67,8 @@ def compose_all(
     settings: Settings, plan: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Arrays and table of all composed rows, in the plan's order."""
-    store, parts = Store.open(settings.store.url), []
+    store = Store.open(settings.store.url)
+    parts = []
     for shard in plan.loc[plan["kind"] == "composed", "shard"].unique():
         compose.shard(settings, int(shard))
         parts.append(read_shard(store, f"runs/{settings.name}/compose/{shard:05d}"))
@@ -77,15 +80,15 @@ def compose_all(
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory):
+def composed_run(tmp_path_factory: pytest.TempPathFactory):
     settings = settings_at(tmp_path_factory.mktemp("store"))
     store, plan = draw_run(settings)
     arrays, table = compose_all(settings, plan)
     return settings, store, plan, arrays, table
 
 
-def test_every_composed_row_becomes_a_scene_of_its_classes(night):
-    _, _, plan, arrays, table = night
+def test_every_composed_row_becomes_a_scene_of_its_classes(composed_run):
+    _, _, plan, arrays, table = composed_run
     composed = plan[plan["kind"] == "composed"]
     assert list(table["id"]) == list(composed["id"])
     present = [
@@ -97,14 +100,14 @@ def test_every_composed_row_becomes_a_scene_of_its_classes(night):
     assert ((arrays["instance"] > 0) == (arrays["label"] > 0)).all()
 
 
-def test_scenes_and_mosaics_both_occur(night):
-    layouts = set(night[-1]["layout"])
+def test_scenes_and_mosaics_both_occur(composed_run):
+    layouts = set(composed_run[-1]["layout"])
     assert "scene" in layouts
     assert layouts & {"1x2", "2x1", "2x2", "3x3"}
 
 
-def test_each_object_tells_where_it_came_from(night):
-    _, _, plan, arrays, table = night
+def test_each_object_records_its_source(composed_run):
+    _, _, plan, arrays, table = composed_run
     class_of = {row["id"]: row["classes"] for row in plan.to_dict("records")}
     for index, row in table[table["layout"] == "scene"].iterrows():
         for thing in json.loads(row["objects"]):
@@ -115,8 +118,8 @@ def test_each_object_tells_where_it_came_from(night):
             assert thing["visible"] >= 0.6
 
 
-def test_confidence_is_that_of_the_worst_source_with_objects(night):
-    _, _, plan, _, table = night
+def test_confidence_is_that_of_the_worst_source_with_objects(composed_run):
+    _, _, plan, _, table = composed_run
     single = set(plan.loc[plan["kind"] == "single", "row"])
     for row in table.to_dict("records"):
         assert row["confidence"] == min(
@@ -124,8 +127,8 @@ def test_confidence_is_that_of_the_worst_source_with_objects(night):
         )
 
 
-def test_the_shard_size_changes_no_scene(night, tmp_path: Path):
-    _, _, _, arrays, table = night
+def test_the_shard_size_changes_no_scene(composed_run, tmp_path: Path):
+    _, _, _, arrays, table = composed_run
     settings = settings_at(tmp_path, shard_size=7)
     _, plan = draw_run(settings)
     again, again_table = compose_all(settings, plan)
@@ -133,8 +136,8 @@ def test_the_shard_size_changes_no_scene(night, tmp_path: Path):
     assert table.to_dict("records") == again_table.to_dict("records")
 
 
-def test_a_source_that_is_no_good_is_replaced_by_one_of_its_class(night, tmp_path: Path):
-    *_, table = night
+def test_a_rejected_source_is_replaced_by_one_of_its_class(composed_run, tmp_path: Path):
+    *_, table = composed_run
     spoilt = table["sources"].iloc[0][-1]
     settings = settings_at(tmp_path)
     _, plan = draw_run(settings, frozenset([spoilt]))
@@ -145,8 +148,8 @@ def test_a_source_that_is_no_good_is_replaced_by_one_of_its_class(night, tmp_pat
     assert list(again.loc[untouched, "objects"]) == list(table.loc[untouched, "objects"])
 
 
-def test_most_scenes_are_kept_and_one_without_good_sources_is_not(night, tmp_path: Path):
-    settings, _, plan, _, _ = night
+def test_most_scenes_are_kept_and_one_without_good_sources_is_not(composed_run, tmp_path: Path):
+    settings, _, plan, _, _ = composed_run
     shard = int(plan["shard"].max())
     assert select.shard(settings, shard).stats["kept"] >= 0.8 * COMPOSED
     hopeless = settings_at(tmp_path)
@@ -156,9 +159,9 @@ def test_most_scenes_are_kept_and_one_without_good_sources_is_not(night, tmp_pat
 
 
 def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(
-    night, tmp_path: Path
+    composed_run, tmp_path: Path
 ):
-    settings, store, plan, _, _ = night
+    settings, store, plan, _, _ = composed_run
     shard = int(plan["shard"].max())
     first = compose.shard(settings, shard)
     assert compose.shard(settings, shard) == first
@@ -169,7 +172,7 @@ def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(
         compose.shard(unselected, shard)
 
 
-def test_labels_that_noise_learning_filtered_are_the_ones_pasted(night, tmp_path: Path):
+def test_labels_that_noise_learning_filtered_are_the_ones_pasted(composed_run, tmp_path: Path):
     settings = settings_at(tmp_path)
     store, plan = draw_run(settings)
     for shard in plan.loc[plan["kind"] != "composed", "shard"].unique():
@@ -181,7 +184,7 @@ def test_labels_that_noise_learning_filtered_are_the_ones_pasted(night, tmp_path
             store, path, {"label": np.where(labels == IDS["mug"], np.uint8(255), labels)}, verdicts
         )
     arrays, _ = compose_all(settings, plan)
-    assert (night[3]["label"] == IDS["mug"]).any()
+    assert (composed_run[3]["label"] == IDS["mug"]).any()
     assert not (arrays["label"] == IDS["mug"]).any()
     assert (arrays["label"] == IDS["car"]).any()
 

@@ -21,7 +21,7 @@ def write(path: Path, *lines: str) -> str:
     return str(path)
 
 
-def night(captions: str, **plan: Any) -> Settings:
+def settings_of(captions: str, **plan: Any) -> Settings:
     return Settings(seed=5, plan={"images": 300, "captions": captions, **plan})
 
 
@@ -89,7 +89,8 @@ def test_a_file_s_lines_are_read_once_each_and_blank_ones_not(tmp_path: Path) ->
 
 def test_the_share_of_captions_is_met_and_no_other_row_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "c.txt", CAR, "a tall tree in fog")
-    without, with_them = planned(Settings(seed=5, plan={"images": 300})), planned(night(path))
+    without = planned(Settings(seed=5, plan={"images": 300}))
+    with_them = planned(settings_of(path))
     from_file = with_them["background"] == ""
     able = (with_them["kind"] == "single") & with_them["classes"].map(
         lambda names: names[:1] in (["car"], ["tree"])
@@ -106,13 +107,13 @@ def test_the_share_of_captions_is_met_and_no_other_row_changes(tmp_path: Path) -
 def test_all_rows_of_a_class_have_captions_if_wished_and_their_words_stand_in_them(
     tmp_path: Path,
 ) -> None:
-    settings = night(write(tmp_path / "c.txt", CAR), captioned=1.0)
+    settings = settings_of(write(tmp_path / "c.txt", CAR), captioned=1.0)
     rows = planned(settings)
     cars = rows[rows["classes"].map(lambda names: names == ["car"])]
     assert set(cars["prompt"]) == {f"photo of {CAR}"}
     assert phrases_of(cars.iloc[0].to_dict(), settings.load_vocabulary()) == [
         "car"
-    ]  # no ground is known
+    ]  # the background is unknown
     assert all(
         has_word(prompt, phrase[0])
         for prompt, phrase in zip(cars["prompt"], cars["phrases"], strict=True)
@@ -120,9 +121,9 @@ def test_all_rows_of_a_class_have_captions_if_wished_and_their_words_stand_in_th
 
 
 def test_other_captions_are_another_run_and_a_moved_file_is_not(tmp_path: Path) -> None:
-    here = night(write(tmp_path / "c.txt", CAR))
+    here = settings_of(write(tmp_path / "c.txt", CAR))
     identity = here.identity
-    assert night(write(tmp_path / "moved.txt", CAR)).identity == identity
+    assert settings_of(write(tmp_path / "moved.txt", CAR)).identity == identity
     write(tmp_path / "c.txt", CAR, "a tree")
     assert here.identity != identity
 
@@ -131,7 +132,7 @@ def test_a_missing_or_empty_file_is_an_error_that_names_the_field(tmp_path: Path
     with pytest.raises(PlanError, match=r"cannot read plan.captions .*none.txt"):
         read_captions(str(tmp_path / "none.txt"))
     with pytest.raises(SettingsError, match=r"cannot read plan.captions .*none.txt"):
-        _ = night(str(tmp_path / "none.txt")).identity
+        _ = settings_of(str(tmp_path / "none.txt")).identity
     (tmp_path / "latin.txt").write_bytes("an old café car".encode("latin-1"))
     with pytest.raises(PlanError, match=r"latin.txt.*UTF-8"):
         read_captions(str(tmp_path / "latin.txt"))
@@ -141,7 +142,8 @@ def test_a_missing_or_empty_file_is_an_error_that_names_the_field(tmp_path: Path
 
 def test_the_same_seed_gives_the_same_captions(tmp_path: Path) -> None:
     path = write(tmp_path / "c.txt", *(f"a car number {n}" for n in range(50)))
-    first, again = planned(night(path)), planned(night(path))
+    first = planned(settings_of(path))
+    again = planned(settings_of(path))
     pd.testing.assert_frame_equal(first, again)
     assert first.loc[first["background"] == "", "prompt"].nunique() > 5
     assert np.array_equal(first["seed"], again["seed"])

@@ -23,7 +23,8 @@ def test_workers_share_whole_shards() -> None:
 def test_the_rate_of_many_shards_is_measured_on_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, settings = Store.open(str(tmp_path)), Settings(name="first")
+    store = Store.open(str(tmp_path))
+    settings = Settings(name="first")
     store.write_json("runs/first/settings.json", settings.record())
     for shard in range(12):
         write_shard(
@@ -49,7 +50,8 @@ def test_the_rate_comes_from_shards_made_with_the_same_generator(tmp_path: Path)
     settings = Settings(name="first")
     assert measured_rate(store, settings) is None
     store.write_json("runs/first/settings.json", settings.record())
-    table, images = pd.DataFrame({"id": ["a", "b"]}), np.zeros((2, 8, 8, 3), np.uint8)
+    table = pd.DataFrame({"id": ["a", "b"]})
+    images = np.zeros((2, 8, 8, 3), np.uint8)
     write_shard(store, "runs/first/synthesize/00000", {"image": images}, table, seconds=3.0)
     write_shard(store, "runs/first/select/00000", {}, table, seconds=1.0)
     rate = measured_rate(store, Settings(name="second", plan={"images": 7}))

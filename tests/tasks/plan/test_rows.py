@@ -20,14 +20,14 @@ from tasks.plan.tokens import load_tokenizer
 PLAN = "runs/nightly/plan.parquet"
 
 
-def night(**sections: Any) -> Settings:
+def settings_of(**sections: Any) -> Settings:
     return Settings(
         seed=5, plan={"images": 400, "shard_size": 64} | sections.pop("plan", {}), **sections
     )
 
 
 def plan(**sections: Any) -> pd.DataFrame:
-    settings = night(**sections)
+    settings = settings_of(**sections)
     return make_plan(settings, settings.load_vocabulary())
 
 
@@ -58,7 +58,7 @@ def test_few_images_are_shared_out_without_remainder(images: int) -> None:
 
 
 def test_each_noun_phrase_stands_in_its_prompt_whole_and_ends_with_a_word_of_its_class() -> None:
-    settings = night(compose={"images": 20})
+    settings = settings_of(compose={"images": 20})
     words_of = {entry.name: entry.words for entry in settings.load_vocabulary().classes}
     for row in make_plan(settings, settings.load_vocabulary()).itertuples():
         assert len(row.phrases) == len(row.classes) == len(set(row.classes))
@@ -79,7 +79,7 @@ def test_a_noun_phrase_holds_the_adjectives_of_its_noun() -> None:
 
 
 def test_a_prompt_names_no_class_but_its_own() -> None:
-    vocabulary = night().load_vocabulary()
+    vocabulary = settings_of().load_vocabulary()
     for row in plan().itertuples():
         named = {
             entry.name
@@ -91,7 +91,7 @@ def test_a_prompt_names_no_class_but_its_own() -> None:
 
 def test_negatives_name_a_background_only() -> None:
     table = plan(plan={"negatives": 1.0, "multi": 0})
-    places = {b.name: b.synonyms for b in night().load_vocabulary().backgrounds}
+    places = {b.name: b.synonyms for b in settings_of().load_vocabulary().backgrounds}
     assert all(
         row.prompt in places[row.background] and not row.classes for row in table.itertuples()
     )
@@ -110,7 +110,7 @@ def test_prompts_are_worded_as_the_drawn_world_words_them() -> None:
 
 @pytest.mark.parametrize("vocabulary", ["voc", "cityscapes", "coco", "ade20k"])
 def test_classes_are_only_named_where_they_are_found(vocabulary: str) -> None:
-    settings = night(
+    settings = settings_of(
         vocabulary=vocabulary, plan={"images": 2000, "multi": 0.5}, compose={"images": 100}
     )
     known = settings.load_vocabulary()
@@ -118,7 +118,7 @@ def test_classes_are_only_named_where_they_are_found(vocabulary: str) -> None:
     table = make_plan(settings, known)
     for row in table[table["kind"] != "negative"].itertuples():
         assert row.background in {
-            b.name for b in known.grounds([entries[name] for name in row.classes])
+            b.name for b in known.backgrounds_of([entries[name] for name in row.classes])
         }
     assert table["classes"].explode().nunique() == len(known.classes)
     assert (table.loc[table["kind"] == "multi", "classes"].map(len) >= 2).all()
@@ -175,8 +175,8 @@ def test_composed_rows_have_shards_of_their_own_and_sources_in_the_plan() -> Non
     composed = table[table["kind"] == "composed"]
     assert set(composed["shard"]).isdisjoint(table.loc[table["kind"] != "composed", "shard"])
     for row in composed.itertuples():
-        ground, *objects = (table.loc[source] for source in row.sources)
-        assert (ground.kind, ground.background) == ("negative", row.background)
+        background, *objects = (table.loc[source] for source in row.sources)
+        assert (background.kind, background.background) == ("negative", row.background)
         assert [source.classes for source in objects] == [[name] for name in row.classes]
 
 
@@ -201,7 +201,7 @@ def test_another_process_makes_the_same_plan() -> None:
 
 
 def test_another_seed_makes_another_plan() -> None:
-    settings = night()
+    settings = settings_of()
     other = make_plan(Settings(seed=6, plan=settings.plan), settings.load_vocabulary())
     assert set(other["seed"]).isdisjoint(plan()["seed"])
     assert other["prompt"].tolist() != plan()["prompt"].tolist()
@@ -235,7 +235,8 @@ def test_a_prompt_longer_than_the_tokenizer_takes_is_shown(tmp_path: Path) -> No
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     count_tokens, max_tokens = load_tokenizer(str(tmp_path))
     assert max_tokens == MAX_TOKENS
-    settings, limits = night(), {"count_tokens": count_tokens, "max_tokens": max_tokens}
+    settings = settings_of()
+    limits = {"count_tokens": count_tokens, "max_tokens": max_tokens}
     make_plan(settings, settings.load_vocabulary(), **limits)
     long = settings.load_vocabulary().model_copy(
         update={"templates": ("{objects} on {background}" + " of sand" * 20,)}
@@ -252,18 +253,18 @@ def test_a_generator_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 def test_a_noun_phrase_missing_from_its_prompt_is_an_error() -> None:
-    vocabulary = night().load_vocabulary()
+    vocabulary = settings_of().load_vocabulary()
     mute = Vocabulary.model_construct(
         **(dict(vocabulary) | {"templates": ("a view of {background}",)})
     )
     with pytest.raises(PlanError, match=r"row 0000\d+: '[\w ]+' is not in its prompt 'a view of"):
-        make_plan(night(), mute)
+        make_plan(settings_of(), mute)
 
 
 def test_a_run_taken_up_again_keeps_its_plan(store: Store) -> None:
-    settings = start_run(store, night())
+    settings = start_run(store, settings_of())
     first = store.read_table(PLAN)
-    again = start_run(store, night(plan={"shard_size": 3}, compute={"workers": 2}))
+    again = start_run(store, settings_of(plan={"shard_size": 3}, compute={"workers": 2}))
     pd.testing.assert_frame_equal(store.read_table(PLAN), first)
     assert (
         again.identity
@@ -273,32 +274,32 @@ def test_a_run_taken_up_again_keeps_its_plan(store: Store) -> None:
 
 
 def test_a_plan_in_the_store_is_the_plan_that_was_made(store: Store) -> None:
-    start_run(store, night(compose={"images": 5}))
+    start_run(store, settings_of(compose={"images": 5}))
     pd.testing.assert_frame_equal(store.read_table(PLAN), plan(compose={"images": 5}))
 
 
 def test_a_run_of_the_same_name_and_other_settings_is_refused_and_loses_nothing(
     store: Store,
 ) -> None:
-    start_run(store, night())
+    start_run(store, settings_of())
     first = store.read_bytes(PLAN)
     with pytest.raises(SettingsError, match=r"run 'nightly' .* plan.multi was 0.3, is 0.2"):
-        start_run(store, night(plan={"multi": 0.2}))
-    start_run(store, night())
+        start_run(store, settings_of(plan={"multi": 0.2}))
+    start_run(store, settings_of())
     assert store.read_bytes(PLAN) == first
 
 
 def test_a_run_that_cannot_be_planned_writes_nothing(store: Store) -> None:
     with pytest.raises(VocabularyError):
-        start_run(store, night(plan={"budget": {"cra": 1}}))
+        start_run(store, settings_of(plan={"budget": {"cra": 1}}))
     assert store.list("runs") == []
 
 
 def test_a_run_killed_between_settings_and_plan_is_planned_again(store: Store) -> None:
-    start_run(store, night())
+    start_run(store, settings_of())
     first = store.read_bytes(PLAN)
     store.delete(PLAN)
-    start_run(store, night())
+    start_run(store, settings_of())
     assert store.read_bytes(PLAN) == first
 
 
@@ -306,12 +307,12 @@ def test_the_champion_s_budget_is_taken_once_and_kept(store: Store) -> None:
     store.write_json(
         "champion.json", {"budget": {"car": 0.3, "tree": 0.1, "a class of another vocabulary": 0.6}}
     )
-    settings = start_run(store, night())
+    settings = start_run(store, settings_of())
     assert settings.plan.budget == {"car": 1.5, "tree": 0.5}
     store.write_json("champion.json", {"budget": {"bus": 9.0}})
-    assert start_run(store, night()) == settings
+    assert start_run(store, settings_of()) == settings
 
 
 def test_a_budget_in_the_settings_wins_over_the_champion_s(store: Store) -> None:
     store.write_json("champion.json", {"budget": {"car": 5.0}})
-    assert start_run(store, night(plan={"budget": {"bus": 2.0}})).plan.budget == {"bus": 2.0}
+    assert start_run(store, settings_of(plan={"budget": {"bus": 2.0}})).plan.budget == {"bus": 2.0}

@@ -43,7 +43,8 @@ def table() -> pd.DataFrame:
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Place and size of all that is read of files in part; reading a whole one is an error."""
-    pieces, fill = list[tuple[int, int]](), Folder.fill
+    pieces = list[tuple[int, int]]()
+    fill = Folder.fill
 
     def filling(self: Folder, wanted: Any) -> None:
         pieces.extend((start, len(buffer)) for _, start, buffer in wanted)

@@ -1,6 +1,4 @@
-"""Publishing a run of many shards: what it reads of them to know where they are, and what it keeps
-in memory.
-"""
+"""Publishing a run of many shards: what it reads to find their paths, and how it counts them."""
 
 from pathlib import Path
 
@@ -18,14 +16,14 @@ DATA = f"versions/{version_of(SETTINGS)}/data"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A version of three shards, before its publication, without the run that they were made of."""
+    """A version of three shards before its publication, without the run that made them."""
     store = Store.open(str(tmp_path / "store"))
     for shard in range(3):
         write_shard(store, f"{DATA}/{shard:05d}-0123abcd", {}, pd.DataFrame({"id": [str(shard)]}))
     return store
 
 
-def test_one_listing_tells_where_the_shards_of_a_version_are(
+def test_one_listing_finds_the_shards_of_a_version(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "read_bytes", lambda store, path: pytest.fail(f"{path} is read"))
@@ -33,7 +31,7 @@ def test_one_listing_tells_where_the_shards_of_a_version_are(
     assert paths == [f"{DATA}/{shard:05d}-0123abcd" for shard in range(3)]
 
 
-def test_of_a_shard_that_is_there_with_two_contents_that_counts_which_the_run_has(
+def test_of_a_shard_stored_with_two_contents_the_one_of_the_run_counts(
     store: Store,
 ) -> None:
     write_shard(store, "runs/nightly/select/00001", {}, pd.DataFrame({"id": ["1"]}))

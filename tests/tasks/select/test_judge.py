@@ -1,4 +1,4 @@
-"""Select: each rejection has its reason, and no verdict depends on who else is in the shard."""
+"""Judging: each rejection has its reason, and no verdict depends on other rows of the shard."""
 
 from pathlib import Path
 
@@ -166,7 +166,8 @@ def test_a_shard_in_the_store_is_judged_once(tmp_path: Path):
         classes=("car",),
         plan={"images": 3, "multi": 0, "negatives": 0},
     )
-    store, samples = Store.open(str(tmp_path)), [good(), UNSOUND["nan"], UNSOUND["area"]]
+    store = Store.open(str(tmp_path))
+    samples = [good(), UNSOUND["nan"], UNSOUND["area"]]
     start_run(store, settings)
     plan = store.read_table("runs/nightly/plan.parquet")
     arrays = {

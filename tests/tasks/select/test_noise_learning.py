@@ -51,10 +51,10 @@ def test_agreement_is_the_worst_class_s_iou_and_quality_falls_with_the_pixels_th
 
 
 def test_pixels_without_a_label_count_for_nothing() -> None:
-    unsure = np.where(LABELS == 1, np.uint8(IGNORE), LABELS)
+    ignored = np.where(LABELS == 1, np.uint8(IGNORE), LABELS)
     found = one_hot(np.full_like(LABELS, 2), 0.9)
     found[:, :, 0] = one_hot(LABELS, 0.9)[:, :, 0]
-    assert (pixel_losses(found, unsure)[unsure == IGNORE] == 0).all()
+    assert (pixel_losses(found, ignored)[ignored == IGNORE] == 0).all()
     blank = np.full_like(LABELS, IGNORE)
     assert image_scores(found, blank, [[1], []]).to_dict("list") == {
         "agreement": [0, 0],
@@ -63,13 +63,15 @@ def test_pixels_without_a_label_count_for_nothing() -> None:
 
 
 def test_a_negative_agrees_as_far_as_nothing_is_seen_in_it() -> None:
-    found, nothing = one_hot(LABELS, 0.9), np.zeros_like(LABELS)
+    found = one_hot(LABELS, 0.9)
+    nothing = np.zeros_like(LABELS)
     assert image_scores(found, nothing, [[], []])["agreement"].tolist() == [0.75, 0.75]
 
 
 def test_the_pixel_filter_takes_what_is_over_its_class_s_multiple() -> None:
     losses = np.where(LABELS == 1, 0.5, 0.1).astype(np.float32)
-    losses[0, 0, 0], losses[0, 3, 3] = 0.13, 0.62
+    losses[0, 0, 0] = 0.13
+    losses[0, 3, 3] = 0.62
     found = drop_high_losses(LABELS, losses, {0: 0.1, 1: 0.5}, 1.25)
     assert np.argwhere(found == IGNORE).tolist() == [[0, 0, 0]]
     found = drop_high_losses(LABELS, losses, {0: 0.1, 1: 0.5}, 1.2)
@@ -83,7 +85,7 @@ def test_one_fold_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def learned_run(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A run of drawn scenes with exact labels, every eighth of them shifted, through all of noise
     learning.
     """
@@ -94,7 +96,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         plan={"images": 96, "multi": 0.0, "negatives": 0.1, "shard_size": 32},
         select={"folds": 2, "fold_steps": 120, "keep": 0.8, "pixel_loss": 3.0},
     )
-    store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
+    store = Store.open(settings.store.url)
+    plan = make_plan(settings, settings.load_vocabulary())
     store.write_bytes("runs/nightly/plan.parquet", stored_plan([plan]))
     for shard, rows in plan.groupby("shard"):
         drawings = [
@@ -109,7 +112,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         )
         faulty = np.asarray(rows["row"] % FAULTY == 0)
         label[faulty] = np.roll(label[faulty], 20, axis=2)
-        table, finite = rows[["row", "id"]], np.ones(len(rows), np.bool_)
+        table = rows[["row", "id"]]
+        finite = np.ones(len(rows), np.bool_)
         write_shard(
             store, f"runs/nightly/synthesize/{shard:05d}", {"image": image, "finite": finite}, table
         )
@@ -129,8 +133,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def verdicts(night: Settings) -> pd.DataFrame:
-    store = Store.open(night.store.url)
+def verdicts(learned_run: Settings) -> pd.DataFrame:
+    store = Store.open(learned_run.store.url)
     tables = pd.concat(
         store.read_table(f"runs/nightly/select/{shard:05d}.parquet") for shard in range(3)
     )
@@ -142,7 +146,8 @@ def verdicts(night: Settings) -> pd.DataFrame:
 
 def test_held_out_networks_find_the_labels_that_are_off(verdicts: pd.DataFrame) -> None:
     objects = verdicts[(verdicts["classes"].map(len) > 0) & verdicts["agreement"].notna()]
-    ranks, faulty = rankdata(-objects["score"]), objects["faulty"].to_numpy()
+    ranks = rankdata(-objects["score"])
+    faulty = objects["faulty"].to_numpy()
     auroc = (ranks[faulty].mean() - (faulty.sum() + 1) / 2) / (~faulty).sum()
     assert auroc > 0.8
     pruned = objects[objects["reason"] == "rank"]
@@ -156,9 +161,9 @@ def test_each_class_keeps_the_share_that_was_asked_for(verdicts: pd.DataFrame) -
 
 
 def test_pixels_that_the_networks_deny_are_left_out_of_the_label(
-    night: Settings, verdicts: pd.DataFrame
+    learned_run: Settings, verdicts: pd.DataFrame
 ) -> None:
-    store = Store.open(night.store.url)
+    store = Store.open(learned_run.store.url)
     left_out = 0
     for shard in range(3):
         before, after = (
@@ -178,11 +183,13 @@ def test_pixels_that_the_networks_deny_are_left_out_of_the_label(
     assert left_out > 0
 
 
-def test_a_finished_fold_is_not_trained_again(night: Settings) -> None:
-    store = Store.open(night.store.url)
-    first, second = (f"checkpoints/nightly-{night.identity[:8]}-fold-{fold}" for fold in (0, 1))
+def test_a_finished_fold_is_not_trained_again(learned_run: Settings) -> None:
+    store = Store.open(learned_run.store.url)
+    first, second = (
+        f"checkpoints/nightly-{learned_run.identity[:8]}-fold-{fold}" for fold in (0, 1)
+    )
     before = store.read_bytes(f"{first}/meta.json")
-    assert learn_fold.fn(night, 0) == first
+    assert learn_fold.fn(learned_run, 0) == first
     assert store.read_bytes(f"{first}/meta.json") == before
     learnt = [store.read_json(f"{folder}/meta.json")["samples"] for folder in (first, second)]
     assert sum(learnt) == sum(
@@ -197,16 +204,19 @@ def test_a_shard_of_which_nothing_passes_the_screen_is_judged_by_nobody(tmp_path
         plan={"images": 4, "multi": 0.0, "negatives": 0.0},
         select={"folds": 2},
     )
-    store, plan = Store.open(settings.store.url), make_plan(settings, settings.load_vocabulary())
+    store = Store.open(settings.store.url)
+    plan = make_plan(settings, settings.load_vocabulary())
     store.write_bytes("runs/nightly/plan.parquet", stored_plan([plan]))
-    rows, black = plan[["row", "id"]], np.zeros((4, 8, 8, 3), np.uint8)
+    rows = plan[["row", "id"]]
+    black = np.zeros((4, 8, 8, 3), np.uint8)
     write_shard(
         store,
         "runs/nightly/synthesize/00000",
         {"image": black, "finite": np.ones(4, np.bool_)},
         rows,
     )
-    label, sure = np.zeros((4, 8, 8), np.uint8), rows.assign(confidence=0.9, consistency=0.9)
+    label = np.zeros((4, 8, 8), np.uint8)
+    sure = rows.assign(confidence=0.9, consistency=0.9)
     write_shard(store, "runs/nightly/refine/00000", {"label": label}, sure)
     screen.shard(settings, 0)
     assert hold_out.shard(settings, 0).ids == ()

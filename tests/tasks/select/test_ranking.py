@@ -1,6 +1,4 @@
-"""Ranking goes by class: a bar is found of the whole run, and each sample is held against those of
-its classes.
-"""
+"""Ranking is by class: a threshold per class, which each of its samples has to reach."""
 
 from __future__ import annotations
 
@@ -19,12 +17,12 @@ def run_of(scores: list[float], classes: list[list[str]]) -> pd.DataFrame:
 
 
 def kept(run: pd.DataFrame, keep: float | str, parts: int = 1) -> list[bool]:
-    """Which rows stay, ranked in so many parts and held against the bars one by one."""
+    """Which rows stay, ranked in `parts` tables and judged one by one."""
     scores = Scores()
     for part in np.array_split(np.arange(len(run)), parts):
         scores.add(run.iloc[part])
-    bars = scores.thresholds(keep)
-    return [bool(pass_thresholds(run.iloc[[row]], bars)[0]) for row in range(len(run))]
+    thresholds = scores.thresholds(keep)
+    return [bool(pass_thresholds(run.iloc[[row]], thresholds)[0]) for row in range(len(run))]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,8 @@ def test_it_does_not_matter_in_what_parts_a_run_is_ranked(keep: float | str) -> 
     assert stay == kept(run, keep, parts=7) == kept(run, keep, parts=200)
     for name in ("car", "tree", "dog"):  # as sorting the whole class has it
         of_class = run[[name in each and len(each) == 1 for each in names]]
-        scores, stays = of_class["score"].to_numpy(), np.array(stay)[of_class["row"]]
+        scores = of_class["score"].to_numpy()
+        stays = np.array(stay)[of_class["row"]]
         assert scores[stays].min() >= scores[~stays].max(initial=0)
 
 
