@@ -1,6 +1,4 @@
-"""Splicing: several labelled pictures as the tiles of one (DiffuMask, ICCV 2023, data
-augmentation).
-"""
+"""Splicing: several labelled images as the tiles of one (DiffuMask, ICCV 2023, augmentation)."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ __all__ = ["choose_grid", "splice"]
 
 Bytes = NDArray[np.uint8]
 
-# (rows, columns): how many of the 18 000 mosaics of DiffuMask's released splicing script have that
-# grid.
+# (rows, columns) → number of mosaics with that grid, of the 18 000 of DiffuMask's released script.
 GRIDS = {
     (1, 2): 1500,
     (2, 1): 1500,
@@ -30,12 +27,13 @@ GRIDS = {
     (7, 7): 2000,
     (8, 8): 1000,
 }
-SMALLEST_TILE = 40  # pixels; in smaller ones the objects of most pictures would be specks
+SMALLEST_TILE = 40  # pixels; in smaller tiles most objects would be specks
 
 
 def choose_grid(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a mosaic of `size` (H, W), drawn in DiffuMask's proportions where tiles
-    are large enough.
+    """Draw rows and columns of a mosaic of `size` (H, W), in DiffuMask's proportions.
+
+    Only grids with tiles of at least `SMALLEST_TILE` count. Raises `ValueError` if there is none.
     """
     grids = [
         grid
@@ -44,7 +42,8 @@ def choose_grid(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, i
     ]
     if not grids:
         raise ValueError(
-            f"a picture of {size} has no room for two tiles of {SMALLEST_TILE} pixels; turn splicing off"
+            f"an image of {size} has no room for two tiles of {SMALLEST_TILE} pixels; "
+            "turn splicing off"
         )
     weights = np.array([GRIDS[grid] for grid in grids], np.float64)
     return grids[int(rng.choice(len(grids), p=weights / weights.sum()))]
@@ -53,23 +52,25 @@ def choose_grid(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, i
 def splice(
     images: Sequence[Bytes], labels: Sequence[Bytes], grid: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Bytes, Bytes, Bytes]:
-    """Image (H, W, 3), label and instance map (H, W) of `size`, tiled row by row with pictures (h,
-    w, 3), (h, w).
+    """Return image (H, W, 3), label and instance map (H, W) of `size`, tiled row by row.
 
-    A picture is cut to its tile's proportions around its labelled pixels and scaled: images by area
-    or bilinear, labels to the nearest pixel. Raises `ValueError` if there are not just as many
-    pictures as tiles.
+    Each image (h, w, 3) and its label (h, w) are cropped to the tile's proportions around the
+    labelled pixels and resized, by area if they shrink, else bilinear. A label pixel gets the id
+    with the largest share of it, the lowest of equals. Raises `ValueError` unless there are as many
+    images and labels as tiles.
     """
     if not len(images) == len(labels) == grid[0] * grid[1]:
         raise ValueError(
-            f"{len(images)} images and {len(labels)} labels for {grid[0]} x {grid[1]} tiles; give one each"
+            f"{len(images)} images and {len(labels)} labels for {grid[0]} x {grid[1]} tiles; "
+            "give one of each per tile"
         )
-    image, label = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
-    for window, picture, ids in zip(_tiles(grid, size), images, labels, strict=True):
+    image = np.zeros((*size, 3), np.uint8)
+    label = np.zeros(size, np.uint8)
+    for window, pixels, ids in zip(_tiles(grid, size), images, labels, strict=True):
         shape = label[window].shape
         cut = _crop(ids, shape)
-        image[window] = _scaled(picture[cut], shape)
-        label[window] = cv2.resize(ids[cut], shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        image[window] = _resized(pixels[cut], shape)
+        label[window] = _resized_label(ids[cut], shape)
     return image, label, _instances(label, grid)
 
 
@@ -85,8 +86,9 @@ def _tiles(grid: tuple[int, int], size: tuple[int, int]) -> list[tuple[slice, sl
 
 
 def _crop(label: Bytes, tile: tuple[int, ...]) -> tuple[slice, slice]:
-    """The largest window of the tile's proportions, centred on the labelled pixels as far as the
-    picture allows.
+    """Return the largest window of the tile's proportions, centred on the labelled pixels.
+
+    It is moved where it would leave the image.
     """
     scale = min(side / part for side, part in zip(label.shape, tile, strict=True))
     shape = [
@@ -103,18 +105,26 @@ def _crop(label: Bytes, tile: tuple[int, ...]) -> tuple[slice, slice]:
     return np.s_[starts[0] : starts[0] + shape[0], starts[1] : starts[1] + shape[1]]
 
 
-def _scaled(image: Bytes, shape: tuple[int, ...]) -> NDArray[Any]:
-    shrinks = shape[0] * shape[1] < image.shape[0] * image.shape[1]
-    return np.asarray(
-        cv2.resize(
-            image, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-    )
+def _resized(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    shrinks = shape[0] * shape[1] < array.shape[0] * array.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(array, shape[::-1], interpolation=method))
+
+
+def _resized_label(label: Bytes, shape: tuple[int, ...]) -> Bytes:
+    """Return the label (h, w) in `shape`, by majority.
+
+    The nearest pixel is not exact: halved, its label would be a quarter of a pixel off the image.
+    """
+    ids = np.unique(label)
+    shares = [_resized((label == class_id).astype(np.float32), shape) for class_id in ids]
+    return np.asarray(ids[np.argmax(shares, axis=0)])
 
 
 def _instances(label: Bytes, grid: tuple[int, int]) -> Bytes:
-    """Instance map of a mosaic: objects that meet across the edge of two tiles are two."""
-    instance, count = np.zeros(label.shape, np.int64), 0
+    """Return a mosaic's instance map; objects that meet at the edge of two tiles stay two."""
+    instance = np.zeros(label.shape, np.int64)
+    count = 0
     for window in _tiles(grid, label.shape):
         own = instance_map(label[window]).astype(np.int64)
         real = (own > 0) & (own < IGNORE)
