@@ -137,7 +137,7 @@ class _Bars:
         with self._lock:
             if event.stage not in self._bars:
                 self._bars[event.stage] = self.progress.add_task(event.stage, total=1.0, words="")
-        self.progress.update(self._bars[event.stage], completed=stage.share, words=stage.told)
+        self.progress.update(self._bars[event.stage], completed=stage.share, words=stage.summary)
 
 
 class _Lines:
@@ -155,9 +155,9 @@ class _Lines:
         with self._lock:
             seconds, words = self._printed.get(event.stage, (0.0, ""))
             due = (event.ended and stage.over) or stage.seconds - seconds >= PLAIN_SECONDS
-            if due and words != stage.told:
-                self._printed[event.stage] = stage.seconds, stage.told
-                messages.print(Text(f"{event.stage:11} {stage.told}"), soft_wrap=True)
+            if due and words != stage.summary:
+                self._printed[event.stage] = stage.seconds, stage.summary
+                messages.print(Text(f"{event.stage:11} {stage.summary}"), soft_wrap=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pretrain: how the shipped weights come about. Needed only by who wants to make them anew."""
+"""Pretrain: trains the shipped weights again, from the drawn world."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ __all__ = ["Recipe", "autoencoder", "diffusion", "oracle"]
 
 @task(name="autoencoder")
 def autoencoder(recipe: Recipe) -> Path:
-    """Train the autoencoder, or take that of `start`; returns its directory."""
+    """Train the autoencoder, or copy that of `recipe.start`; return its directory."""
     with Report("autoencoder", "pretrain", recipe.autoencoder_steps) as report:
         return make_autoencoder(recipe, _following(report))
 
 
 @task(name="diffusion")
 def diffusion(recipe: Recipe, autoencoder_folder: Path) -> Path:
-    """Train U-Net and text encoder; returns the pipeline's directory."""
+    """Train U-Net and text encoder; return the pipeline's directory."""
     with Report("diffusion", "pretrain", recipe.diffusion_steps) as report:
         return make_pipeline(recipe, autoencoder_folder, _following(report))
 
 
 @task(name="oracle")
 def oracle(recipe: Recipe) -> Path:
-    """Train the oracle; returns its weights' file."""
+    """Train the oracle; return its weights' file."""
     with Report("oracle", "pretrain", recipe.oracle_steps) as report:
         return make_oracle(recipe, _following(report))
 
 
 def _following(report: Report) -> Callable[[Progress], None]:
-    """Turn a training's step counts into the amounts that a report takes."""
+    """Return a callback that reports the steps done since its last call."""
     done = 0
 
     def follow(progress: Progress) -> None:

@@ -1,6 +1,4 @@
-"""What the JSON files of a store have to hold, as far as anybody reads them; whatever else they
-hold is left alone.
-"""
+"""Schemas: the fields of the store's JSON files that are read; other fields are ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +12,6 @@ from infra.store.store import NAME
 from infra.vocabulary import Seeds
 
 __all__ = [
-    "Bar",
     "Champion",
     "Compared",
     "Evaluated",
@@ -25,6 +22,7 @@ __all__ = [
     "Ranking",
     "Record",
     "Shown",
+    "Threshold",
     "Trained",
     "Training",
     "origin_of",
@@ -43,7 +41,7 @@ class _Part(BaseModel):
 
 
 class Trained(_Part):
-    """meta.json of any network: its files' SHA-256 and the names of its label ids."""
+    """meta.json of a network: SHA-256 of its files, names of its label ids."""
 
     files: dict[str, str]
     classes: list[str]
@@ -54,7 +52,7 @@ class _Unseen(_Part):
 
 
 class Meta(Trained):
-    """meta.json of a checkpoint."""
+    """meta.json of a checkpoint: what it was trained on."""
 
     checkpoint: str
     version: str
@@ -63,7 +61,7 @@ class Meta(Trained):
 
 
 class Evaluated(_Part):
-    """An evaluation, as far as the report shows it."""
+    """An evaluation, as the report shows it."""
 
     set: str
     images: int = 0
@@ -72,7 +70,7 @@ class Evaluated(_Part):
 
 
 class Compared(Evaluated):
-    """An evaluation that another may be compared with."""
+    """An evaluation that can be compared with another one of the same fingerprint."""
 
     fingerprint: str
 
@@ -89,7 +87,7 @@ class Measurement(Compared):
 
 
 class Champion(_Part):
-    """champion.json, for who challenges it."""
+    """champion.json, as `promote` reads it."""
 
     checkpoint: str
     version: str
@@ -99,7 +97,7 @@ class Champion(_Part):
 
 
 class Planned(_Part):
-    """champion.json, for the next night."""
+    """champion.json, as the next run's plan reads it."""
 
     budget: Weights = {}
 
@@ -114,7 +112,7 @@ class _Planned(_Part):
 
 
 class Record(_Part):
-    """A run's settings.json."""
+    """A run's settings.json, as a resumed run reads it."""
 
     identity: str
     settings: _Planned
@@ -142,7 +140,7 @@ class _Sections(_Part):
 
 
 class Shown(_Part):
-    """A run's settings.json, as far as the report shows it."""
+    """A run's settings.json, as the report reads it."""
 
     identity: str = ""
     settings: _Sections = _Sections()
@@ -161,7 +159,7 @@ class _Recipe(_Part):
 
 
 class Training(_Part):
-    """training.json of a run."""
+    """training.json of a run, and meta.json of a noise-learning network."""
 
     curve: list[_Step] = []
     seconds: Amount = 0
@@ -169,31 +167,29 @@ class Training(_Part):
 
 
 class Origin(_Part):
-    """What a version's manifest tells of where it came from: the run, its identity, and the label
-    id of each class.
-    """
+    """Where a version comes from: its run, the run's identity, and the label id of each class."""
 
     run: Annotated[str, Field(pattern=f"^{NAME}$")]
     identity: str = ""
     classes: dict[str, ClassId]
 
 
-class Bar(_Part):
-    """The last sample of a class that stays, by score and row."""
+class Threshold(_Part):
+    """Threshold of a class: score and row of its last kept sample."""
 
     score: Share
     row: Annotated[int, Field(ge=0)]
 
 
 class Ranking(_Part):
-    """ranking.json of a run: the bar of each class, and the mean held-out loss of each label id."""
+    """ranking.json of a run: threshold per class, mean held-out loss per label id."""
 
-    bars: dict[str, Bar]
+    bars: dict[str, Threshold]
     losses: dict[Byte, Amount]
 
 
 def origin_of(manifest: Manifest | Published) -> Origin:
-    """Where a version came from. Raises `StoreError` if its manifest does not tell."""
+    """Return where a version comes from. Raises `StoreError` if its manifest does not say it."""
     try:
         origin: Origin = checked(manifest.meta, Origin)
     except ValueError as error:

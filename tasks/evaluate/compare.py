@@ -1,4 +1,4 @@
-"""Compare: two checkpoints on one set, class by class."""
+"""Compare: the IoU of two checkpoints on one set, class by class."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ Row = dict[str, Any]
 
 
 def comparison(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
-    """Rows of `class`, `first`, `second` (IoU in [0, 1], None if not in the set) and `difference`;
-    the mean first.
+    """Return rows of `class`, `first`, `second` and `difference` (second less first).
 
-    The classes that lost most come next. Raises `ValueError` for evaluations of different sets.
+    IoU is in [0, 1], None where a class is not in the set. The mean comes first, then the classes
+    by rising difference. Raises `ValueError` for evaluations of different sets.
     """
     if first["fingerprint"] != second["fingerprint"]:
         raise ValueError(
-            f"the evaluations are of different sets, {first['set']} ({first['fingerprint'][:12]}) and {second['set']} "
-            f"({second['fingerprint'][:12]}); evaluate both on one"
+            f"the evaluations are of different sets, {first['set']} "
+            f"({first['fingerprint'][:12]}) and {second['set']} ({second['fingerprint'][:12]}); "
+            "evaluate both on one set"
         )
     mean = _row("mean", first["miou"], second["miou"])
     names = [*first["iou"], *(name for name in second["iou"] if name not in first["iou"])]
@@ -44,7 +45,7 @@ def _row(name: str, first: float | None, second: float | None) -> Row:
 
 
 def write_comparison(store: Store, names: tuple[str, str], found: tuple[Row, Row]) -> list[Row]:
-    """Leave the comparison of two evaluated checkpoints in `comparisons/`, and return its rows."""
+    """Write the comparison of two evaluations to `comparisons/` and return its rows."""
     rows = comparison(*found)
     path = f"comparisons/{names[0]}--{names[1]}-{found[0]['fingerprint'][:16]}.json"
     store.write_json(
@@ -57,9 +58,7 @@ def write_comparison(store: Store, names: tuple[str, str], found: tuple[Row, Row
 def tell_comparison(
     settings: Settings, names: tuple[str, str], found: tuple[Row, Row]
 ) -> list[Row]:
-    """Leave the comparison of two evaluated checkpoints in the store and in Prefect's UI, and
-    return its rows.
-    """
+    """Write a comparison to the store, show it in Prefect's UI, and return its rows."""
     rows = write_comparison(open_store(settings.store), names, found)
     shown = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
     about = f"{names[0]} and {names[1]} on {as_markdown(found[0]['set'])}"

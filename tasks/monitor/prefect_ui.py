@@ -1,7 +1,6 @@
-"""ProgressArtifacts: how far a run is, as artifacts of its flow run that Prefect's UI shows and that change in
-place.
+"""Prefect UI: the progress of a run as artifacts of its flow run, updated in place.
 
-Their keys are the same whatever the run, so that Prefect keeps their history.
+Artifact keys do not depend on the run, so Prefect keeps a history of each.
 """
 
 from __future__ import annotations
@@ -19,73 +18,62 @@ from tasks.monitor.totals import Totals
 __all__ = ["ProgressArtifacts"]
 
 
-class _Shown(NamedTuple):
+class _Content(NamedTuple):
     type: str
     data: Any
     description: str
 
 
 class ProgressArtifacts:
-    """The artifacts of one flow run."""
+    """The progress artifacts of one flow run."""
 
     def __init__(self, flow_run: UUID) -> None:
         self._flow_run = flow_run
-        self._made: dict[str, tuple[UUID, _Shown]] = {}
+        self._made: dict[str, tuple[UUID, _Content]] = {}
 
     def show(self, totals: Totals) -> None:
-        """Make or update what has changed. Raises what Prefect's client raises."""
+        """Create or update the artifacts that changed. Raises what Prefect's client raises."""
         with get_client(sync_client=True) as client:
-            for key, shown in _artifacts(totals):
+            for key, content in _artifacts(totals):
                 if key not in self._made:
-                    content = shown._asdict()
-                    made = client.create_artifact(
-                        ArtifactCreate(key=key, flow_run_id=self._flow_run, **content)
-                    )
-                    self._made[key] = made.id, shown
-                elif self._made[key][1] != shown:
-                    identity = self._made[key][0]
-                    client.update_artifact(
-                        identity, ArtifactUpdate(data=shown.data, description=shown.description)
-                    )
-                    self._made[key] = identity, shown
+                    new = ArtifactCreate(key=key, flow_run_id=self._flow_run, **content._asdict())
+                    self._made[key] = client.create_artifact(new).id, content
+                    continue
+                identity, shown = self._made[key]
+                if shown != content:
+                    changed = ArtifactUpdate(data=content.data, description=content.description)
+                    client.update_artifact(identity, changed)
+                    self._made[key] = identity, content
 
 
-def _artifacts(totals: Totals) -> Iterator[tuple[str, _Shown]]:
+def _artifacts(totals: Totals) -> Iterator[tuple[str, _Content]]:
     for name, stage in totals.stages.items():
-        yield f"progress-{name}", _Shown("progress", round(100 * stage.share, 1), stage.told)
-    if rates := [
+        percent = round(100 * stage.share, 1)
+        yield f"progress-{name}", _Content("progress", percent, stage.summary)
+    rates = [
         _rate(stage, worker, work.units, work.seconds)
         for (stage, worker), work in totals.work.items()
-    ]:
-        yield (
-            "rates",
-            _Shown(
-                "table", json.dumps(rates), "Work by stage and worker, since this run was started"
-            ),
-        )
+    ]
+    if rates:
+        about = "Work per stage and worker since this run was started"
+        yield "rates", _Content("table", json.dumps(rates), about)
     if totals.resources:
-        yield (
-            "machines",
-            _Shown("table", json.dumps(_machines(totals.resources)), "Workers' disks and GPUs"),
-        )
+        machines = json.dumps(_machines(totals.resources))
+        yield "machines", _Content("table", machines, "Disks and GPUs of the workers")
 
 
 def _rate(stage: str, worker: str, units: int, seconds: float) -> dict[str, Any]:
-    rate = round(units / seconds, 2) if seconds else None
     return {
         "stage": stage,
         "worker": worker,
         "done": units,
         "seconds": round(seconds, 1),
-        "a second": rate,
+        "per second": round(units / seconds, 2) if seconds else None,
     }
 
 
 def _machines(resources: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """A row a worker.
-
-    All have the same columns, for Prefect's pages take those of the first row.
-    """
+    """Return one row per worker, all with the same columns: Prefect shows those of the first."""
     names = dict.fromkeys(name for found in resources.values() for name in found)
     columns = {name: f"{name.removesuffix('_bytes').replace('_', ' ')}, GB" for name in names}
     return [

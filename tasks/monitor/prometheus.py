@@ -1,9 +1,8 @@
-"""Metrics: a run's figures as Prometheus reads them, by a Pushgateway or by node_exporter's
-textfile collector.
+"""Prometheus: a run's metrics, through a Pushgateway or node_exporter's textfile collector.
 
-Runs are short-lived processes on whichever machine is free, so they bring their figures to where
-Prometheus looks. The flow's process does that for all of its workers. docs/runbook.md says how to
-scrape and what each figure means.
+Runs are short-lived processes on changing machines, so Prometheus cannot scrape them. The flow's
+process sends the metrics of all its workers instead. docs/runbook.md says how to scrape them and
+what each metric means.
 """
 
 from __future__ import annotations
@@ -21,42 +20,37 @@ from tasks.monitor.totals import Totals
 
 __all__ = ["Figures", "send"]
 
-_SECONDS = 10.0  # that a gateway may take
-# figures that tasks measure: what they mean, and what they are told apart by
+_TIMEOUT = 10.0  # seconds for a Pushgateway to answer
+# Values that tasks measure, with their help texts and label names.
 VALUES = {
-    "keep_ratio": ("Share of the judged samples of a class that was kept", ["class"]),
-    "rejected_samples": ("Samples turned down, by reason", ["reason"]),
-    "iou": ("IoU of a class by the last evaluation", ["class"]),
-    "miou": ("Mean IoU by the last evaluation", []),
+    "keep_ratio": ("Share of the judged samples of a class that were kept", ["class"]),
+    "rejected_samples": ("Rejected samples, by reason", ["reason"]),
+    "iou": ("IoU of a class in the last evaluation", ["class"]),
+    "miou": ("Mean IoU in the last evaluation", []),
     "store_free_bytes": ("Bytes free on the disk of a store that is a folder", []),
 }
 RESOURCES = {
     "disk_free_bytes": "Bytes free on the disk of a worker's working directory",
-    "gpu_memory_used_bytes": "Bytes taken of a worker's GPU, by whomever",
-    "gpu_memory_bytes": "Bytes that a worker's GPU has",
+    "gpu_memory_used_bytes": "Bytes in use on a worker's GPU, by all processes",
+    "gpu_memory_bytes": "Memory of a worker's GPU in bytes",
 }
-_Rows = Iterable[tuple[list[str], float]]  # values of its labels, and its own
+_Rows = Iterable[tuple[list[str], float]]  # label values, and the metric's value
 _Described = tuple[type[Counter | Gauge], str, str, list[str], _Rows]
 
 
 class Figures(Collector):
-    """What Prometheus gets of a run of `flow`; one run of a flow takes the place of the one before
-    it.
-    """
+    """The metrics of a run of `flow`; those of a flow's next run replace them."""
 
     def __init__(self, flow: str, run: str, totals: Callable[[], Totals]) -> None:
-        self._flow, self._run, self._totals = flow, run, totals
+        self._flow = flow
+        self._run = run
+        self._totals = totals
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric as of now."""
+        """Yield every metric with its current value."""
         totals = self._totals()
-        of_run: _Described = (
-            Gauge,
-            "run_info",
-            "The run that the other figures are of",
-            ["run"],
-            [([self._run], 1)],
-        )
+        about = "Name of the run that the other metrics belong to"
+        of_run: _Described = (Gauge, "run_info", about, ["run"], [([self._run], 1)])
         for kind, name, meaning, labels, rows in [
             of_run,
             *_of_stages(totals),
@@ -71,28 +65,22 @@ class Figures(Collector):
 
 def _of_stages(totals: Totals) -> Iterator[_Described]:
     stages = totals.stages.items()
-    shares, failures = (
-        [([n], getattr(stage, part)) for n, stage in stages] for part in ("share", "failures")
-    )
+    shares = [([name], stage.share) for name, stage in stages]
+    failures = [([name], float(stage.failures)) for name, stage in stages]
     left = [([name], stage.left) for name, stage in stages if stage.left is not None]
-    yield Gauge, "stage_ratio", "Share of a stage that is done", ["stage"], shares
-    yield Gauge, "stage_left_seconds", "Seconds that a stage needs at this rate", ["stage"], left
-    yield Counter, "failures", "Shards given up", ["stage"], failures
+    yield Gauge, "stage_ratio", "Finished share of a stage", ["stage"], shares
+    about = "Remaining seconds of a stage at its present rate"
+    yield Gauge, "stage_left_seconds", about, ["stage"], left
+    yield Counter, "failures", "Shards that failed", ["stage"], failures
 
 
 def _of_workers(totals: Totals) -> Iterator[_Described]:
-    units, seconds = (
-        [([*k], getattr(work, part)) for k, work in totals.work.items()]
-        for part in ("units", "seconds")
-    )
-    yield (
-        Counter,
-        "units",
-        "Samples, or steps of a training, that a worker has done",
-        ["stage", "worker"],
-        units,
-    )
-    yield Counter, "busy_seconds", "Seconds that these took it", ["stage", "worker"], seconds
+    work = totals.work.items()
+    units = [([*labels], float(done.units)) for labels, done in work]
+    seconds = [([*labels], done.seconds) for labels, done in work]
+    labels = ["stage", "worker"]
+    yield Counter, "units", "Samples or training steps that a worker has done", labels, units
+    yield Counter, "busy_seconds", "Seconds that they took", labels, seconds
     for name, meaning in RESOURCES.items():
         rows = [
             ([worker], found[name]) for worker, found in totals.resources.items() if name in found
@@ -103,23 +91,20 @@ def _of_workers(totals: Totals) -> Iterator[_Described]:
 def _measured(totals: Totals) -> Iterator[_Described]:
     for name, (meaning, labels) in VALUES.items():
         by_label = totals.values.get(name, {}).items()
-        yield (
-            Gauge,
-            name,
-            meaning,
-            labels,
-            [([label] if labels else [], value) for label, value in by_label],
-        )
+        rows = [([label] if labels else [], value) for label, value in by_label]
+        yield Gauge, name, meaning, labels, rows
 
 
 def send(figures: Figures, flow: str, place: str) -> None:
-    """Bring the figures to `place`: the URL of a Pushgateway, or a folder that node_exporter reads."""
+    """Send the metrics to `place`: the URL of a Pushgateway, or node_exporter's textfile folder.
+
+    Raises `OSError` if the gateway or the folder cannot be reached.
+    """
     registry = CollectorRegistry()
     registry.register(figures)
     if "://" in place:
-        push_to_gateway(
-            place, job="segmint", grouping_key={"flow": flow}, registry=registry, timeout=_SECONDS
-        )
+        key = {"flow": flow}
+        push_to_gateway(place, job="segmint", grouping_key=key, registry=registry, timeout=_TIMEOUT)
         return
     folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)

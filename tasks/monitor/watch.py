@@ -1,7 +1,7 @@
-"""Watch: lets a run be followed, from events alone: in Prefect's UI, as Prometheus metrics, as
-lines of JSON.
+"""Watch: publishes the progress of a run while it runs, from its events alone.
 
-All of it hangs on the one place that stages report to, and nothing of it can stop a run.
+Progress goes to Prefect's UI, to Prometheus and to JSON lines, as `watch` of the settings says. No
+error in it can stop a run.
 """
 
 from __future__ import annotations
@@ -37,65 +37,61 @@ P = ParamSpec("P")
 
 @contextmanager
 def watching(settings: Settings) -> Iterator[None]:
-    """Follow the run of these settings while the block lasts; the flow that calls this is the one
-    that is followed.
-    """
-    watch, running, context = settings.watch, RunningTotals(), FlowRunContext.get()
+    """Publish the progress of the calling flow while the block lasts."""
+    watch = settings.watch
+    totals = RunningTotals()
+    context = FlowRunContext.get()
     flow = context.flow.name if context and context.flow else "segmint"
     shows: list[Show] = [lambda: _measure_store(settings.store.url)]
     if context and context.flow_run:
         artifacts = ProgressArtifacts(context.flow_run.id)
-        shows.append(lambda: artifacts.show(running.totals()))
+        shows.append(lambda: artifacts.show(totals.totals()))
     if watch.metrics:
-        figures, place = Figures(flow, settings.name, running.totals), watch.metrics
+        figures = Figures(flow, settings.name, totals.totals)
+        place = watch.metrics
         shows.append(lambda: send(figures, flow, place))
     with ExitStack() as stack:
         stack.enter_context(located(run=settings.name))
-        stack.enter_context(listening(running))
+        stack.enter_context(listening(totals))
         if watch.lines:
             stack.enter_context(_lines(watch.lines, flow, settings.name))
-        stack.enter_context(_again_and_again(shows, watch.seconds))
+        stack.enter_context(_repeated(shows, watch.seconds))
         yield
 
 
 @contextmanager
 def _lines(place: str, flow: str, run: str) -> Iterator[None]:
     """Write each event as a line of JSON to standard error ("-"), or to RUN.jsonl in a folder."""
-    if place != "-":
-        Path(place).mkdir(parents=True, exist_ok=True)
-    with (
-        nullcontext(sys.stderr)
-        if place == "-"
-        else (Path(place) / f"{run}.jsonl").open("a") as file
-    ):
+    with ExitStack() as stack:
+        if place == "-":
+            file = stack.enter_context(nullcontext(sys.stderr))
+        else:
+            Path(place).mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((Path(place) / f"{run}.jsonl").open("a"))
 
         def write(event: Event) -> None:
-            line = {
-                "time": datetime.now(UTC).isoformat(),
-                "flow": flow,
-                "run": run,
-                **asdict(event),
-            }
-            file.write(json.dumps(line) + "\n")
+            about = {"time": datetime.now(UTC).isoformat(), "flow": flow, "run": run}
+            file.write(json.dumps(about | asdict(event)) + "\n")
             file.flush()
 
-        with listening(_harmless(write)):
-            yield
+        stack.enter_context(listening(_harmless(write)))
+        yield
 
 
 @contextmanager
-def _again_and_again(shows: Sequence[Show], seconds: float) -> Iterator[None]:
-    """Show every so many seconds, and once more at the end, from a thread of its own."""
-    over, harmless = threading.Event(), [_harmless(show) for show in shows]
+def _repeated(shows: Sequence[Show], seconds: float) -> Iterator[None]:
+    """Call `shows` every `seconds` and once at the end, in a thread of their own."""
+    over = threading.Event()
+    harmless = [_harmless(show) for show in shows]
 
-    def go_on() -> None:
+    def repeat() -> None:
         ended = False
         while not ended:
             ended = over.wait(seconds)
             for show in harmless:
                 show()
 
-    thread = threading.Thread(target=copy_context().run, args=(go_on,), name="watch", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(repeat,), name="watch", daemon=True)
     thread.start()
     try:
         yield
@@ -105,21 +101,21 @@ def _again_and_again(shows: Sequence[Show], seconds: float) -> Iterator[None]:
 
 
 def _harmless(action: Callable[P, None]) -> Callable[P, None]:
-    """`action`, of which an error is told once and stops nothing: a server that is away, a disk
-    that is full.
-    """
-    told = False
+    """Return `action` without its errors; the first is logged, such as an unreachable server."""
+    logged = False
 
     def tried(*arguments: P.args, **named: P.kwargs) -> None:
-        nonlocal told
+        nonlocal logged
         try:
             action(*arguments, **named)
         except Exception as error:
-            if not told:
+            if not logged:
                 _logger.warning(
-                    "the run goes on, but cannot be followed: %s: %s", type(error).__name__, error
+                    "the run continues, but its progress cannot be published: %s: %s",
+                    type(error).__name__,
+                    error,
                 )
-            told = True
+            logged = True
 
     return tried
 

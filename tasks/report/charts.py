@@ -1,4 +1,4 @@
-"""A curve as numbers for inline SVG: the points of its line and round ticks for both axes."""
+"""Charts: a curve as numbers for inline SVG, its points and round ticks for both axes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 __all__ = ["HEIGHT", "WIDTH", "Curve", "curve", "round_ticks"]
 
-WIDTH, HEIGHT = 480.0, 190.0  # of the plot, in SVG units; labels stand outside
-_MOST_POINTS = 400  # more could not be told apart
+WIDTH, HEIGHT = 480.0, 190.0  # of the plot, in SVG units; labels are outside
+_MOST_POINTS = 400  # about one per SVG unit
 
 
 @dataclass(frozen=True)
 class Curve:
-    """`points` for an SVG polyline; ticks as (position, text), x from the left, y from the top."""
+    """Points of an SVG polyline, and ticks as (position, text): x from the left, y from the top."""
 
     points: str
     x_ticks: list[tuple[float, str]]
@@ -22,9 +22,9 @@ class Curve:
 
 
 def curve(x: Sequence[float], y: Sequence[float]) -> Curve | None:
-    """A line through the points in order, on axes that begin at 0;
+    """Return a line through points in order, on axes from 0; None with fewer than two finite ones.
 
-    None without two finite points.
+    Values below 0 lie outside the plot.
     """
     finite = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if len(finite) < 2:
@@ -39,7 +39,7 @@ def curve(x: Sequence[float], y: Sequence[float]) -> Curve | None:
 
 
 def round_ticks(greatest: float, most: int) -> list[float]:
-    """Round values from 0 to `greatest`, at most `most` steps of 1, 2 or 5 times a power of ten."""
+    """Return values from 0 to `greatest` in at most `most` steps of 1, 2 or 5 times 10**n."""
     magnitude = 10.0 ** math.floor(math.log10(greatest / most))
     step = next(
         magnitude * m for m in (1, 2, 5, 10) if magnitude * m * most >= greatest * (1 - 1e-9)

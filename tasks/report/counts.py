@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 
 import pandas as pd
 
-__all__ = ["PICKED", "RunCounts", "Counts"]
+__all__ = ["PICKED", "Counts", "RunCounts"]
 
 PICKED = 12  # examples per outcome, reason and class; the page shows as many per outcome
 

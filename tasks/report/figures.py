@@ -93,7 +93,7 @@ def _quality(evaluation: Mapping[str, Any] | None, folder: str) -> Figure:
     if not evaluation:
         return Figure("mIoU", UNKNOWN, "evaluate: not run", source)
     images = as_count(evaluation.get("images", 0))
-    note = f"on {images} images: {evaluation.get('set', 'a held-out set')}"
+    note = f"on {evaluation.get('set', 'a held-out set')} · {images} images"
     return Figure("mIoU", as_percent(evaluation.get("miou")), note, source)
 
 

@@ -1,6 +1,6 @@
-"""Report: one self-contained page a run, made from the store alone.
+"""Page: the report of a run, one self-contained HTML file made from the store alone.
 
-Every figure on the page names the files it was counted from. Equal stores give equal pages.
+Every figure on the page names the files that it was counted from. Equal stores give equal pages.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from prefect import task
 from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
-from tasks.report.artifacts import measure, show
+from tasks.report.artifacts import report_measurements, show
 from tasks.report.charts import HEIGHT, WIDTH, curve
 from tasks.report.counts import PICKED
-from tasks.report.examples import choose, draw_cells, draw_steps
+from tasks.report.examples import choose, draw_cells
 from tasks.report.figures import (
     advice,
     as_count,
@@ -34,19 +34,34 @@ from tasks.report.figures import (
     time_rows,
     training_rate,
 )
-from tasks.report.pictures import Cell, data_uri, encode, strip
+from tasks.report.sheets import Cell, data_uri, encode, strip
+from tasks.report.steps import draw_steps
 from tasks.report.stored_run import StoredRun, read_stored_run
 
 __all__ = ["render", "report", "write_report"]
 
-_STEPS = 8  # examples whose way from attention to label is shown
-_STRIP_BYTES = 40_000  # of one example's pictures at most, so that a page stays under 3 MB
+_STEPS = 8  # examples whose steps from attention to label are shown
+_STRIP_BYTES = 40_000  # at most, for the images of one example, so that a page stays under 3 MB
+
+
+@task(name="report")
+def report(settings: Settings, run: str | None = None) -> str:
+    """Write the report of `run` and show its results in Prefect's UI; return the report's path.
+
+    `run` None is the settings' own.
+    """
+    store = open_store(settings.store)
+    stored = read_stored_run(store, run or settings.name)
+    path = _write(store, stored)
+    report_measurements(stored)
+    show(store, stored, settings.watch.links)
+    return path
 
 
 def write_report(store: Store, run: str) -> str:
-    """Write `runs/<run>/report.html` from what the store holds of the run, and return that path.
+    """Write `runs/<run>/report.html` and return that path.
 
-    A stage that has not run is said to be missing. Raises `MissingError` if there is nothing of the
+    The page names stages that have not run. Raises `MissingError` if the store has nothing of the
     run.
     """
     return _write(store, read_stored_run(store, run))
@@ -59,7 +74,7 @@ def _write(store: Store, stored: StoredRun) -> str:
 
 
 def render(store: Store, stored: StoredRun) -> str:
-    """The page as HTML; pictures are read from the store."""
+    """Return the page as HTML; images are read from the store."""
     unreadable: set[str] = set()
     examples = _examples(store, stored, unreadable)
     damaged = sorted({*stored.damaged, *unreadable})
@@ -84,9 +99,8 @@ def render(store: Store, stored: StoredRun) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -104,11 +118,10 @@ def _template() -> jinja2.Template:
 def _examples(
     store: Store, stored: StoredRun, unreadable: set[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Examples of each kind as mappings of a sample's columns with `src`, a `data:` URI of its
-    pictures.
-    """
+    """Return the examples of each kind, as `_example` describes them."""
     made = stored.counts.picked
-    composed, keep = made["kind"] == "composed", made["keep"]
+    composed = made["kind"] == "composed"
+    keep = made["keep"]
     chosen = {
         "kept": choose(made[~composed & keep.eq(True)], "first", PICKED),
         "rejected": choose(made[~composed & keep.eq(False)], "reason", PICKED),
@@ -132,9 +145,10 @@ def _drawn(
 
 
 def _example(sample: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
-    pictures = strip(cell.tiles)
-    uri = data_uri(encode(pictures, _STRIP_BYTES))
-    return {**sample, "src": uri, "width": pictures.shape[1], "height": pictures.shape[0]}
+    """Return a sample's columns with `src`, a `data:` URI of its images, and their size."""
+    images = strip(cell.tiles)
+    uri = data_uri(encode(images, _STRIP_BYTES))
+    return {**sample, "src": uri, "width": images.shape[1], "height": images.shape[0]}
 
 
 def _training_curve(stored: StoredRun) -> Any:
@@ -143,7 +157,7 @@ def _training_curve(stored: StoredRun) -> Any:
 
 
 def _setting_rows(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Resolved settings, those of the run itself first and then section by section, values as JSON."""
+    """Return the settings by section, values as JSON; those without a section are called "run"."""
     plain = {name: value for name, value in settings.items() if not isinstance(value, dict)}
     sections = {name: value for name, value in settings.items() if isinstance(value, dict)}
     return {
@@ -151,16 +165,3 @@ def _setting_rows(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         for title, values in {"run": plain, **sections}.items()
         if values
     }
-
-
-@task(name="report")
-def report(settings: Settings, run: str | None = None) -> str:
-    """Write the report of `run` (None: the settings' own), and show what it comes to in Prefect's
-    UI.
-    """
-    store = open_store(settings.store)
-    stored = read_stored_run(store, run or settings.name)
-    path = _write(store, stored)
-    measure(stored)
-    show(store, stored, settings.watch.links)
-    return path

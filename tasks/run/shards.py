@@ -99,7 +99,8 @@ class ShardStage:
         """
         path = path or (self.path(job) if self.path else job.path(self.name))
         if (marker := read_marker(job.store, path)) is not None:
-            return marker
+            with Report(self.name, job.name, 0):  # it may have been announced before it was written
+                return marker
         rows = self.rows(job)
         slot = gpu_slot(job.settings.compute) if self.gpu else nullcontext()
         with slot, Report(self.name, job.name, len(rows)) as report:

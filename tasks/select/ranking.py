@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from infra.store import Store
-from tasks.schemas import Bar, Ranking
+from tasks.schemas import Ranking, Threshold
 
 __all__ = ["Scores", "pass_thresholds", "read_ranking"]
 
@@ -48,7 +48,7 @@ class Scores:
             scores = rows["score"].to_numpy(np.float64)
             self._of[str(name)].append((scores, rows["row"].to_numpy(np.int64)))
 
-    def thresholds(self, keep: Keep) -> dict[str, Bar]:
+    def thresholds(self, keep: Keep) -> dict[str, Threshold]:
         """Threshold of each class: score and row of the last sample that stays, ties by row.
 
         Of n samples floor(keep n) stay, but at least one, so that no class vanishes. The count is
@@ -65,14 +65,14 @@ class Scores:
         }
 
 
-def _threshold(keep: Keep, scores: Values, rows: RowNumbers) -> Bar:
+def _threshold(keep: Keep, scores: Values, rows: RowNumbers) -> Threshold:
     order = np.lexsort((rows, -scores))
     if keep == "auto":
         stay = len(scores) - _outliers(scores)
     else:
         stay = max(1, math.floor(Fraction(str(keep)) * len(scores)))
     last = order[stay - 1]
-    return Bar(score=float(scores[last]), row=int(rows[last]))
+    return Threshold(score=float(scores[last]), row=int(rows[last]))
 
 
 def _outliers(scores: Values) -> int:
@@ -84,7 +84,7 @@ def _outliers(scores: Values) -> int:
     return int((below > OUTLIER * deviation).sum()) if deviation > 0 else 0
 
 
-def pass_thresholds(table: pd.DataFrame, thresholds: Mapping[str, Bar]) -> NDArray[np.bool_]:
+def pass_thresholds(table: pd.DataFrame, thresholds: Mapping[str, Threshold]) -> NDArray[np.bool_]:
     """Which samples with `row`, `classes` and `score` reach the thresholds of all their classes.
 
     Samples without classes always do. Raises `ValueError` for a class without a threshold.
@@ -102,7 +102,7 @@ def pass_thresholds(table: pd.DataFrame, thresholds: Mapping[str, Bar]) -> NDArr
     return np.array(passed, np.bool_)
 
 
-def _reaches(score: float, row: int, threshold: Bar) -> bool:
+def _reaches(score: float, row: int, threshold: Threshold) -> bool:
     if score == threshold.score:
         return row <= threshold.row
     return score > threshold.score

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from tasks.run import stages as shards
 from testbed import nights
 
-ROWS = {"synthesize": 8, "refine": 8, "select": 10, "compose": 2}
+ROWS = {"synthesize": 8, "refine": 8, "select": 10, "compose": 2, "publish-shards": 10}
 WORKERS = {"cpu-0", "cpu-1"}
 
 
@@ -92,9 +92,9 @@ def test_what_workers_do_is_counted_by_the_flow(watched: Watched) -> None:
         "segmint_busy_seconds_total"
     ]  # the table's are rounded, and a shard here takes less
     assert {
-        (row["stage"], row["worker"]): row["a second"]
+        (row["stage"], row["worker"]): row["per second"]
         for row in rows
-        if row["a second"] is not None
+        if row["per second"] is not None
     } == {
         key: pytest.approx(done / seconds[key], rel=1e-3, abs=0.01)
         for key, done in units.items()

@@ -33,13 +33,14 @@ def test_a_class_that_one_of_them_lacks_has_no_difference_and_comes_last() -> No
 def test_evaluations_of_different_sets_are_not_compared() -> None:
     with pytest.raises(
         ValueError,
-        match=r"different sets, squares .a{12}. and squares .b{12}.; evaluate both on one",
+        match=r"different sets, squares .a{12}. and squares .b{12}.; evaluate both on one set",
     ):
         comparison(evaluation(0.5), evaluation(0.5, "b" * 64))
 
 
 def test_a_comparison_stays_in_the_store(tmp_path: Path) -> None:
-    store, found = Store.open(str(tmp_path)), (evaluation(0.5, car=0.6), evaluation(0.6, car=0.7))
+    store = Store.open(str(tmp_path))
+    found = evaluation(0.5, car=0.6), evaluation(0.6, car=0.7)
     rows = write_comparison(store, ("old", "new"), found)
     stored = store.read_json("comparisons/old--new-aaaaaaaaaaaaaaaa.json")
     assert stored == {"first": "old", "second": "new", "set": "squares", "rows": rows}

@@ -1,6 +1,4 @@
-"""Metrics reach a real Pushgateway and node_exporter's folder, and nothing that they miss stops a
-run.
-"""
+"""Metrics reach a real Pushgateway and node_exporter's folder; no error in them stops a run."""
 
 from __future__ import annotations
 
@@ -37,18 +35,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def figures(run: str, units: int) -> Figures:
     running = RunningTotals()
-    running(
-        Event(
-            "refine",
-            units,
-            "00000",
-            units,
-            8,
-            seconds=2.0,
-            resources={"disk_free_bytes": 5e9},
-            worker="one",
-        )
-    )
+    disk = {"disk_free_bytes": 5e9}
+    running(Event("refine", units, "00000", units, 8, seconds=2.0, resources=disk, worker="one"))
     running(Event("report", values={"keep_ratio": {"car": 0.75}, "rejected_samples": {"area": 2}}))
     return Figures("nightly", run, running.totals)
 
@@ -61,7 +49,8 @@ def scraped(gateway: str) -> set[str]:
 def test_a_gateway_holds_the_last_run_of_each_flow(gateway: str) -> None:
     send(figures("monday", 4), "nightly", gateway)
     send(figures("tuesday", 6), "nightly", gateway)
-    lines, of = scraped(gateway), 'flow="nightly",instance="",job="segmint"'
+    lines = scraped(gateway)
+    of = 'flow="nightly",instance="",job="segmint"'
     assert f'segmint_units_total{{{of},stage="refine",worker="one"}} 6' in lines
     assert f'segmint_keep_ratio{{class="car",{of}}} 0.75' in lines
     assert f'segmint_rejected_samples{{{of},reason="area"}} 2' in lines
@@ -71,7 +60,7 @@ def test_a_gateway_holds_the_last_run_of_each_flow(gateway: str) -> None:
     ]
 
 
-def test_node_exporter_s_folder_has_one_file_a_flow(tmp_path: Path) -> None:
+def test_node_exporters_folder_has_one_file_per_flow(tmp_path: Path) -> None:
     send(figures("monday", 4), "nightly", str(tmp_path / "textfile"))
     send(figures("tuesday", 6), "nightly", str(tmp_path / "textfile"))
     (file,) = (tmp_path / "textfile").iterdir()
@@ -79,7 +68,7 @@ def test_node_exporter_s_folder_has_one_file_a_flow(tmp_path: Path) -> None:
     assert 'segmint_units_total{flow="nightly",stage="refine",worker="one"} 6.0' in file.read_text()
 
 
-def test_a_gateway_that_is_away_is_told_once_and_stops_nothing(
+def test_an_unreachable_gateway_is_logged_once_and_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     away = f"http://127.0.0.1:{free_ports(1)[0]}"
@@ -89,11 +78,11 @@ def test_a_gateway_that_is_away_is_told_once_and_stops_nothing(
             report(1)
         wait_until(lambda: caplog.records, 10.0)
     (record,) = caplog.records
-    assert "the run goes on, but cannot be followed" in record.getMessage()
+    assert "the run continues, but its progress cannot be published" in record.getMessage()
     assert record.run == "nightly"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("place", ["http://me:secret@gateway:9091", "ftp://gateway", ""])
 def test_a_place_for_metrics_is_a_folder_or_a_gateway_without_a_password(place: str) -> None:
-    with pytest.raises(SettingsError, match=r"watch\.metrics .*should be: Where Prometheus finds"):
+    with pytest.raises(SettingsError, match=r"watch\.metrics .*should be: Target of metrics: http"):
         Settings(watch={"metrics": place})

@@ -1,21 +1,24 @@
-"""What events add up to: progress that moves within a shard, whatever is done again, fails or was
-done before.
-"""
+"""What events add up to: progress within shards, failures, repetitions and finished shards."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from tasks.monitor.totals import Stage, RunningTotals
+from infra.settings import Settings
+from infra.store import Store
+from tasks.monitor.totals import RunningTotals, StageProgress
 from tasks.run import progress
 from tasks.run.progress import Event, Report, announce, give_up, listening
+from tasks.run.shards import Made, ShardJob, ShardStage
 
 
-def after(events: Iterable[Event], seconds: float = 10.0) -> Stage:
-    """How far `refine` is after these events, which come every so many seconds."""
+def after(events: Iterable[Event], seconds: float = 10.0) -> StageProgress:
+    """Return the progress of `refine` after these events, one every `seconds`."""
     times = iter(range(1000))
     running = RunningTotals(lambda: next(times) * seconds)
     for event in events:
@@ -38,12 +41,12 @@ WAITED = Event("refine", awaited=("0", "1"))
 def test_progress_moves_within_a_shard_and_time_left_follows_it() -> None:
     stage = after([WAITED, shard("0", 0), shard("0", 2)])
     assert (stage.share, stage.rate, stage.left) == (0.25, 0.2, 30.0)
-    assert stage.told == "25 % · 30.0 s left · 0.2/s · 0 of 2 shards, 2 done"
+    assert stage.summary == "25 % · 30.0 s left · 0.2/s · 0 of 2 shards, 2 done"
 
 
 def test_a_stage_that_has_not_begun_knows_no_rate() -> None:
     stage = after([WAITED])
-    assert (stage.share, stage.rate, stage.left, stage.told) == (
+    assert (stage.share, stage.rate, stage.left, stage.summary) == (
         0,
         None,
         None,
@@ -52,15 +55,11 @@ def test_a_stage_that_has_not_begun_knows_no_rate() -> None:
 
 
 def test_a_shard_with_fewer_units_than_others_counts_as_a_whole_one() -> None:
-    assert (
-        after(
-            [WAITED, shard("0", 4), shard("0", 4, ended=True), shard("1", 0, 0, ended=True)]
-        ).share
-        == 1
-    )
+    ended = [shard("0", 4), shard("0", 4, ended=True), shard("1", 0, 0, ended=True)]
+    assert after([WAITED, *ended]).share == 1
 
 
-def test_what_failed_is_over_and_what_is_announced_again_is_not() -> None:
+def test_a_failed_shard_is_over_until_it_is_announced_again() -> None:
     given_up = [
         WAITED,
         shard("0", 4, ended=True),
@@ -74,15 +73,15 @@ def test_what_failed_is_over_and_what_is_announced_again_is_not() -> None:
     assert after([*given_up, Event("refine", awaited=("1",)), shard("1", 4, ended=True)]).share == 1
 
 
-def test_a_shard_whose_worker_died_begins_anew() -> None:
+def test_a_shard_whose_worker_died_starts_at_zero() -> None:
     assert after([WAITED, shard("0", 3), shard("0", 0)]).share == 0
 
 
-def test_a_single_task_tells_its_units() -> None:
+def test_a_single_task_counts_its_units() -> None:
     stage = after(
         [Event("refine", 50, "version", 50, 200), Event("refine", 50, "version", 100, 200)]
     )
-    assert stage.told == "50 % · 10.0 s left · 10.0/s · 100 of 200"
+    assert stage.summary == "50 % · 10.0 s left · 10.0/s · 100 of 200"
 
 
 def test_work_is_added_up_by_worker() -> None:
@@ -96,10 +95,8 @@ def test_work_is_added_up_by_worker() -> None:
     }
 
 
-def test_a_report_tells_of_its_task_from_begin_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        progress, "_looked", -math.inf
-    )  # whatever reported before did not look at the machine just now
+def test_a_report_follows_its_task_from_begin_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_measured_at", -math.inf)  # the machine is measured at once
     running = RunningTotals()
     with listening(running):
         announce("refine", ["00000", "00001"])
@@ -116,3 +113,23 @@ def test_a_report_tells_of_its_task_from_begin_to_end(monkeypatch: pytest.Monkey
     assert (halfway.share, unfinished.share) == (0.375, 0.5)
     assert (end.over, end.failures) == (True, 1)
     assert min(found["disk_free_bytes"] for found in running.totals().resources.values()) > 0
+
+
+def test_a_published_shard_brings_its_stage_to_its_end(tmp_path: Path) -> None:
+    job = ShardJob(Store.open(str(tmp_path)), Settings(name="night"), 0)
+    table = pd.DataFrame({"row": [0], "id": ["00000000"]})
+    made = Made({}, table, {})
+    stage = ShardStage("publish-shards", lambda *_: made, lambda _: table, path_of, False)
+    running = RunningTotals()
+    with listening(running):
+        for _ in range(2):  # the second time, the shard is in the store already
+            announce("publish-shards", [job.name])
+            waiting = running.stage("publish-shards")
+            stage.finish(job)
+            end = running.stage("publish-shards")
+            assert waiting and end
+            assert (waiting.share, end.share, end.over) == (0, 1, True)
+
+
+def path_of(job: ShardJob) -> str:
+    return f"versions/night/data/{job.name}"

@@ -1,4 +1,4 @@
-"""The report: a page from whatever a run has left in the store, be it everything, a part or damage."""
+"""The report of runs in every state: finished, unfinished and damaged."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_finished_run_shows_every_section_and_its_figures(page: str) -> None:
     ):
         assert expected.replace(" ", "") in re.sub(r"\s", "", text)
     assert "not run" not in text
-    assert page.count("<polyline") == 1 and "31 images a second" in text
+    assert page.count("<polyline") == 1 and "31 images per second" in text
 
 
 def test_the_steps_from_attention_to_label_are_shown(night: Night, page: str) -> None:
@@ -358,6 +358,32 @@ def test_times_are_the_markers_own(finished: Night) -> None:
     assert rows["synthesize"]["seconds"] == pytest.approx(2.5 + 3.5 + 4.5)
     assert rows["synthesize"]["rate"] == pytest.approx(24 / 10.5)
     assert rows["compose"]["shards"] == rows["compose"]["planned"] == 1
+
+
+def test_the_time_table_has_the_stages_of_noise_learning(night: Night) -> None:
+    night.settings = Settings(name=RUN, _flags=["select.folds=2", "compose.images=4"])
+    night.all_stages()
+    table = night.table[:8][["row", "id"]]
+    for stage, seconds in (("screen", 1.5), ("hold-out", 4.0)):
+        write_shard(night.store, f"runs/{RUN}/{stage}/00000", {}, table, seconds=seconds)
+    version = read_stored_run(night.store, RUN).version
+    network = {"seconds": 20.0, "recipe": {"steps": 10, "batch_size": 4}}
+    night.store.write_json(f"checkpoints/{version}-fold-0/meta.json", network)
+    rows = {row["stage"]: row for row in time_rows(read_stored_run(night.store, RUN))}
+    names = ["synthesize", "refine", "screen", "learn-fold", "hold-out", "select", "compose"]
+    assert list(rows) == names
+    assert (rows["screen"]["seconds"], rows["hold-out"]["seconds"]) == (1.5, 4.0)
+    assert (rows["screen"]["shards"], rows["screen"]["planned"]) == (1, 3)
+    trained = rows["learn-fold"]
+    assert (trained["shards"], trained["planned"], trained["rows"]) == (1, 2, 40)
+    assert (trained["seconds"], trained["rate"]) == (20.0, 2.0)
+    missing = next(text for text, _ in advice(read_stored_run(night.store, RUN)))
+    assert missing.startswith("Unfinished: screen, learn-fold, hold-out.")
+
+
+def test_stages_that_a_run_does_not_have_are_not_in_the_time_table(finished: Night) -> None:
+    rows = [row["stage"] for row in time_rows(read_stored_run(finished.store, RUN))]
+    assert rows == ["synthesize", "refine", "select", "compose"]
 
 
 def test_secrets_are_not_on_the_page(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:

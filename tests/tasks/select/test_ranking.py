@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.schemas import Bar
+from tasks.schemas import Threshold
 from tasks.select.ranking import Scores, pass_thresholds
 
 
@@ -103,4 +103,4 @@ def test_a_share_outside_its_range_is_refused() -> None:
 
 def test_a_class_that_was_not_ranked_is_named() -> None:
     with pytest.raises(ValueError, match=r"no threshold for tree; delete ranking\.json"):
-        pass_thresholds(run_of([0.5], [["car", "tree"]]), {"car": Bar(score=0.1, row=3)})
+        pass_thresholds(run_of([0.5], [["car", "tree"]]), {"car": Threshold(score=0.1, row=3)})
