@@ -28,7 +28,7 @@ class Material:
         self._suitable: dict[frozenset[str], Ints] = {}
 
     def collect(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """The generated rows, unchanged. `scenes` needs all of them to have been yielded before."""
+        """The generated rows, unchanged. `scenes` needs all of them to be yielded first."""
         for row in rows:
             if not row.classes:
                 self._worded.append(self._known.setdefault(f"{row.background}\n{row.prompt}", row))
@@ -48,7 +48,9 @@ class Material:
         classes_of = distinct_classes(rng, count, available, self._vocabulary)
         for classes, draws in random_numbers(rng, classes_of):
             entries = [self._vocabulary.classes[index] for index in classes]
-            names = frozenset(background.name for background in self._vocabulary.grounds(entries))
+            names = frozenset(
+                background.name for background in self._vocabulary.backgrounds_of(entries)
+            )
             background = _drawn(self._suitable_for(names), draws)
             objects = [_drawn(self._objects[index], draws) for index in classes]
             sources = [int(self._backgrounds[background]), *objects]

@@ -134,7 +134,7 @@ def word_rows(
     @cache
     def found(*classes: int) -> tuple[Sequence[ClassEntry], Sequence[Background]]:
         entries = [vocabulary.classes[index] for index in classes]
-        return entries, vocabulary.grounds(entries)
+        return entries, vocabulary.backgrounds_of(entries)
 
     for classes, draws in numbers:
         yield _word_row(vocabulary, *found(*classes), draws)

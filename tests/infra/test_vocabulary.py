@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_classes_meet_where_both_are_found_and_neither_avoids_the_other(tmp_path
     assert not pets.apart[cat, plant]
     assert pets.found_on[dog].tolist() == [True, False]
     assert pets.found_on[plant].tolist() == [True, True]
-    assert not pets.grounds([pets.classes[dog], pets.classes[vase]])
+    assert not pets.backgrounds_of([pets.classes[dog], pets.classes[vase]])
 
 
 def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
         (
             ["classes", 1, "synonyms"],
             ["cat basket"],
-            "class word 'cat' stands in 'cat basket'; reword it",
+            "class word 'cat' is part of 'cat basket'; reword it",
         ),
         (["classes", 0, "plurals"], ["cats"], "1 plurals for 2 synonyms"),
         (["classes", 0, "name"], "", r"classes.0.name = ''"),
@@ -134,15 +135,15 @@ def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
         (
             ["classes", 0, "avoid"],
             ["grass"],
-            "class 'cat' avoids 'grass', which stands in 'grass'; drop one of them",
+            "class 'cat' avoids 'grass', which is part of 'grass'; drop one of them",
         ),
         (["classes", 0, "subclasses"], {"tabby": 0}, r"subclasses.tabby = 0: .*greater than 0"),
-        (["classes", 1, "subclasses"], {"cat grass": 1}, "class word 'cat' stands in 'cat grass'"),
+        (["classes", 1, "subclasses"], {"cat grass": 1}, "class word 'cat' is part of 'cat grass'"),
         (["clases"], [], "unknown field 'clases'; did you mean 'classes'"),
         (
             ["backgrounds", 0, "synonyms"],
             ["a lawn with a cat"],
-            "class word 'cat' stands in 'a lawn with a cat'",
+            "class word 'cat' is part of 'a lawn with a cat'",
         ),
         (["templates"], ["a photo of {objects}"], "needs {objects} and {background} once each"),
         (
@@ -150,7 +151,7 @@ def test_what_is_left_out_has_a_plain_default(tmp_path: Path) -> None:
             ["{objects} on {background} in {colour}"],
             "needs {objects} and {background} once each",
         ),
-        (["templates"], ["{objects} beside a cat on {background}"], "class word 'cat' stands in"),
+        (["templates"], ["{objects} beside a cat on {background}"], "class word 'cat' is part of"),
     ],
 )
 def test_what_would_spoil_labels_is_refused(
@@ -205,3 +206,19 @@ def test_a_word_is_found_only_whole() -> None:
     assert has_word("A Potted Plant, on grass", "potted plant")
     assert not has_word("two cats on grass", "cat")
     assert has_word("a café-au-lait mug", "café-au-lait")
+
+
+def test_the_world_s_vocabulary_is_what_the_embedded_model_draws_and_was_trained_on() -> None:
+    project = Path(__file__).parents[2]
+    drawn = (project / "models/embedded/data/world.json").read_bytes()
+    assert (project / "infra/vocabularies/world.json").read_bytes() == drawn
+
+
+def test_infra_imports_no_other_room_and_reads_no_file_of_one() -> None:
+    folder = Path(__file__).parents[2] / "infra"
+    for file in folder.rglob("*.py"):
+        source = file.read_text()
+        for room in ("models", "tasks", "flows", "segmint"):
+            assert not re.search(rf"^\s*(from|import) {room}\b", source, re.M), (file, room)
+        for room in ("models", "tasks", "flows"):
+            assert f'"{room}' not in source, (file, room)
