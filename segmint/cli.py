@@ -27,7 +27,9 @@ ENVIRONMENT = {
 }
 # Without these, the libraries' logs would bury our own messages.
 QUIET = {
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # it logs tracebacks of errors that we report ourselves
+    # Prefect logs tracebacks of errors that we report ourselves, and its server those of its stop.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "TRANSFORMERS_VERBOSITY": "error",  # it misses torchvision, which nothing here needs
     "DASK_LOGGING__DISTRIBUTED": "critical",  # it logs the start and end of every worker
 }
