@@ -1,9 +1,9 @@
-"""Claims of the recorder: pictures identical, time and peak memory at most 1.05 times those without
-it.
+"""What does the attention recorder cost? Images must be identical with it, and time and peak memory
+at most 1.05 times those without it.
 
 Two models: the embedded one, and a U-Net of Stable Diffusion 1.5's shape with random weights, whose
-pictures mean nothing and whose sums are as long. Times are of interleaved calls in one process,
-peaks of a process a call.
+images mean nothing but take as much computation. Times are of interleaved calls in one process;
+each peak is of a process of its own.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,28 +31,36 @@ from models.generators import load_pipeline, resolve_device, resolve_dtype
 Model = Literal["embedded", "SD-1.5-shaped"]
 Mode = Literal["off", "on", "on with self-attention"]
 
-PROMPT, PHRASES = "a small red car and two trees on wet sand", ["car", "trees"]
-# size → model → pictures a call, steps, timed pairs, processes for the peak
-PLAN: dict[Size, dict[Model, tuple[int, int, int, int]]] = {
-    "quick": {"embedded": (2, 2, 2, 1), "SD-1.5-shaped": (1, 1, 1, 1)},
-    "default": {"embedded": (8, 10, 15, 3), "SD-1.5-shaped": (1, 2, 7, 2)},
-    "full": {"embedded": (16, 25, 15, 3), "SD-1.5-shaped": (4, 20, 15, 3)},
+PROMPT = "a small red car and two trees on wet sand"
+PHRASES = ["car", "trees"]
+
+
+class Amount(NamedTuple):
+    """How much is measured of a model."""
+
+    images: int  # per call
+    steps: int
+    pairs: int  # timed calls
+    processes: int  # for the peak
+
+
+PLAN: dict[Size, dict[Model, Amount]] = {
+    "quick": {"embedded": Amount(2, 2, 2, 1), "SD-1.5-shaped": Amount(1, 1, 1, 1)},
+    "default": {"embedded": Amount(8, 10, 15, 3), "SD-1.5-shaped": Amount(1, 2, 7, 2)},
+    "full": {"embedded": Amount(16, 25, 15, 3), "SD-1.5-shaped": Amount(4, 20, 15, 3)},
 }
 
 
 def build_sd15() -> Any:
-    """Random weights in the shape of Stable Diffusion 1.5's U-Net (860 M); text encoder and decoder
-    are stand-ins.
+    """Return a pipeline with a U-Net of Stable Diffusion 1.5's shape and random weights (860 M).
+
+    Text encoder and decoder are small substitutes.
     """
     torch.manual_seed(0)
     device = resolve_device("auto")
     letters = [*string.ascii_lowercase, "<|startoftext|>", "<|endoftext|>"]
-    vocab = {
-        token: i
-        for i, token in enumerate(
-            [*letters, *(letter + "</w>" for letter in string.ascii_lowercase)]
-        )
-    }
+    tokens = [*letters, *(letter + "</w>" for letter in string.ascii_lowercase)]
+    vocab = {token: number for number, token in enumerate(tokens)}
     text = CLIPTextConfig(
         vocab_size=len(vocab),
         hidden_size=768,
@@ -61,9 +69,8 @@ def build_sd15() -> Any:
         eos_token_id=27,
     )
     pipeline: Any = StableDiffusionPipeline(
-        unet=UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=768
-        ).eval(),  # the rest are diffusers' defaults
+        # the rest are diffusers' defaults
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval(),
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32,) * 4
         ),
@@ -79,21 +86,16 @@ def build_sd15() -> Any:
 
 
 def open_model(model: Model) -> Any:
-    """The pipeline, on the best device there is."""
+    """Return the pipeline, on the best available device."""
     return load_pipeline("embedded") if model == "embedded" else build_sd15()
 
 
-def sample(pipeline: Any, mode: Mode, pictures: int, steps: int) -> tuple[np.ndarray, float]:
-    """Latents of one guided call, and its seconds."""
-    prompts = [PROMPT] * pictures
-    phrases, also_self = [PHRASES] * pictures, mode == "on with self-attention"
-    generators = [torch.Generator().manual_seed(seed) for seed in range(pictures)]
+def sample(pipeline: Any, mode: Mode, images: int, steps: int) -> tuple[np.ndarray, float]:
+    """Return the latents of one guided call, and its seconds."""
+    prompts = [PROMPT] * images
+    generators = [torch.Generator().manual_seed(seed) for seed in range(images)]
     start = time.perf_counter()
-    with (
-        nullcontext()
-        if mode == "off"
-        else AttentionRecorder(pipeline, prompts, phrases, self_attention=also_self)
-    ):
+    with recorder(pipeline, mode, prompts):
         latents = pipeline(
             prompts, num_inference_steps=steps, generator=generators, output_type="latent"
         ).images
@@ -101,35 +103,42 @@ def sample(pipeline: Any, mode: Mode, pictures: int, steps: int) -> tuple[np.nda
     return made, time.perf_counter() - start
 
 
-def print_peak(model: Model, mode: Mode, pictures: int, steps: int) -> None:
-    """For a process of its own: sample once and print the most bytes it ever held, on the GPU if
-    there is one.
+def recorder(pipeline: Any, mode: Mode, prompts: list[str]) -> AbstractContextManager[Any]:
+    if mode == "off":
+        return nullcontext()
+    also_self = mode == "on with self-attention"
+    return AttentionRecorder(pipeline, prompts, [PHRASES] * len(prompts), self_attention=also_self)
+
+
+def print_peak(model: Model, mode: Mode, images: int, steps: int) -> None:
+    """Sample once in a process of its own, and print its peak memory in bytes.
+
+    The memory is that of the GPU if there is one.
     """
-    sample(open_model(model), mode, pictures, steps)
-    on_gpu = torch.cuda.is_available()
-    print(
-        torch.cuda.max_memory_allocated()
-        if on_gpu
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    sample(open_model(model), mode, images, steps)
+    if torch.cuda.is_available():
+        print(torch.cuda.max_memory_allocated())
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def peak(model: Model, mode: Mode, pictures: int, steps: int) -> int:
-    """Bytes that `print_peak` printed."""
-    code = f"from benchmarks.attention import print_peak; print_peak({model!r}, {mode!r}, {pictures}, {steps})"
-    out = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    return int(out.split()[-1])
+def peak(model: Model, mode: Mode, images: int, steps: int) -> int:
+    """Return the bytes that `print_peak` prints in a new process."""
+    call = f"print_peak({model!r}, {mode!r}, {images}, {steps})"
+    code = f"from benchmarks.attention import print_peak; {call}"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout.split()[-1])
 
 
-def compare(pipeline: Any, turn: int, pictures: int, steps: int) -> dict[str, float]:
-    """Seconds in each mode, one after the other in an order that turns, and whether all latents
-    were the same.
+def compare(pipeline: Any, turn: int, images: int, steps: int) -> dict[str, float]:
+    """Return the seconds in each mode, and as "same" whether all latents are equal.
+
+    The modes run one after the other; the first of them changes with `turn`.
     """
     modes: list[Mode] = ["off", "on", "on with self-attention"]
     modes = modes[turn % 3 :] + modes[: turn % 3]
-    made = {mode: sample(pipeline, mode, pictures, steps) for mode in modes}
+    made = {mode: sample(pipeline, mode, images, steps) for mode in modes}
     same = all(
         np.array_equal(made["off"][0], latents) and latents.std() > 0
         for latents, _ in made.values()
@@ -138,9 +147,7 @@ def compare(pipeline: Any, turn: int, pictures: int, steps: int) -> dict[str, fl
 
 
 class Log:
-    """Finished measurements, kept in a file so that a stopped benchmark goes on; forgotten once all
-    are there.
-    """
+    """Finished measurements in a file, from which a stopped benchmark resumes."""
 
     def __init__(self, size: Size) -> None:
         self.path = CACHE / f"attention-{size}.json"
@@ -149,7 +156,7 @@ class Log:
         )
 
     def repeat(self, key: str, count: int, measure: Callable[[int], Any]) -> list[Any]:
-        """`measure(0)` … `measure(count - 1)`, less those of an earlier, stopped run."""
+        """Return `measure(0)` … `measure(count - 1)`; those of a stopped run are not repeated."""
         results = self.found.setdefault(key, [])
         for turn in range(len(results), count):
             results.append(measure(turn))
@@ -160,26 +167,24 @@ class Log:
 
 
 def claims_of(model: Model, size: Size, log: Log) -> list[Claim]:
-    pictures, steps, pairs, processes = PLAN[size][model]
+    images, steps, pairs, processes = PLAN[size][model]
     modes: tuple[Mode, Mode] = ("off", "on")
     peaks = log.repeat(
         f"{model}, peak bytes",
         processes,
-        lambda _: {mode: peak(model, mode, pictures, steps) for mode in modes},
+        lambda _: {mode: peak(model, mode, images, steps) for mode in modes},
     )
     pipeline = open_model(model)
-    sample(pipeline, "on", pictures, 1)  # warms up
+    sample(pipeline, "on", images, 1)  # warms up
     timed = log.repeat(
-        f"{model}, seconds", pairs, lambda turn: compare(pipeline, turn, pictures, steps)
+        f"{model}, seconds", pairs, lambda turn: compare(pipeline, turn, images, steps)
     )
     seconds = {mode: median(each[mode] for each in timed) for mode in timed[0]}
     bytes_held = {mode: median(each[mode] for each in peaks) for mode in modes}
     extra = seconds["on with self-attention"] / seconds["off"]
-    print(
-        f"{model}: {seconds['off']:.2f} s without recorder; with self-attention as well {extra:.3f} times that"
-    )
+    print(f"{model}: {seconds['off']:.2f} s without recorder, with self-attention x {extra:.3f}")
     return [
-        Claim(f"{model}: pictures identical", min(each["same"] for each in timed), "== 1"),
+        Claim(f"{model}: images identical", min(each["same"] for each in timed), "== 1"),
         Claim(f"{model}: time, on / off", seconds["on"] / seconds["off"], "<= 1.05"),
         Claim(f"{model}: peak memory, on / off", bytes_held["on"] / bytes_held["off"], "<= 1.05"),
     ]

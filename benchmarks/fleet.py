@@ -1,6 +1,4 @@
-"""Servers, and processes of their own, for benchmarks that measure what surrounds the work of a
-shard.
-"""
+"""Servers and separate processes, for benchmarks of what surrounds the work of a shard."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ __all__ = ["in_process", "peak", "servers"]
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Prefect]:
-    """Prefect's server on PostgreSQL."""
+    """Start Prefect's server on PostgreSQL."""
     for name in ("postgres", "prefect"):
         (folder / name).mkdir()
     database = Postgres(folder / "postgres")
@@ -39,8 +37,9 @@ def servers(folder: Path) -> Iterator[Prefect]:
 def in_process(
     module: str, *words: object, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What `python -m benchmarks.MODULE WORDS` prints last, as JSON: its time and memory are apart
-    from ours.
+    """Run `python -m benchmarks.MODULE WORDS` and return its last line, parsed as JSON.
+
+    The process has its own memory, so its peak can be measured.
     """
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, words)]
     chosen = {**os.environ, **(environment or {})}
@@ -50,5 +49,5 @@ def in_process(
 
 
 def peak() -> float:
-    """The most memory that this process has had, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""Does the embedded generator draw what its prompts say, and more than what it was shown?"""
+"""Does the embedded generator draw what its prompts say, and more than its training images?"""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from models.embedded import world
 from models.embedded.oracle import Oracle, load_oracle
 from models.metrics import class_iou, confusion_matrix, mean_iou
 
-LEAST_AREA = 0.02  # a class counts as shown from this share of the image on
-TRAINING_IMAGES = 50_000  # seeds 0 … that the shipped weights were trained on
+LEAST_AREA = 0.02  # smallest share of the image at which a class counts as shown
+TRAINING_IMAGES = 50_000  # compared with, of those that the shipped weights were trained on
 _PROMPTS = {"quick": 20, "default": 500, "full": 2000}
 
 
 def main(size: Size) -> list[Claim]:
     oracle, made = load_oracle(), night(size)
     counts = made.table["classes"].map(len)
-    one, two = (made.table[counts == n].head(_PROMPTS[size]) for n in (1, 2))
-    images = {n: made.read("synthesize", "image", rows) for n, rows in ((1, one), (2, two))}
+    rows = {n: made.table[counts == n].head(_PROMPTS[size]) for n in (1, 2)}
+    images = {n: made.read("synthesize", "image", some) for n, some in rows.items()}
     seen = {n: oracle.see(stack) for n, stack in images.items()}
-    grounds = [
-        name == real
-        for n, rows in ((1, one), (2, two))
-        for name, real in zip(seen[n].grounds, rows["background"], strict=True)
+    backgrounds = [
+        name == planned
+        for n, some in rows.items()
+        for name, planned in zip(seen[n].grounds, some["background"], strict=True)
     ]
     return [
         Claim("oracle on held-out truth, mIoU", oracle_miou(oracle, _PROMPTS[size]), ">= 0.97"),
         Claim(
-            "one-object prompts: named class and no other", shown(seen[1].labels, one), ">= 0.95"
+            "one-object prompts: named class and no other",
+            shown(seen[1].labels, rows[1]),
+            ">= 0.95",
         ),
-        Claim("two-object prompts: both and nothing else", shown(seen[2].labels, two), ">= 0.85"),
-        Claim("named background", float(np.mean(grounds)), ">= 0.95"),
+        Claim(
+            "two-object prompts: both and nothing else", shown(seen[2].labels, rows[2]), ">= 0.85"
+        ),
+        Claim("named background", float(np.mean(backgrounds)), ">= 0.95"),
         Claim(
             "variety: nearest training image, relative to held-out drawings",
             variety(images[1], size),
@@ -45,59 +49,52 @@ def main(size: Size) -> list[Claim]:
 
 
 def oracle_miou(oracle: Oracle, count: int) -> float:
-    """Mean IoU over ground and classes on held-out drawings."""
+    """Return the mean IoU over background and classes on held-out drawings."""
     drawings = [world.draw(world.HELD_OUT + i) for i in range(count)]
     seen = oracle.see(np.stack([d.image for d in drawings])).labels
     truth = np.stack([d.label for d in drawings])
-    return mean_iou(
-        class_iou(confusion_matrix(seen, truth, 1 + len(world.vocabulary()["classes"])))
-    )
+    labels = 1 + len(world.vocabulary()["classes"])
+    return mean_iou(class_iou(confusion_matrix(seen, truth, labels)))
 
 
 def shown(labels: NDArray[np.uint8], rows: pd.DataFrame) -> float:
-    """Share of pictures in which the named classes, and no others, cover at least `LEAST_AREA`;
-    prints it by class.
+    """Return the share of images in which exactly the named classes cover `LEAST_AREA` or more.
+
+    For prompts of one class, the share of each class is printed.
     """
     ids = {c["name"]: c["id"] for c in world.vocabulary()["classes"]}
     right = []
     for label, names in zip(labels, rows["classes"], strict=True):
         areas = np.bincount(label.ravel(), minlength=max(ids.values()) + 1)[1:] / label.size
         right.append(set(np.flatnonzero(areas >= LEAST_AREA) + 1) == {ids[name] for name in names})
-    by_class = (
-        pd.Series(right, rows["classes"].map("+".join)).groupby(level=0).mean()
-        if max(map(len, rows["classes"])) == 1
-        else {}
-    )
-    print(*(f"  {name}: {share:.2f}" for name, share in dict(by_class).items()), sep="\n")
+    if max(map(len, rows["classes"])) == 1:
+        by_class = pd.Series(right, rows["classes"].map("+".join)).groupby(level=0).mean()
+        print(*(f"  {name}: {share:.2f}" for name, share in by_class.items()), sep="\n")
     return float(np.mean(right))
 
 
 def variety(images: NDArray[np.uint8], size: Size) -> float:
-    """Mean distance of generated pictures to the nearest training picture, over that of one-object
-    held-out drawings.
+    """Return the mean distance of generated images to the nearest training image, over that of
+    held-out drawings of one object.
 
-    Distance is Euclidean between 16×16 thumbnails, where a copied scene is near 0 and texture and
-    noise do not count.
+    The distance is Euclidean between 16×16 thumbnails, where a copied scene is near 0 and texture
+    and noise do not count.
     """
-    training = _thumbnails(
-        np.stack([world.draw(s).image for s in range(2000 if size == "quick" else TRAINING_IMAGES)])
-    )
+    count = 2000 if size == "quick" else TRAINING_IMAGES
+    training = _thumbnails(np.stack([world.draw(seed).image for seed in range(count)]))
     names = [c["name"] for c in world.vocabulary()["classes"]]
-    rngs = [np.random.default_rng(world.HELD_OUT + i) for i in range(len(images))]
-    drawn = [
-        world.draw_scene(world.sample_scene(r, [names[i % len(names)]])).image
-        for i, r in enumerate(rngs)
-    ]
+    drawn = []
+    for index in range(len(images)):
+        rng = np.random.default_rng(world.HELD_OUT + index)
+        scene = world.sample_scene(rng, [names[index % len(names)]])
+        drawn.append(world.draw_scene(scene).image)
     nearest = [cdist(_thumbnails(x), training).min(1).mean() for x in (images, np.stack(drawn))]
     return float(nearest[0] / nearest[1])
 
 
 def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return (
-        images.reshape(len(images), 16, 8, 16, 8, 3)
-        .mean((2, 4), dtype=np.float32)
-        .reshape(len(images), -1)
-    )
+    cells = images.reshape(len(images), 16, 8, 16, 8, 3)
+    return cells.mean((2, 4), dtype=np.float32).reshape(len(images), -1)
 
 
 if __name__ == "__main__":

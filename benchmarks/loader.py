@@ -21,7 +21,7 @@ from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.store import bucket, scenes
 from benchmarks.trainings import InMemory, recipe_for
 from infra.store import SegmentationDataset, Store, publish_version, write_shard
-from models.segmenters import TrainingRecipe, train_segmenter
+from models.segmenters import Execution, TrainingRecipe, train_segmenter
 from tasks.train.train import KEPT
 
 CLASSES = ("background", *(f"disc {number}" for number in range(1, 11)))
@@ -106,7 +106,8 @@ def step_seconds(
 ) -> list[float]:
     """Train, and return times per step in seconds, each the mean of `EVERY`."""
     rows: list[dict[str, float]] = []
-    train_segmenter(samples, CLASSES, recipe, workers=workers, progress=rows.append, every=EVERY)
+    execution = Execution(workers=workers, progress=rows.append, every=EVERY)
+    train_segmenter(samples, CLASSES, recipe, execution)
     left_out = 0 if size == "quick" else LEFT_OUT
     return [recipe.batch_size / row["images_per_second"] for row in rows[left_out:]]
 

@@ -1,12 +1,17 @@
-"""What ten million planned samples, and a store of a thousand versions, cost whoever needs a little
-of them.
+"""What do ten million planned samples cost, and a store of a thousand versions, where only a few of
+them are needed?
 
-Seconds, bytes and memory to plan them; for a shard's task, and for a scene's, to read its rows; for
-the report, and noise learning's ranking, to go through a finished night of a tenth of them; to list
-versions; to open a version of ten thousand shards; and for the garbage collection to look through
-it all. Each is measured in a process of its own, on a folder. Memory is what was taken beyond that
-after imports. Versions are manifests whose shards are names alone: nobody may look at them; the
-finished night's shards have their tables, and no arrays.
+Measured are seconds, bytes read and memory:
+
+- to plan the samples;
+- for a shard's task to read its rows, and for a process that makes scenes to read its own;
+- for the report, and for the ranking of noise learning, on a finished run of a tenth of them;
+- to list the versions, and to open one of ten thousand shards;
+- for the garbage collection to search everything.
+
+Each is measured in a process of its own, on a folder. Memory is what is taken beyond the imports.
+The versions are manifests; their shards do not exist, so nothing may read them. The finished run's
+shards have tables and no arrays.
 """
 
 from __future__ import annotations
@@ -41,62 +46,64 @@ from tasks.select.ranking import read_ranking
 
 SAMPLES = {"quick": 20_000, "default": 10_000_000, "full": 10_000_000}  # a tenth of them composed
 VERSIONS = {"quick": 10, "default": 1_000, "full": 1_000}
-SHARDS = {
-    "quick": 100,
-    "default": 10_000,
-    "full": 10_000,
-}  # of the version that is opened, and of an unfinished run
-TASKS = 20  # whose shards are read
+# shards of the version that is opened, and of an unfinished run
+SHARDS = {"quick": 100, "default": 10_000, "full": 10_000}
+TASKS = 20  # shards that are read
 DAY = 86_400.0
-STATS = {"loss": {"1": 1.0}, "pixels": {"1": 9}}  # of every shard, as noise learning's have them
+STATS = {"loss": {"1": 1.0}, "pixels": {"1": 9}}  # of every shard, as noise learning leaves them
 
 
 def main(size: Size) -> list[Claim]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        planned, read, scenes = (
-            in_process("millions", job, folder, SAMPLES[size]) for job in ("plan", "read", "pool")
-        )
+        found = {job: measured(job, folder, SAMPLES[size]) for job in ("plan", "read", "pool")}
         finish(folder, SAMPLES[size] // 10)
-        counted_up, ranked = (
-            in_process("millions", job, folder, SAMPLES[size] // 10) for job in ("report", "rank")
-        )
+        found |= {job: measured(job, folder, SAMPLES[size] // 10) for job in ("report", "rank")}
         publish(Store.open(folder), VERSIONS[size], SHARDS[size])
-        listed, opened, collected = (
-            in_process("millions", job, folder, 0) for job in ("list", "open", "collect")
-        )
-    for name, found in locals().items():
-        if isinstance(found, dict):
-            print(f"{name}: {found}", flush=True)
-    return [
-        Claim("plan of ten million: minutes", planned["seconds"] / 60, "<= 10"),
-        Claim("plan of ten million: MB of memory", planned["memory"], "<= 2000"),
-        Claim("rows of one shard of it: ms", 1000 * read["seconds"], "<= 200"),
-        Claim("rows of one shard of it: MB read", read["read"], "<= 4"),
-        Claim("rows of one shard of it: MB of memory", read["memory"], "<= 200"),
-        Claim("rows that scenes are made of, once a process: seconds", scenes["seconds"], "<= 15"),
-        Claim("report on a finished million: MB of memory", counted_up["memory"], "<= 400"),
-        Claim("ranking of a finished million: MB of memory", ranked["memory"], "<= 400"),
-        Claim("list of a thousand versions: seconds", listed["seconds"], "<= 3"),
-        Claim("list of a thousand versions: MB read", listed["read"], "<= 4"),
-        Claim("version of ten thousand shards opened: seconds", opened["seconds"], "<= 1"),
-        Claim("gc that finds nothing: seconds", collected["seconds"], "<= 10"),
-        Claim("gc that finds nothing: MB read", collected["read"], "<= 4"),
+        found |= {job: measured(job, folder, 0) for job in ("list", "open", "collect")}
+    claims = [
+        ("plan of ten million: minutes", found["plan"]["seconds"] / 60, "<= 10"),
+        ("plan of ten million: MB of memory", found["plan"]["memory"], "<= 2000"),
+        ("rows of one shard of it: ms", 1000 * found["read"]["seconds"], "<= 200"),
+        ("rows of one shard of it: MB read", found["read"]["read"], "<= 4"),
+        ("rows of one shard of it: MB of memory", found["read"]["memory"], "<= 200"),
+        ("rows that scenes are made of, per process: seconds", found["pool"]["seconds"], "<= 15"),
+        ("report on a finished million: MB of memory", found["report"]["memory"], "<= 400"),
+        ("ranking of a finished million: MB of memory", found["rank"]["memory"], "<= 400"),
+        ("list of a thousand versions: seconds", found["list"]["seconds"], "<= 3"),
+        ("list of a thousand versions: MB read", found["list"]["read"], "<= 4"),
+        ("version of ten thousand shards opened: seconds", found["open"]["seconds"], "<= 1"),
+        ("gc that finds nothing: seconds", found["collect"]["seconds"], "<= 10"),
+        ("gc that finds nothing: MB read", found["collect"]["read"], "<= 4"),
     ]
+    return [Claim(*claim) for claim in claims]
+
+
+def measured(job: str, folder: str, count: int) -> dict[str, float]:
+    found: dict[str, float] = in_process("millions", job, folder, count)
+    print(f"{job}: {found}", flush=True)
+    return found
 
 
 def night(url: str, count: int, name: str = "millions", **plan: int) -> Settings:
-    plan["images"] = count * 9 // 10
-    return Settings(name=name, store={"url": url}, plan=plan, compose={"images": count // 10})
+    """Return the settings of a run with `count` samples."""
+    images, scenes = count * 9 // 10, count // 10
+    return Settings(
+        name=name, store={"url": url}, plan={**plan, "images": images}, compose={"images": scenes}
+    )
 
 
 @contextmanager
 def counted() -> Iterator[dict[str, float]]:
-    """Seconds, MB read, files opened and MB of memory of what is done in here; the mapping is
-    filled at its end.
+    """Measure seconds, MB read, reads and MB of memory of what is done in this context.
+
+    The mapping is filled at its end.
     """
-    found, read = dict[str, float](), list[int]()
-    get, fill, before, begun = Folder.get, Folder.fill, peak(), time.monotonic()
+    found: dict[str, float] = {}
+    read: list[int] = []
+    get, fill = Folder.get, Folder.fill
+    before = peak()
+    begun = time.monotonic()
 
     def getting(self: Folder, path: str) -> bytes:
         data = get(self, path)
@@ -122,7 +129,7 @@ def counted() -> Iterator[dict[str, float]]:
 
 
 def plan(url: str, count: int) -> dict[str, float]:
-    """Write the plan, its prompts checked against the generator's tokenizer."""
+    """Write the plan; its prompts are checked with the generator's tokenizer."""
     count_tokens, max_tokens = load_tokenizer("embedded")
     with counted() as found:
         start_run(
@@ -132,8 +139,9 @@ def plan(url: str, count: int) -> dict[str, float]:
 
 
 def read(url: str, count: int) -> dict[str, float]:
-    """What the tasks of some shards, drawn at random, read of the plan: the mean of them."""
-    settings, store = night(url, count), Store.open(url)
+    """Read the plan as the tasks of `TASKS` random shards do; return the mean per shard."""
+    settings = night(url, count)
+    store = Store.open(url)
     shards = random.Random(0).sample(Plan(store, settings).generated, TASKS)
     with counted() as found:
         for shard in shards:
@@ -143,7 +151,7 @@ def read(url: str, count: int) -> dict[str, float]:
 
 
 def pool(url: str, count: int) -> dict[str, float]:
-    """What a process reads that makes scenes: the class of every row."""
+    """Read the class of every row, as a process that makes scenes does."""
     settings = night(url, count)
     with counted() as found:
         rows_of(Plan(Store.open(url), settings), settings.load_vocabulary().names)
@@ -151,10 +159,9 @@ def pool(url: str, count: int) -> dict[str, float]:
 
 
 def finish(url: str, count: int) -> None:
-    """Write the tables of a night's shards as its stages leave them, those of noise learning too: a
-    fifth rejected.
-    """
-    settings, store = night(url, count, "finished", shard_size=1024), Store.open(url)
+    """Write the tables of a finished run's shards, noise learning included; a fifth is rejected."""
+    settings = night(url, count, "finished", shard_size=1024)
+    store = Store.open(url)
     count_tokens, max_tokens = load_tokenizer("embedded")
     start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)
     plan = Plan(store, settings)
@@ -164,7 +171,8 @@ def finish(url: str, count: int) -> None:
 
     for shard in (*plan.generated, *plan.composed):
         rows = plan.of_shard(shard)[["row", "id"]].reset_index(drop=True)
-        keep, label = rows["row"] % 5 > 0, {"confidence": 0.9, "consistency": 0.9}
+        keep = rows["row"] % 5 > 0
+        label = {"confidence": 0.9, "consistency": 0.9}
         if shard in plan.composed:
             stage("compose", shard, rows, **label)
         else:
@@ -172,20 +180,19 @@ def finish(url: str, count: int) -> None:
             stage("refine", shard, rows, **label)
             stage("screen", shard, rows, keep=keep)
             stage("hold-out", shard, rows[keep], agreement=0.9, quality=random.random())
-        stage(
-            "select", shard, rows, keep=keep, reason=keep.map({True: "", False: "area"}), score=0.5
-        )
+        reason = keep.map({True: "", False: "area"})
+        stage("select", shard, rows, keep=keep, reason=reason, score=0.5)
 
 
 def reported(url: str, _: int) -> dict[str, float]:
-    """What the report counts and picks of a finished night."""
+    """Count and pick what the report of a finished run shows."""
     with counted() as found:
         counts = read_stored_run(Store.open(url), "finished").counts
     return found | {"samples": counts.whole.planned, "kept": counts.whole.kept}
 
 
 def ranked(url: str, count: int) -> dict[str, float]:
-    """Find the bars of a finished night's classes."""
+    """Find the thresholds of a finished run's classes."""
     settings = night(url, count, "finished", shard_size=1024)
     settings = settings.model_copy(update={"select": SelectSettings(folds=2, keep="auto")})
     with counted() as found:
@@ -194,18 +201,13 @@ def ranked(url: str, count: int) -> dict[str, float]:
 
 
 def publish(store: Store, versions: int, shards: int) -> None:
-    """So many versions of a tenth of the shards, a last one of all, and a run of them that is not
-    finished.
-    """
+    """Publish `versions` versions of a tenth of the shards and one of all; begin a run of all."""
     for number in range(versions + 1):
         name = f"night-{number:04d}-0123abcd"
-        names = [
-            f"{shard:05d}-0123abcd"
-            for shard in range(shards if number == versions else shards // 10)
-        ]
-        first = write_shard(
-            store, f"versions/{name}/data/{names[0]}", {}, pd.DataFrame({"id": ["00000000"]})
-        )
+        count = shards if number == versions else shards // 10
+        names = [f"{shard:05d}-0123abcd" for shard in range(count)]
+        path = f"versions/{name}/data/{names[0]}"
+        first = write_shard(store, path, {}, pd.DataFrame({"id": ["00000000"]}))
         sums = dict.fromkeys(names, ShardSum.of(first))
         meta = {"run": f"night-{number:04d}", "identity": "0123abcd" * 8, "classes": {"car": 1}}
         append(store, Manifest(name, "2026-01-01T00:00:00+00:00", sums, {}, meta))
@@ -223,7 +225,7 @@ def listed(url: str, _: int) -> dict[str, float]:
 
 
 def opened(url: str, _: int) -> dict[str, float]:
-    """Open the newest version and find out how many samples it has."""
+    """Open the newest version and count its samples."""
     version = list_versions(Store.open(url))[-1].version
     with counted() as found:
         samples = len(SegmentationDataset(url, version))
@@ -231,9 +233,7 @@ def opened(url: str, _: int) -> dict[str, float]:
 
 
 def collected(url: str, _: int) -> dict[str, float]:
-    """What may go of versions that are all kept, of runs that are gone, and of one that is under
-    way.
-    """
+    """Collect garbage where nothing is any: all versions are kept, and one run is under way."""
     kept = RetentionSettings(versions=1, days=10_000, run_days=0, abandoned_days=1)
     with counted() as found:
         garbage = find_garbage(Store.open(url), kept, time.time() + DAY / 2)

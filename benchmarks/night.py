@@ -1,5 +1,5 @@
-"""One large night run that the benchmarks share: generator, masks and transfer all measure the
-samples of this run.
+"""The large run whose samples several benchmarks measure: generator, masks, transfer, zero_shot and
+ablation.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tasks.plan.resolve import with_weights
 
 __all__ = ["Night", "night"]
 
-# Generated images, and composed scenes beside them
+# generated images, and composed scenes
 _IMAGES = {"quick": (60, 20), "default": (3000, 1500), "full": (12000, 6000)}
 
 
 @dataclass(frozen=True)
 class Night:
-    """A finished run: settings, version, and the plan of what it generated (composed scenes are
-    only in the version).
+    """A finished run: settings, version, and the table of its generated rows.
 
-    The plan is joined with refine's and select's columns; `read` gives the rows' arrays.
+    `table` is the plan joined with the columns of refine and select; composed scenes are only in
+    the version. `read` returns the rows' arrays.
     """
 
     settings: Settings
@@ -40,7 +40,7 @@ class Night:
     table: pd.DataFrame
 
     def read(self, stage: str, field: str, rows: pd.DataFrame) -> NDArray[Any]:
-        """A field of `rows` (of `table`, any order), shard by shard."""
+        """Return a field of `rows`, which are of `table` and in any order."""
         parts = {}
         for shard, group in rows.groupby("shard", sort=False):
             arrays, columns = read_shard(
@@ -52,7 +52,7 @@ class Night:
 
 
 def night(size: Size) -> Night:
-    """The run of that size, made now or resumed from where it stands."""
+    """Return the run of that size; it is made, or resumed, if it is not finished."""
     images, composed = _IMAGES[size]
     settings = Settings(
         seed=2026,
@@ -68,15 +68,14 @@ def night(size: Size) -> Night:
         if not torch.cuda.is_available()
         else {},
     )
-    # other weights or settings are another run, and what the last one made stays as it is
-    settings = settings.model_copy(
-        update={"name": f"bench-{size}-{with_weights(settings).identity[:8]}"}
-    )
+    # other weights or settings are another run, beside the ones made before
+    name = f"bench-{size}-{with_weights(settings).identity[:8]}"
+    settings = settings.model_copy(update={"name": name})
     return run_night(settings)
 
 
 def run_night(settings: Settings) -> Night:
-    """The run of these settings, made now or resumed from where it stands."""
+    """Return the run of these settings; it is made, or resumed, if it is not finished."""
     with progress():
         version = nightly(settings)
     store = Store.open(settings.store.url)

@@ -1,16 +1,16 @@
-"""What Prefect and Dask add to a night: shards of half a minute on two workers, against a bare loop
-over two processes.
+"""What do Prefect and Dask add to a run? Shards of half a minute on two workers, against a bare
+loop over two processes.
 
-Every shard goes through the stages of a night. The first does the work, 30 s of it, the others
-write their row; both contenders do that by the same code into a folder, and both are timed from
-before their processes start until the last shard is in the store. The night's flow starts a Dask
-cluster of two workers and tells a Prefect server on PostgreSQL of every task, as nights do.
+Every shard passes through four stages. The first does 30 s of work, the others write a row. Both
+contenders run the same code into a folder, and both are timed from before their processes start
+until the last shard is stored. The flow starts a Dask cluster of two workers and reports every task
+to a Prefect server on PostgreSQL, as real runs do.
 
-Work is of two kinds. A shard of a GPU leaves the processors to others: it waits. One of a CPU takes
-a fixed number of sums, as many as one of two busy processes does in that time. On a machine of two
-cores the server, its database and the scheduler then take their time from the work itself, which on
-a fleet run elsewhere: so that figure holds all that they cost, and the waiting one what cannot be
-moved elsewhere.
+There are two kinds of work. A shard that "waits" leaves the processors free, as one on a GPU does.
+A shard that "computes" takes a fixed number of checksums, as many as one of two busy processes
+takes in that time. On two cores the server, its database and the scheduler then take their time
+from the work, whereas a fleet runs them elsewhere. So the computing figure holds their whole cost,
+and the waiting one only what cannot be moved elsewhere.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ from tasks.run.shards import Made, Make, ShardJob, over_shards
 from tasks.run.stages import Stages
 
 SHARDS = {"quick": 4, "default": 40, "full": 40}
-SECONDS = {"quick": 0.5, "default": 30.0, "full": 30.0}  # of work, a shard
+SECONDS = {"quick": 0.5, "default": 30.0, "full": 30.0}  # of work per shard
 WORKERS = 2
 STAGES = ("synthesize", "refine", "select", "publish-shards")
-KIND, AMOUNT = "BENCHMARK_KIND", "BENCHMARK_AMOUNT"  # workers inherit them
-BLOCK = bytes(1 << 20)  # that a sum is taken of
-TRIAL = 200  # sums of each process, to find out how long they take
+KIND = "BENCHMARK_KIND"  # environment variables, which workers inherit
+AMOUNT = "BENCHMARK_AMOUNT"
+BLOCK = bytes(1 << 20)  # that a checksum is taken of
+TRIAL = 200  # checksums per process, to measure their time
 
 
 def main(size: Size) -> list[Claim]:
@@ -64,10 +65,8 @@ def main(size: Size) -> list[Claim]:
                 for way in ("bare", "night")
             )
             ratios[kind] = night["seconds"] / bare["seconds"]
-            print(
-                f"{kind}: bare {bare['seconds']:.1f} s, night {night['seconds']:.1f} s: {ratios[kind]:.3f}",
-                flush=True,
-            )
+            times = f"bare {bare['seconds']:.1f} s, night {night['seconds']:.1f} s"
+            print(f"{kind}: {times}: {ratios[kind]:.3f}", flush=True)
     return [
         Claim(
             "night / bare loop, shards that leave the processors alone", ratios["wait"], "<= 1.05"
@@ -81,7 +80,7 @@ def main(size: Size) -> list[Claim]:
 
 
 def sums_in(seconds: float) -> int:
-    """How many sums each of two processes takes in that time."""
+    """Return how many checksums each of two processes takes in that time."""
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
         taken = max(pool.map(timed_sums, [TRIAL] * WORKERS, chunksize=1))
     return max(1, round(TRIAL * seconds / taken))
@@ -99,7 +98,7 @@ def take_sums(count: int) -> None:
 
 
 def work() -> None:
-    """The work of one shard."""
+    """Do the work of one shard."""
     amount = float(os.environ[AMOUNT])
     if os.environ[KIND] == "wait":
         time.sleep(amount)
@@ -108,23 +107,23 @@ def work() -> None:
 
 
 def one_row(job: ShardJob) -> pd.DataFrame:
-    """The only row of a shard, which no plan has."""
+    """Return the only row of a shard; there is no plan."""
     return pd.DataFrame({"row": [job.shard], "id": [f"{job.shard:08d}"]})
 
 
 def make(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
-    """A shard of one row and no array."""
+    """Make a shard of one row and no array."""
     return Made({}, rows, {})
 
 
 def make_after_work(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
-    """The same after the work of a shard."""
+    """Do the work of a shard, then make it."""
     work()
     return make(job, rows, report)
 
 
 def published(job: ShardJob) -> str:
-    """Path of a shard in the version."""
+    """Return the path of a shard in the version."""
     folders = shard_folders(job.settings.name, version_of(job.settings))
     return f"{folders['publish-shards']}/{job.name}"
 
@@ -143,8 +142,9 @@ TASKS = {
 
 @flow(name="orchestration")
 def make_shards(settings: Settings, shards: list[int]) -> Failures:
-    """All stages of all shards, as a night hands them to its workers."""
-    stages, after = Stages(settings, shards, alone=False), None
+    """Submit all stages of all shards as the nightly flow does."""
+    stages = Stages(settings, shards, alone=False)
+    after = None
     for stage in STAGES:
         after = stages.each(TASKS[stage], shards, after)
     return stages.failures()
@@ -162,7 +162,7 @@ def bare(settings: Settings, shards: list[int]) -> None:
 
 
 def make_all(settings: Settings, shard: int) -> None:
-    """All stages of one shard."""
+    """Run all stages of one shard."""
     for stage in STAGES:
         TASKS[stage].shard(settings, shard)
 

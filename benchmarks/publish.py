@@ -1,11 +1,11 @@
-"""Publications racing: do all survive, in one order, with none half seen?
+"""Do concurrent publications all survive, in one order, and does no reader see one in part?
 
-Twenty processes publish at once into one store, round after round: versions of their own, one
-version together, and different content under one name, of which one may win. Every other round they
-wait for each other between the shards and the publication. Readers look on all the time: what they
-saw may neither vanish nor change, nothing may come before it, and every version they see is
-verified. In the end all is copied out of the store, and a checker that knows the layout but none of
-the store's code, and reads samples with plain zarr, compares it with what the publishers were told.
+Twenty processes publish into one store at once, round after round: versions of their own, one
+version together, and different content under one name, of which one may win. In every other round
+they wait for each other between the shards and the publication. Meanwhile readers list the store.
+What they saw may neither vanish nor change, nothing may be listed before it, and they verify every
+version they see. At the end everything is copied out of the store. A checker compares the copy with
+the publishers' results; it uses plain zarr and none of the store's code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from benchmarks.published import SHARDS, Told, check, copied, labels, table
+from benchmarks.published import SHARDS, Published, check, copied, labels, table
 from infra.store import (
     PublishedError,
     Store,
@@ -33,14 +33,12 @@ from infra.store import (
 )
 from infra.store.seal import FileSum
 
-RACERS, READERS = 20, 2
-OWN, TWINS = (
-    8,
-    6,
-)  # racers with a version of their own, and with the same one; the rest are rivals for a name
+RACERS = 20
+READERS = 2
+OWN = 8  # racers that publish versions of their own
+TWINS = 6  # racers that publish one version together; the rest publish other content under one name
 ROUNDS = {"quick": 2, "default": 50, "full": 500}
-# after which a fresh store is taken, so that readers need not read 500 manifests at every look
-STORE_ROUNDS = 10
+STORE_ROUNDS = 10  # rounds per store: more would have readers read 500 manifests at every look
 PATIENCE = 600.0  # seconds that one round may take
 _PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -86,18 +84,19 @@ def served(server_class: Any) -> Iterator[Callable[[], Store]]:
 
 
 def violations(place: str, opened: Callable[[], Any], size: Size) -> int:
-    """Race in a place; return how often anything was not as claimed, and print it."""
+    """Race in new stores of one kind; print the violations and return their number."""
     found: list[str] = []
-    begun, rounds = time.monotonic(), ROUNDS[size]
+    begun = time.monotonic()
+    rounds = ROUNDS[size]
     with opened() as fresh, Race() as race:
         for first in range(0, rounds, STORE_ROUNDS):
             store = fresh()
             numbers = range(first, min(first + STORE_ROUNDS, rounds))
             with watched(store) as seen:
-                told = [one for number in numbers for one in race.round(store, number)]
+                results = [one for number in numbers for one in race.round(store, number)]
             copy = copied(store)
-            found += [*seen, *(one for one in told if isinstance(one, str))]
-            found += check(copy, [one for one in told if isinstance(one, Told)])
+            found += [*seen, *(one for one in results if isinstance(one, str))]
+            found += check(copy, [one for one in results if isinstance(one, Published)])
             shutil.rmtree(copy.parent)
             print(
                 f"{place}: round {numbers[-1] + 1} of {rounds}, {time.monotonic() - begun:.0f} s, "
@@ -110,22 +109,20 @@ def violations(place: str, opened: Callable[[], Any], size: Size) -> int:
 
 
 class Race:
-    """Processes that wait for a round and publish at once."""
+    """Processes that wait for a round and then publish at once."""
 
     def __enter__(self) -> Race:
-        self._go, self._outcomes = (
-            _PROCESSES.Barrier(RACERS, timeout=PATIENCE),
-            _PROCESSES.SimpleQueue(),
-        )
-        self._jobs = [_PROCESSES.SimpleQueue() for _ in range(RACERS)]
+        self._go = _PROCESSES.Barrier(RACERS, timeout=PATIENCE)
+        self._outcomes: Any = _PROCESSES.SimpleQueue()
+        self._jobs: list[Any] = [_PROCESSES.SimpleQueue() for _ in range(RACERS)]
         self._racers = [
             started(compete, racer, jobs, self._go, self._outcomes)
             for racer, jobs in enumerate(self._jobs)
         ]
         return self
 
-    def round(self, store: Store, number: int) -> list[Told | str]:
-        """What each publisher was told; text if it failed."""
+    def round(self, store: Store, number: int) -> list[Published | str]:
+        """Return each publisher's result; a text if it failed."""
         for jobs in self._jobs:
             jobs.put((store, number))
         return [self._outcomes.get() for _ in range(RACERS)]
@@ -143,7 +140,7 @@ def started(target: Callable[..., None], *given: Any) -> ForkServerProcess:
 
 
 def compete(racer: int, jobs: Any, go: Any, outcomes: Any) -> None:
-    """A racer's life."""
+    """Publish in every round that `jobs` gives, until killed."""
     while True:
         store, number = jobs.get()
         go.wait()
@@ -153,8 +150,8 @@ def compete(racer: int, jobs: Any, go: Any, outcomes: Any) -> None:
             outcomes.put(f"round {number}, racer {racer} failed: {type(error).__name__}: {error}")
 
 
-def publish(store: Store, racer: int, number: int, ready: Callable[[], object]) -> Told:
-    """Write the shards, wait for the others if so told, publish."""
+def publish(store: Store, racer: int, number: int, ready: Callable[[], object]) -> Published:
+    """Write the shards, call `ready`, which may wait for the others, and publish."""
     version, content = entry(racer, number)
     shards = [f"versions/{version}/data/{shard:05d}-{content}" for shard in range(SHARDS)]
     try:
@@ -168,25 +165,25 @@ def publish(store: Store, racer: int, number: int, ready: Callable[[], object]) 
             store, version, shards=shards, meta={"content": content}, files={"card.md": card}
         )
     except PublishedError:
-        return Told(version, content, None)
-    return Told(version, content, manifest.number)
+        return Published(version, content, None)
+    return Published(version, content, manifest.number)
 
 
 def entry(racer: int, number: int) -> tuple[str, int]:
-    """Version and content that a racer publishes in a round."""
+    """Return version and content that a racer publishes in a round."""
     if racer < OWN:
         return f"round-{number}-own-{racer}", racer
-    return (
-        (f"round-{number}-twins", OWN) if racer < OWN + TWINS else (f"round-{number}-rivals", racer)
-    )
+    if racer < OWN + TWINS:
+        return f"round-{number}-twins", OWN
+    return f"round-{number}-rivals", racer
 
 
 @contextmanager
 def watched(store: Store) -> Iterator[list[str]]:
-    """Readers look on meanwhile; what they saw that may not be is in the list afterwards, empty
-    before.
-    """
-    stop, found, seen = _PROCESSES.Event(), _PROCESSES.SimpleQueue(), list[str]()
+    """Run readers meanwhile; the list holds their violations once they have ended."""
+    stop = _PROCESSES.Event()
+    found: Any = _PROCESSES.SimpleQueue()
+    seen: list[str] = []
     readers = [started(watch, store, stop, found) for _ in range(READERS)]
     try:
         yield seen
@@ -197,41 +194,43 @@ def watched(store: Store) -> Iterator[list[str]]:
             reader.kill()
             reader.join()
     looks = sum(number for number, _, _ in sights)
-    print(
-        f"  {looks} looks of {READERS} readers at up to {max(len(order) for _, order, _ in sights)} versions"
-    )
+    most = max(len(order) for _, order, _ in sights)
+    print(f"  {looks} looks of {READERS} readers at up to {most} versions")
     seen += [violation for _, _, violations in sights for violation in violations]
-    if any(
-        order != sights[0][1] for _, order, _ in sights
-    ):  # each looked once more after the last publication
+    # each has looked once more after the last publication
+    if any(order != sights[0][1] for _, order, _ in sights):
         seen.append("readers end with different orders")
 
 
 def watch(store: Store, stop: Any, found: Any) -> None:
-    """A reader's life: number of looks, the order in the end, violations."""
-    looks, before, wrong, last = 0, list[tuple[str, str]](), list[str](), False
+    """Read until `stop`; put number of looks, last order and violations into `found`."""
+    looks = 0
+    before: list[tuple[str, str]] = []
+    wrong: list[str] = []
+    last = False
     while not last:
         last = stop.is_set()
         try:
-            manifests = list_versions(store)
-            listed = [(manifest.version, manifest.sha256) for manifest in manifests]
-            if listed[: len(before)] != before:
-                wrong.append(
-                    f"saw {[name for name, _ in before]}, then {[name for name, _ in listed]}, or changed"
-                )
-            for manifest in (one for one in manifests if (one.version, one.sha256) not in before):
-                if (
-                    FileSum.of(read_version(store, manifest.version).to_bytes()).sha256
-                    != manifest.sha256
-                ):
-                    wrong.append(f"{manifest.version} changed at once")
-                wrong += [
-                    f"half seen: {problem}" for problem in verify_version(store, manifest.version)
-                ]
-            looks, before = looks + 1, listed
+            before = look(store, before, wrong)
+            looks += 1
         except Exception as error:
             wrong.append(f"a reader failed: {type(error).__name__}: {error}")
     found.put((looks, before, wrong))
+
+
+def look(store: Store, before: list[tuple[str, str]], wrong: list[str]) -> list[tuple[str, str]]:
+    """Return names and digests of the listed versions; check them against those seen `before`."""
+    manifests = list_versions(store)
+    listed = [(manifest.version, manifest.sha256) for manifest in manifests]
+    if listed[: len(before)] != before:
+        names = [[name for name, _ in versions] for versions in (before, listed)]
+        wrong.append(f"saw {names[0]}, then {names[1]}, or changed content")
+    for version, digest in listed:
+        if (version, digest) not in before:
+            if FileSum.of(read_version(store, version).to_bytes()).sha256 != digest:
+                wrong.append(f"{version} changed at once")
+            wrong += [f"seen in part: {problem}" for problem in verify_version(store, version)]
+    return listed
 
 
 if __name__ == "__main__":

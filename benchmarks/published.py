@@ -1,7 +1,6 @@
-"""What racing publishers publish, and a checker of it that knows the layout of a store and none of
-its code.
+"""What concurrent publishers publish, and a checker of it that uses none of the store's code.
 
-It reads files, and samples with plain zarr.
+The checker reads files, and samples with plain zarr.
 """
 
 from __future__ import annotations
@@ -19,28 +18,30 @@ import fsspec
 import numpy as np
 import pandas as pd
 import zarr
+from numpy.typing import NDArray
 
 from benchmarks.claims import CACHE
 from infra.store import Store
 
-__all__ = ["SHARDS", "Told", "check", "copied", "labels", "table"]
+__all__ = ["SHARDS", "Published", "check", "copied", "labels", "table"]
 
-SHARDS, SAMPLES, SIDE = 2, 3, 16
+SHARDS = 2  # of a version
+SAMPLES = 3  # of a shard
+SIDE = 16  # pixels
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a publisher published, and the number it was told; None if it was told that it lost."""
+class Published:
+    """What a publisher published, and the number that it got; None if another won."""
 
     version: str
     content: int
     number: int | None
 
 
-def labels(number: int, content: int, shard: int) -> np.ndarray:
-    return np.random.default_rng([number, content, shard]).integers(
-        0, 11, (SAMPLES, SIDE, SIDE), dtype=np.uint8
-    )
+def labels(number: int, content: int, shard: int) -> NDArray[np.uint8]:
+    draw = np.random.default_rng([number, content, shard])
+    return draw.integers(0, 11, (SAMPLES, SIDE, SIDE), dtype=np.uint8)
 
 
 def table() -> pd.DataFrame:
@@ -48,7 +49,7 @@ def table() -> pd.DataFrame:
 
 
 def copied(store: Store) -> Path:
-    """Everything in the store, as files."""
+    """Copy everything in the store to files."""
     target = Path(tempfile.mkdtemp(dir=CACHE))
     if "://" not in store.url:
         return Path(shutil.copytree(store.url, target / "store"))
@@ -57,25 +58,23 @@ def copied(store: Store) -> Path:
     return target / "store"
 
 
-def check(root: Path, told: list[Told]) -> list[str]:
-    """Compare the files of a store with what its publishers were told."""
-    manifests = {
-        version: read_manifest(root, version) for version in sorted({one.version for one in told})
-    }
+def check(root: Path, results: list[Published]) -> list[str]:
+    """Compare the files of a store with its publishers' results; return what is wrong."""
+    versions = sorted({one.version for one in results})
+    manifests = {version: read_manifest(root, version) for version in versions}
     wrong = [f"{version} is lost" for version, manifest in manifests.items() if not manifest]
     present = {version: manifest for version, manifest in manifests.items() if manifest}
-    if sorted(manifest["number"] for manifest in present.values()) != list(
-        range(1, len(present) + 1)
-    ):
-        wrong.append(f"numbers are {sorted(manifest['number'] for manifest in present.values())}")
+    numbers = sorted(manifest["number"] for manifest in present.values())
+    if numbers != list(range(1, len(present) + 1)):
+        wrong.append(f"numbers are {numbers}")
     for version, manifest in present.items():
-        wrong += check_told(manifest, [one for one in told if one.version == version])
+        wrong += check_results(manifest, [one for one in results if one.version == version])
         wrong += check_content(root / "versions" / version, manifest)
     return wrong
 
 
 def read_manifest(root: Path, version: str) -> dict[str, Any] | None:
-    """The manifest, None if it is not there or not what its seal says."""
+    """Return the manifest; None if it does not exist or does not fit its seal."""
     path = root / "versions" / version / "manifest.json"
     body, _, seal = (path.read_bytes() if path.exists() else b"").rpartition(b', "seal": "')
     if hashlib.sha256(body).hexdigest().encode() + b'"}' != seal:
@@ -84,19 +83,16 @@ def read_manifest(root: Path, version: str) -> dict[str, Any] | None:
     return manifest
 
 
-def check_told(manifest: dict[str, Any], told: list[Told]) -> Iterator[str]:
-    """Those with the content that is there must have been told its number, all others that they
-    lost.
-    """
-    content = manifest["meta"]["content"]
-    for one in told:
-        expected = manifest["number"] if one.content == content else None
-        if one.number != expected:
-            yield f"{one.version} holds content {content} as number {manifest['number']}, but {one} was told"
+def check_results(manifest: dict[str, Any], results: list[Published]) -> Iterator[str]:
+    """Publishers of the published content must have its number, all others none."""
+    content, number = manifest["meta"]["content"], manifest["number"]
+    for one in results:
+        if one.number != (number if one.content == content else None):
+            yield f"{one.version} holds content {content} as number {number}, but a result is {one}"
 
 
 def check_content(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """Every sample and file must be what the winner wrote."""
+    """Yield the shards and files that are not what the winner wrote."""
     content, number = manifest["meta"]["content"], int(manifest["version"].split("-")[1])
     for shard in range(SHARDS):
         name = f"{shard:05d}-{content}"

@@ -1,9 +1,9 @@
-"""What ten thousand shards cost beside their work: time a shard, the flow's memory, the start of a
-resumed run.
+"""What do ten thousand shards cost beside their work? Time per shard, the flow's memory, and the
+start of a resumed run.
 
-Prefect's server runs on PostgreSQL, shards go to two Dask workers, the store of the resumed run is
-Swift. The shards are of nothing: a task writes one row without arrays. What ten million planned
-samples cost is `benchmarks.millions`, which can be run by itself.
+Prefect's server runs on PostgreSQL, shards go to two Dask workers, and the resumed run's store is
+Swift. The shards are empty: a task writes one row without arrays. The cost of ten million planned
+samples is measured by `benchmarks.millions`, which can be run by itself.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from testbed.swift import Swift
 
 MANY = {"quick": 40, "default": 10_000, "full": 10_000}  # shards
 FEW = {"quick": 20, "default": 1_000, "full": 1_000}
-LEFT = 10  # of the resumed run
+LEFT = 10  # unfinished shards of the resumed run
 
 
 def one_row(job: ShardJob) -> pd.DataFrame:
-    """The only row of a shard, which no plan has."""
+    """Return the only row of a shard; there is no plan."""
     return pd.DataFrame({"row": [job.shard], "id": [f"{job.shard:08d}"]})
 
 
 def make_one(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
-    """A shard of one row and no array."""
+    """Make a shard of one row and no array."""
     return Made({}, rows, {})
 
 
@@ -54,7 +54,7 @@ nothing = over_shards("synthesize", make_one, rows=one_row)
 
 @flow(name="nothing")
 def make_nothing(settings: Settings, shards: list[int]) -> dict[int | str, str]:
-    """All shards of one stage."""
+    """Submit one stage of all shards."""
     stages = Stages(settings, shards, alone=False)
     stages.each(nothing, shards)
     return stages.failures()
@@ -70,7 +70,7 @@ def main(size: Size) -> list[Claim]:
         overhead = (many["seconds"] - few["seconds"]) / (MANY[size] - FEW[size])
         resumed = resume(server, Path(folder), MANY[size])
     return [
-        Claim("overhead of a shard, ms", 1000 * overhead, "<= 50"),
+        Claim("overhead per shard, ms", 1000 * overhead, "<= 50"),
         Claim(
             "flow's memory against that of a tenth of the shards",
             many["peak"] / few["peak"],
@@ -82,7 +82,7 @@ def main(size: Size) -> list[Claim]:
 
 
 def run_nothing(url: str, count: int) -> dict[str, float]:
-    """Make so many shards of nothing; seconds, and the most memory in MB."""
+    """Make `count` empty shards; return the seconds, and the peak memory in MB."""
     settings = Settings(
         name="scale", store={"url": url}, compute={"runner": "dask-local", "workers": 2}
     )
@@ -96,8 +96,9 @@ def run_nothing(url: str, count: int) -> dict[str, float]:
 
 
 def resume(server: Prefect, folder: Path, count: int) -> float:
-    """Seconds from the start of a night, all but `LEFT` of whose shards are done, until the first
-    of these begins.
+    """Return the seconds from the start of a run until its first shard begins.
+
+    All its shards but `LEFT` are finished.
     """
     (folder / "swift").mkdir()
     swift = Swift(folder / "swift")
@@ -112,13 +113,14 @@ def resume(server: Prefect, folder: Path, count: int) -> float:
 
 
 def night(url: str, count: int) -> Settings:
-    """A night of so many shards of one image."""
+    """Return the settings of a run with `count` shards of one image."""
     return Settings(name="scale", store={"url": url}, plan={"images": count, "shard_size": 1})
 
 
 def pretend(url: str, count: int) -> dict[str, int]:
-    """Write the plan, and markers of all but the last shards: their names are all that a resumed
-    run looks at.
+    """Write the plan, and markers of all but the last shards.
+
+    The markers are empty, since a resumed run looks at their names only.
     """
     settings, shards = prepare.fn(night(url, count))
     store = Store.open(url)
@@ -126,9 +128,7 @@ def pretend(url: str, count: int) -> dict[str, int]:
     folders = shard_folders(settings.name, version_of(settings))
     stages = ("synthesize", "refine", "select", "publish-shards")
     paths = [
-        f"{folders[stage]}/{shard:05d}.json"
-        for stage in stages
-        for shard in shards.all[:-LEFT]
+        f"{folders[stage]}/{shard:05d}.json" for stage in stages for shard in shards.all[:-LEFT]
     ]
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(lambda path: store.write_bytes(path, marker), paths):
@@ -137,7 +137,7 @@ def pretend(url: str, count: int) -> dict[str, int]:
 
 
 def run_resumed(url: str, count: int) -> dict[str, float]:
-    """Start the night, tell when the first shard begins, and leave."""
+    """Start the run, print the seconds when the first shard begins, and exit."""
     from flows.nightly import nightly
 
     begun = time.monotonic()

@@ -1,15 +1,18 @@
-"""The sharded store against plain files: writing, reading back whole, and single samples at random.
+"""The sharded store against plain files: writing, reading whole, and single samples at random.
 
-The same samples go to the same place in two ways. Plain PUT writes the very files that the store
-writes, one after another, each atomic and on the disk as the store's are; plain GET reads them into
-memory and decodes nothing. The PNG folder holds the same images and labels. All are read from the
-page cache, which favours the plain ways. In a bucket the PNGs are objects, and every sample is read
-once, in random order, by batches that are asked for at once; the store reads as for a training,
-which fetches shards whole and keeps them. Both also one sample at a time, nothing kept, which is
-printed and not claimed: there the requests are the same. Contenders take turns; the median of the
-rounds counts, and the worse image size. The store's checksums and compression run beside its
-writing and reading: with no second core free it falls behind plain copying, so run this on an idle
-machine.
+The same samples are stored in two ways at the same location:
+
+- plain PUT writes the same files as the store, one after another, each atomic and synced to disk;
+  plain GET reads them into memory and decodes nothing;
+- PNG files, or PNG objects in a bucket, hold the same images and labels.
+
+Everything is read from the page cache, which favours the plain ways. In a bucket every sample is
+read once, in random order, in batches that are requested at once; the store reads as for a
+training, which fetches whole shards and keeps them. Reading one sample at a time and keeping none
+is printed but not claimed: there both make the same requests.
+
+Contenders take turns; the median of the rounds counts, and the worse image size. The store computes
+checksums and compression beside its transfers, so run this on an idle machine.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -39,18 +43,18 @@ from infra.store import (
 )
 from tasks.train.train import KEPT
 
-SAMPLES = {128: 2048, 512: 128}  # image side in pixels: samples a shard, 100 MB
+SAMPLES = {128: 2048, 512: 128}  # image side in pixels: samples per shard, 100 MB
 ROUNDS = 25
 RANDOM_READS = 200
-PNGS = 128  # files of each kind; the reads go to the same samples of the shard
-BATCH = 16  # samples that a training asks for at once
+PNGS = 128  # files of each kind; the store reads the same samples of the shard
+BATCH = 16  # samples that a training requests at once
 Samples = tuple[dict[str, np.ndarray], pd.DataFrame]
 Times = dict[str, list[float]]
 
 
 def scenes(count: int, side: int) -> Samples:
-    """Return photographs in small: shaded grounds with sensor noise, three discs each, and the
-    discs' labels.
+    """Return images like small photographs and their labels: three discs on a shaded background
+    with sensor noise.
     """
     random = np.random.default_rng(side)
     y, x = np.mgrid[:side, :side]
@@ -96,7 +100,7 @@ def mark(key: str) -> str:
 
 def places(size: Size) -> Iterator[tuple[str, Store]]:
     """Yield a folder and, unless quick, a bucket of a real S3 server on this machine."""
-    folder = CACHE / "store-speed"  # not the night's store
+    folder = CACHE / "store-speed"  # not the store of `benchmarks.night`
     shutil.rmtree(folder, ignore_errors=True)
     yield "folder", Store.open(str(folder))
     shutil.rmtree(folder)
@@ -120,9 +124,7 @@ def bucket() -> Iterator[Store]:
 
 
 def transfers(store: Store, samples: Samples, rounds: int) -> dict[str, float]:
-    """Return plain PUT's time over the store's for writing a shard, and plain GET's for reading one
-    whole.
-    """
+    """Return the time of plain PUT over the store's, and of plain GET, for one whole shard."""
     marker = write_shard(store, "runs/a/refine/00000", *samples)
     names = [*marker.files, ".json"]
     files = {name: store.read_bytes(f"runs/a/refine/00000{name}") for name in names}
@@ -134,18 +136,19 @@ def transfers(store: Store, samples: Samples, rounds: int) -> dict[str, float]:
     def get() -> list[bytes]:
         return [store.read_bytes(f"runs/a/refine/00000{name}") for name in names]
 
-    written = writing(
-        store, {"store": lambda path: write_shard(store, path, *samples), "plain": put}, rounds
-    )
+    def write(path: str) -> None:
+        write_shard(store, path, *samples)
+
+    written = writing(store, {"store": write, "plain": put}, rounds)
     read = turns({"store": lambda: read_shard(store, "runs/a/refine/00000"), "plain": get}, rounds)
-    return {"write": told("write", written), "read": told("read", read)}
+    return {"write": ratio("write", written), "read": ratio("read", read)}
 
 
 def writing(store: Store, contenders: dict[str, Callable[[str], object]], rounds: int) -> Times:
     times: Times = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 else -1]:
-            os.sync()  # nobody pays for another's bytes
+            os.sync()  # so that none waits for bytes that another wrote
             times[name].append(seconds(lambda name=name: contenders[name]("runs/b/refine/00000")))
             os.sync()
             store.delete("runs/b")
@@ -174,39 +177,31 @@ def random_reads(store: Store, samples: Samples, rounds: int) -> float:
         for row in rows:
             reader.sample(row)
 
-    return told("random", turns({"store": from_shard, "plain": from_png}, rounds))
+    return ratio("random", turns({"store": from_shard, "plain": from_png}, rounds))
 
 
 def random_requests(store: Store, samples: Samples, rounds: int) -> float:
-    """Return the time of PNG objects over the store's for reading every sample of a version once,
-    by random batches.
+    """Return the time of PNG objects over the store's for reading every sample of a version once.
+
+    Samples are read in random batches.
     """
-    count, side = min(PNGS, len(samples[1])), samples[0]["label"].shape[-1]
+    count = min(PNGS, len(samples[1]))
+    side = samples[0]["label"].shape[-1]
     arrays = {field: array[:count] for field, array in samples[0].items()}
     shard = f"versions/speed-{side}/data/00000"
     write_shard(store, shard, arrays, samples[1][:count])
     publish_version(store, f"speed-{side}", shards=[shard], meta={})
-    files, folder = (
-        fsspec.filesystem("s3", **store.options),
-        f"{store.url.removeprefix('s3://')}/runs/png",
-    )
-    for row in range(count):
-        for field, array in arrays.items():
-            encoded = io.BytesIO()
-            Image.fromarray(array[row]).save(encoded, "png")
-            files.pipe_file(f"{folder}/{row}-{field}.png", encoded.getvalue())
+    files = fsspec.filesystem("s3", **store.options)
+    folder = f"{store.url.removeprefix('s3://')}/runs/png"
+    put_pngs(files, folder, arrays)
     rows = np.random.default_rng(0).permutation(count).tolist()
 
     def from_png(size: int) -> None:
         for start in range(0, count, size):
-            paths = [
-                f"{folder}/{row}-{field}.png"
-                for row in rows[start : start + size]
-                for field in arrays
-            ]
-            for data in files.cat(
-                paths, max_concurrency=1
-            ).values():  # one GET each; s3fs asks for sizes before, else
+            batch = rows[start : start + size]
+            paths = [f"{folder}/{row}-{field}.png" for row in batch for field in arrays]
+            # with more concurrency s3fs first requests sizes; so each file takes one GET
+            for data in files.cat(paths, max_concurrency=1).values():
                 np.array(Image.open(io.BytesIO(data)))
 
     def from_version(size: int, memory: int) -> None:
@@ -215,11 +210,19 @@ def random_requests(store: Store, samples: Samples, rounds: int) -> float:
             dataset.__getitems__(rows[start : start + size])
 
     alone = {"store": lambda: from_version(1, memory=0), "plain": lambda: from_png(1)}
-    print(
-        f"random alone, bucket, {side}x{side}: {told('random alone', turns(alone, max(1, rounds // 5))):.2f}"
-    )
+    one_by_one = ratio("random alone", turns(alone, max(1, rounds // 5)))
+    print(f"random alone, bucket, {side}x{side}: {one_by_one:.2f}")
     batches = {"store": lambda: from_version(BATCH, memory=KEPT), "plain": lambda: from_png(BATCH)}
-    return told("random", turns(batches, rounds))
+    return ratio("random", turns(batches, rounds))
+
+
+def put_pngs(files: Any, folder: str, arrays: dict[str, np.ndarray]) -> None:
+    """Store each row of each array as a PNG object."""
+    for field, array in arrays.items():
+        for row, pixels in enumerate(array):
+            encoded = io.BytesIO()
+            Image.fromarray(pixels).save(encoded, "png")
+            files.pipe_file(f"{folder}/{row}-{field}.png", encoded.getvalue())
 
 
 def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> Times:
@@ -236,11 +239,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def told(what: str, times: Times) -> float:
+def ratio(what: str, times: Times) -> float:
+    """Print the times and return the plain way's median over the store's."""
     for name, values in times.items():
-        print(
-            f"  {what}, {name}: fastest {1e3 * min(values):.1f} ms, median {1e3 * float(np.median(values)):.1f} ms"
-        )
+        fastest, middle = 1e3 * min(values), 1e3 * float(np.median(values))
+        print(f"  {what}, {name}: fastest {fastest:.1f} ms, median {middle:.1f} ms")
     return float(np.median(times["plain"]) / np.median(times["store"]))
 
 
