@@ -35,7 +35,7 @@ def test_a_failing_shard_is_named_and_all_others_are_finished(
     assert nights.finished(undisturbed) - nights.finished(chosen) == {"runs/night/select/00004"}
     assert list_versions(nights.store_of(chosen)) == []
     obstacle.rmdir()
-    assert nights.run(chosen) == {"select": nights.ROWS}
+    assert nights.run(chosen) == {"select": nights.ROWS, "publish-shards": nights.ROWS}
     assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
 
 

@@ -49,7 +49,9 @@ def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
         reached |= {path.split("/")[2] for path in markers}
     assert reached >= {"synthesize", "refine"}
     assert len(markers) < 18, "the kills were spread over the whole night"
-    assert +nights.run(chosen) == _missing(set(markers))
+    worked = nights.run(chosen)
+    assert worked.pop("publish-shards") > 0
+    assert +worked == _missing(set(markers))
     assert {path: _identity(place, path) for path in markers} == markers
     assert nights.objects(place) == nights.objects(theirs)
     assert verify_stored_run(nights.store_of(chosen), "night") == []
@@ -106,5 +108,6 @@ def _worked(log: Path) -> Counter[str]:
     worked: Counter[str] = Counter()
     for line in log.read_text().splitlines():
         stage, rows = line.split()
-        worked[stage] += int(rows)
+        if stage in nights.STAGES:
+            worked[stage] += int(rows)
     return worked

@@ -8,7 +8,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, TaskRunFilter
 
-from flows.nightly import make_shards
+from flows.nightly import make_shards, nightly
 from infra.settings import Settings
 from tasks.plan.prepare import prepare
 from tasks.run import stages as shards
@@ -40,6 +40,13 @@ def test_a_task_takes_as_many_shards_as_keeps_the_run_small(
     assert task_runs("grouped") == sorted([*generated, "compose 4", "select 4", *publish])
     assert nights.run(nights.settings(place)) == {}
     assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
+
+
+def test_a_flow_run_has_the_name_of_its_run(undisturbed: Settings) -> None:
+    state = nightly(undisturbed, return_state=True)
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(state.state_details.flow_run_id)
+    assert flow_run.name == undisturbed.name
 
 
 def test_what_is_in_the_store_is_no_task_run_at_all(undisturbed: Settings) -> None:
