@@ -54,7 +54,7 @@ def check_pipeline(path: str | Path) -> None:
     if index.get("_class_name") != _PIPELINE:
         raise PipelineError(
             f"{root}/model_index.json is of a {index.get('_class_name')}; "
-            f"give a {_PIPELINE} (1.x or 2.x)"
+            f"use a {_PIPELINE} (1.x or 2.x)"
         )
     for component in _COMPONENTS:
         _check_component(root, component, index.get(component))

@@ -176,10 +176,10 @@ def markers() -> Cases:
         ),
         "file that leads out": (
             lambda v: v["files"].update({"/../../../champion.json": v["files"][".parquet"]}),
-            "does not fit",
+            "do not fit its fields",
         ),
-        "file that is gone": (lambda v: v["files"].pop(".parquet"), "does not fit"),
-        "no files": (lambda v: v.update(files={}), "does not fit"),
+        "file that is gone": (lambda v: v["files"].pop(".parquet"), "do not fit its fields"),
+        "no files": (lambda v: v.update(files={}), "do not fit its fields"),
         "negative size": (lambda v: v["files"][suffix].update(size=-1), "size"),
         "size of text": (lambda v: v["files"][suffix].update(size="9"), "size"),
         "size of 2^60": (
@@ -190,7 +190,7 @@ def markers() -> Cases:
         "checksum that is none": (lambda v: v["files"][suffix].update(sha256="../x"), "sha256"),
         "checks cut off": (lambda v: v["checks"].update(label="00"), "checks"),
         "checks that are none": (lambda v: v["checks"].update(label="zz" * 12), "checks"),
-        "checks of nobody": (lambda v: v["checks"].update(depth="00" * 12), "does not fit"),
+        "checks of nobody": (lambda v: v["checks"].update(depth="00" * 12), "do not fit its fields"),
         "checks that are a number": (lambda v: v["checks"].update(label=1), r"checks\.label"),
         "negative seconds": (lambda v: v.update(seconds=-1), "seconds"),
         "seconds of text": (lambda v: v.update(seconds="soon"), "seconds"),
@@ -228,7 +228,7 @@ def sealed_texts() -> dict[str, bytes]:
         "overflow": b'{"seconds": 1e999',
         "not UTF-8": b'{"ids": "\xff"',
         "list": b"[1",
-        "empty table": b'{"a": 1',
+        "empty table": b'{"a": 1, "format": 1',
         "seal twice": b'{"seal": 1',
     }
     sealed = {f"sealed {name}": resealed(body) for name, body in bodies.items()}

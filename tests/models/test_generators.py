@@ -92,7 +92,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
         (write("unet/old.CKPT", ""), "pickles.*unet/old.CKPT"),
         (
             edit("model_index.json", _class_name="FluxPipeline"),
-            "is of a FluxPipeline; give a Stable",
+            "is of a FluxPipeline; use a Stable",
         ),
         (
             edit("model_index.json", unet=["diffusers", "UNet2DModel"]),
