@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from infra.settings import GeneratorSettings, Settings
 from infra.vocabulary import Vocabulary, has_word
-from models.generators import Request, Sampling, generate, load_pipeline
+from models.generators import Generated, Request, Sampling, generate, load_pipeline
 from models.masks import merge_resolutions, propagate
 from tasks.run.progress import Report
 from tasks.run.shards import Made, ShardJob, over_shards
@@ -52,12 +52,12 @@ def names_of(row: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
 
 
 def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report: Report) -> Arrays:
-    """Fields `image` (n, H, W, 3) uint8, `cross` and `attention` (n, phrases, r, r) float16,
-    `finite` (n,) bool.
+    """Images of the rows, with their attention.
 
-    The last map of a row is its background's; unused maps are zero. `cross` is the mean over steps,
-    layers, heads and resolutions. `attention` is `cross` spread `refine.propagation_steps` steps
-    along self-attention.
+    Fields: `image` (n, H, W, 3) uint8; `cross` and `attention` (n, phrases, r, r) float16; `finite`
+    (n,) bool, False where the model returned NaN. The last map of a row is its background's; unused
+    maps are zero. `cross` is the mean over steps, layers, heads and resolutions. `attention` is
+    `cross` spread `refine.propagation_steps` steps along self-attention.
     """
     vocabulary = settings.load_vocabulary()
     chosen = settings.generator
@@ -78,7 +78,7 @@ def synthesize_rows(rows: pd.DataFrame, settings: Settings, phrases: int, report
 
 def _generate(
     pipeline: Any, batch: pd.DataFrame, chosen: GeneratorSettings, vocabulary: Vocabulary
-) -> Any:
+) -> Generated:
     """Images of a batch of rows, with the attention of their phrases, or of their class names."""
     read = names_of if chosen.attention == "names" else phrases_of
     recorded = [read(row, vocabulary) for row in batch.to_dict("records")]
