@@ -1,1 +1,1 @@
-"""Run: what every stage shares: the order of the stages, where shards lie, task runs, progress."""
+"""Run: what all stages share: their order, the paths of shards, task runs and progress."""
