@@ -49,7 +49,7 @@ def run_of(settings: Settings, version: str) -> str:
     return origin_of(read_version(open_store(settings.store), version)).run
 
 
-@task(name="publish", task_run_name="publish {settings.name}")
+@task(name="publish", task_run_name="publish")
 def publish(settings: Settings, shards: list[int], without: Collection[int] = ()) -> str:
     """Write card, vocabulary and manifest, emit the event, and return the version's name.
 

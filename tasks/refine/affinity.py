@@ -52,7 +52,7 @@ def seed_labels(image: Tensor, maps: Tensor, words: Tensor, rules: Sequence[Seed
     return class_seeds(image[None], scores, rules)[0]
 
 
-@task(name="learn-affinity")
+@task(name="learn-affinity", task_run_name="learn-affinity")
 def learn_affinity(settings: Settings) -> str:
     """Train the run's network on seeds of its own images, unless stored; return its path."""
     store = open_store(settings.store)

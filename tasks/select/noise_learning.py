@@ -143,7 +143,7 @@ def _sums(
 hold_out = over_shards("hold-out", _hold_out, rows=_screened_of_shard, gpu=True)
 
 
-@task(name="rank")
+@task(name="rank", task_run_name="rank")
 def rank(settings: Settings) -> None:
     """Write the threshold of each class and the mean held-out loss of each label id.
 
