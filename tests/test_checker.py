@@ -1,4 +1,4 @@
-"""The benchmark's checker finds what is planted in a bucket, and nothing where nothing is."""
+"""The benchmark's checker finds every planted fault in a bucket, and none in an intact one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Shards = dict[str, tuple[dict[str, np.ndarray], pd.DataFrame]]
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a night of six rows and a training leave, as far as the checker looks at it."""
+    """The files of a run of six rows and a training that the checker looks at."""
     root = tmp_path_factory.mktemp("reference")
-    store, draw = Store.open(str(root)), np.random.default_rng(1)
+    store = Store.open(str(root))
+    draw = np.random.default_rng(1)
     plan = pd.DataFrame({"id": [f"{row:04d}" for row in range(6)], "shard": np.repeat(range(3), 2)})
     write_plan(store, "runs/night/plan.parquet", plan)
     for shard, rows in plan.groupby("shard"):
@@ -45,7 +46,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(reference: Path, tmp_path: Path) -> Path:
-    """A copy to plant something in."""
+    """A copy to plant a fault in."""
     return Path(shutil.copytree(reference, tmp_path / "store"))
 
 
@@ -60,8 +61,9 @@ def flip(path: Path, at: int) -> None:
 
 
 def published_anew(root: Path, change: Callable[[Shards], None]) -> None:
-    """Publish the version once more with other content, sound in itself, as a fault of ours might."""
-    store, version = Store.open(str(root)), first(root, "versions/*").name
+    """Publish the version again with other content that is consistent in itself."""
+    store = Store.open(str(root))
+    version = first(root, "versions/*").name
     manifest = read_version(store, version)
     shards: Shards = {Path(path).name: read_shard(store, path) for path in manifest.paths}
     change(shards)
@@ -77,7 +79,7 @@ def kinds(found: Findings) -> set[str]:
     return {name for name, problems in vars(found).items() if problems}
 
 
-def test_an_undisturbed_bucket_is_as_it_should_be(root: Path, reference: Path) -> None:
+def test_nothing_is_found_in_an_intact_bucket(root: Path, reference: Path) -> None:
     assert check(root, reference).none
 
 
@@ -92,12 +94,12 @@ def test_a_lost_sample_is_found(root: Path, reference: Path) -> None:
     assert (kinds(found), len(found.lost)) == ({"lost"}, 1)
 
 
-def test_a_night_without_a_version_has_lost_all_of_it(root: Path, reference: Path) -> None:
+def test_without_a_version_all_samples_are_lost(root: Path, reference: Path) -> None:
     first(root, "versions/*/manifest.json").unlink()
     assert "lost" in kinds(check(root, reference))
 
 
-def test_shards_left_out_are_lost_unless_they_may_be(root: Path, reference: Path) -> None:
+def test_a_missing_shard_is_lost_unless_it_may_be_left_out(root: Path, reference: Path) -> None:
     first(root, "runs/*/refine/*.json").unlink()
     found = check(root, reference)
     assert (kinds(found), len(found.lost)) == ({"lost"}, 1)
@@ -113,7 +115,7 @@ def test_a_doubled_sample_is_found(root: Path, reference: Path) -> None:
     assert kinds(check(root, reference)) == {"doubled"}
 
 
-def test_a_sample_that_is_sound_but_another_is_found(root: Path, reference: Path) -> None:
+def test_a_consistent_sample_with_other_content_is_found(root: Path, reference: Path) -> None:
     def change(shards: Shards) -> None:
         arrays, _ = next(iter(shards.values()))
         arrays["label"][0, 0, 0] ^= 1
@@ -149,12 +151,12 @@ def test_a_flipped_bit_is_found(pattern: str, at: int, root: Path, reference: Pa
         "publications/*.json",
     ],
 )
-def test_a_version_that_lacks_a_part_is_found(pattern: str, root: Path, reference: Path) -> None:
+def test_a_version_with_a_missing_file_is_found(pattern: str, root: Path, reference: Path) -> None:
     first(root, pattern).unlink()
     assert "partial" in kinds(check(root, reference))
 
 
-def test_a_champion_that_is_not_there_or_not_whole_is_found(root: Path, reference: Path) -> None:
+def test_a_missing_or_damaged_champion_is_found(root: Path, reference: Path) -> None:
     (root / "checkpoints/night-1-abc/weights").write_bytes(b"others")
     assert kinds(check(root, reference)) == {"corrupt"}
     (root / "champion.json").unlink()

@@ -1,5 +1,5 @@
-"""Byte damage: whatever a flipped or missing byte leads to, it is the true content or an error that
-names the file.
+"""Byte damage: a reader of a damaged file returns the true content or raises an error that names
+the file.
 """
 
 from __future__ import annotations
@@ -36,28 +36,26 @@ from tests.malformed.stored import store_of
 from tests.models.test_segmenters import TINY
 
 SHARD = "versions/v1/data/00000"
-FLIPS = 40  # bytes of each file, one bit of each; and as many places to cut it
+FLIPS = 40  # bytes of each file in which one bit is changed; it is cut at the same bytes
 
 
 def damages(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
-    """The file with one bit changed, or cut short, at places drawn from all of it and from both
-    ends.
-    """
+    """Yield the file with one bit changed, and cut short, at random bytes and at both ends."""
     rng = np.random.default_rng(seed)
     ends = [*range(min(8, len(content))), *range(max(0, len(content) - 8), len(content))]
-    for place in sorted({*rng.integers(len(content), size=FLIPS).tolist(), *ends}):
+    for position in sorted({*rng.integers(len(content), size=FLIPS).tolist(), *ends}):
         flipped = bytearray(content)
-        flipped[place] ^= 1 << int(rng.integers(8))
-        yield f"bit of byte {place}", bytes(flipped)
-        yield f"cut at byte {place}", content[:place]
+        flipped[position] ^= 1 << int(rng.integers(8))
+        yield f"bit of byte {position}", bytes(flipped)
+        yield f"cut at byte {position}", content[:position]
 
 
 def check(path: Path, read: Callable[[], Any], errors: type[Exception], words: str) -> None:
-    """Damage the file in every way;
-
-    `read` has to give what it gave before, or one of `errors` naming `words`.
+    """Damage the file in every way: `read` must return the same as before, or raise one of `errors`
+    with `words` in the message.
     """
-    content, true = path.read_bytes(), read()
+    content = path.read_bytes()
+    true = read()
     refused = 0
     for what, damaged in damages(content, len(content)):
         path.write_bytes(damaged)
@@ -73,7 +71,8 @@ def check(path: Path, read: Callable[[], Any], errors: type[Exception], words: s
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A published version of one shard."""
-    store, rng = store_of(tmp_path), np.random.default_rng(0)
+    store = store_of(tmp_path)
+    rng = np.random.default_rng(0)
     label = np.zeros((4, 32, 32), np.uint8)
     label[:, :9, :7] = rng.integers(1, 9, (4, 9, 7))
     image = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -86,7 +85,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def whole(store: Store) -> Any:
-    """All that a shard holds, as text that can be compared."""
+    """Return all that a shard holds, in a form that can be compared."""
     arrays, table = read_shard(store, SHARD)
     return {name: array.tolist() for name, array in arrays.items()}, table.to_dict("list")
 
@@ -94,12 +93,12 @@ def whole(store: Store) -> Any:
 @pytest.mark.parametrize(
     "suffix", [".json", ".parquet", ".zarr/label/c/0/0/0", ".zarr/image/c/0/0/0/0"]
 )
-def test_a_damaged_shard_gives_its_samples_or_its_name(store: Store, suffix: str) -> None:
+def test_a_damaged_shard_is_read_as_it_was_or_named(store: Store, suffix: str) -> None:
     check(Path(store.url, SHARD + suffix), lambda: whole(store), StoreError, "00000")
 
 
 @pytest.mark.parametrize("suffix", [".zarr/zarr.json", ".zarr/label/zarr.json"])
-def test_zarr_s_metadata_is_not_believed_and_its_damage_is_named(store: Store, suffix: str) -> None:
+def test_damaged_zarr_metadata_is_not_used_and_is_named(store: Store, suffix: str) -> None:
     path, true = Path(store.url, SHARD + suffix), whole(store)
     content = path.read_bytes()
     for what, damaged in damages(content, 0):
@@ -108,12 +107,12 @@ def test_zarr_s_metadata_is_not_believed_and_its_damage_is_named(store: Store, s
         assert [problem.path for problem in verify_version(store, "v1")] == [SHARD + suffix], what
 
 
-def test_a_damaged_manifest_is_the_true_one_or_named(store: Store) -> None:
+def test_a_damaged_manifest_is_read_as_it_was_or_named(store: Store) -> None:
     path = Path(store.url, "versions/v1/manifest.json")
     check(path, lambda: read_version(store, "v1"), StoreError, "versions/v1/manifest.json")
 
 
-def test_a_damaged_plan_is_the_true_one_or_named(store: Store) -> None:
+def test_a_damaged_plan_is_read_as_it_was_or_named(store: Store) -> None:
     rows = range(300)
     table = {
         "row": rows,
@@ -131,12 +130,12 @@ def test_a_damaged_plan_is_the_true_one_or_named(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
-def test_a_damaged_checkpoint_is_the_true_one_or_named(
+def test_a_damaged_checkpoint_is_read_as_it_was_or_named(
     store: Store, tmp_path: Path, name: str
 ) -> None:
     torch.manual_seed(0)
     files = pack_segmenter(
-        build_segmenter(str(file(tmp_path / "tiny.py", TINY)), ("ground", "car"))
+        build_segmenter(str(file(tmp_path / "tiny.py", TINY)), ("background", "car"))
     )
     for each, content in files.items():
         store.write_bytes(f"checkpoints/c/{each}", content)
@@ -146,7 +145,7 @@ def test_a_damaged_checkpoint_is_the_true_one_or_named(
         "version": "v1",
         "manifest": "",
         "files": sums,
-        "classes": ["ground", "car"],
+        "classes": ["background", "car"],
     }
     store.write_json("checkpoints/c/meta.json", meta)
     check(
@@ -157,7 +156,7 @@ def test_a_damaged_checkpoint_is_the_true_one_or_named(
     )
 
 
-def test_a_damaged_affinity_network_is_the_true_one_or_named(store: Store) -> None:
+def test_a_damaged_affinity_network_is_read_as_it_was_or_named(store: Store) -> None:
     from infra.store.seal import seal_tensors
 
     content = safetensors.torch.save(AffinityNet().state_dict())
@@ -168,7 +167,7 @@ def test_a_damaged_affinity_network_is_the_true_one_or_named(store: Store) -> No
     check(path, read, StoreError, "affinity.safetensors")
 
 
-def test_a_damaged_snapshot_is_the_true_one_or_named(store: Store) -> None:
+def test_a_damaged_snapshot_is_read_as_it_was_or_named(store: Store) -> None:
     path = "checkpoints/c/snapshot.safetensors"
     snapshots = snapshots_in(store, "checkpoints/c")
     snapshots.write(
@@ -186,15 +185,16 @@ def test_a_damaged_snapshot_is_the_true_one_or_named(store: Store) -> None:
     check(Path(store.url, path), read, StoreError, "snapshot.safetensors")
 
 
-def test_a_damaged_label_is_the_true_one_or_named(tmp_path: Path) -> None:
-    label, buffer = np.random.default_rng(0).integers(0, 3, (24, 32), dtype=np.uint8), io.BytesIO()
+def test_a_damaged_label_is_read_as_it_was_or_named(tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 3, (24, 32), dtype=np.uint8)
+    buffer = io.BytesIO()
     Image.fromarray(label).save(buffer, "PNG")
     folder = voc(tmp_path)
     Image.new("RGB", (32, 24), (9, 9, 9)).save(folder / "JPEGImages" / "a.jpg")
     path = file(folder / "SegmentationClass/a.png", buffer.getvalue())
     check(
         path,
-        lambda: VocFolder(folder, "val", ["ground", "car", "tree"])[0]["label"].tolist(),
+        lambda: VocFolder(folder, "val", ["background", "car", "tree"])[0]["label"].tolist(),
         VocError,
         "a.png",
     )

@@ -1,4 +1,4 @@
-"""What is installed is what was locked: every version with the sum of its file."""
+"""Every locked version has the checksum of its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def locked(file: str) -> dict[str, str]:
-    """Versions by name, and what follows them, of a list of requirements."""
+    """Return what follows `==` in each line of a list of requirements, by package name."""
     lines = [line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
     pairs = [line.split("==") for line in lines]
     assert lines == sorted(lines, key=lambda line: line.split("==")[0].lower())
@@ -17,7 +17,8 @@ def locked(file: str) -> dict[str, str]:
 
 
 def test_every_locked_package_but_torch_has_its_sum() -> None:
-    versions, sums = locked("requirements.lock"), locked("requirements.sums")
+    versions = locked("requirements.lock")
+    sums = locked("requirements.sums")
     versions.pop("torch")
     found = {
         name: re.fullmatch(r"(\S+) --hash=sha256:[0-9a-f]{64}", rest) for name, rest in sums.items()

@@ -1,8 +1,8 @@
-"""The whole team's night, all parts real: PostgreSQL, Prefect's server and worker, Dask, S3, and
-somebody who looks.
+"""A team's nightly run with real parts: PostgreSQL, Prefect's server and worker, Dask, S3, a
+browser.
 
 `segmint setup` and `prefect deploy --all`; the schedule fires, the run publishes, the publication's
-event starts the training, the champion moves, the next plan's budget follows, and Prefect's pages
+event starts the training, the champion moves, the next plan takes its budget, and Prefect's pages
 show all of it.
 """
 
@@ -43,9 +43,7 @@ from testbed.postgres import Postgres
 from testbed.processes import wait_until
 from testbed.swift import Bucket, Swift
 
-SECONDS = (
-    1800.0  # for a night on a machine that is busy otherwise; on an idle one it takes three minutes
-)
+SECONDS = 1800.0  # for the run on a busy machine; on an idle one it takes three minutes
 LINKS = "https://data.example/team"
 SMALL = {
     "train": {"steps": 2, "batch_size": 2},
@@ -56,7 +54,7 @@ LOUD = {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
 
 
 def variables(values: Mapping[str, Any], prefix: str = "SEGMINT_") -> Iterator[tuple[str, str]]:
-    """Settings as a worker's environment has them."""
+    """Yield the environment variables that hold these settings."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from variables(value, f"{prefix}{name.upper()}__")
@@ -65,7 +63,7 @@ def variables(values: Mapping[str, Any], prefix: str = "SEGMINT_") -> Iterator[t
 
 
 class Team:
-    """All servers, the store that they share, and what their Prefect server knows."""
+    """All servers, and the store that they share."""
 
     def __init__(self, root: Path, s3: Swift, bucket: Bucket) -> None:
         self.database = Postgres(root)
@@ -88,35 +86,32 @@ class Team:
 
     @property
     def pages(self) -> str:
-        """Where Prefect's pages are."""
+        """The address of Prefect's pages."""
         return self.prefect.url.removesuffix("/api") + "/v2"
 
     def runs(self, client: SyncPrefectClient, flow: str) -> list[FlowRun]:
-        """Runs of a flow that have begun. None of them may have gone wrong."""
+        """Return the runs of a flow that have begun; it is an error if one of them is in `LOUD`."""
         begun = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.COMPLETED, *LOUD])
         found = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=begun)),
         )
         for run in found:
-            assert run.state and run.state.type not in LOUD, (
-                f"{flow}: {run.state}\n{self.prefect.log('worker')}"
-            )
+            message = f"{flow}: {run.state}\n{self.prefect.log('worker')}"
+            assert run.state and run.state.type not in LOUD, message
         return found
 
     def completed(self, client: SyncPrefectClient, flow: str) -> FlowRun | None:
-        """The first run of a flow that has ended."""
-        return next(
-            (run for run in self.runs(client, flow) if run.state and run.state.is_completed()), None
-        )
+        """Return the first completed run of a flow, None if there is none."""
+        runs = self.runs(client, flow)
+        return next((run for run in runs if run.state and run.state.is_completed()), None)
 
 
 def artifacts(client: SyncPrefectClient, run: UUID) -> dict[str, Artifact]:
-    """What a run shows, by key."""
+    """Return a run's artifacts by key."""
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
-    return {
-        str(artifact.key): artifact for artifact in client.read_artifacts(artifact_filter=of_run)
-    }
+    found = client.read_artifacts(artifact_filter=of_run)
+    return {str(artifact.key): artifact for artifact in found}
 
 
 @pytest.fixture
@@ -141,19 +136,19 @@ def client(team: Team) -> Iterator[SyncPrefectClient]:
 
 
 def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
-    """Give a deployment another schedule, which fires soon and, if the server was too slow for
-    that, later again.
+    """Add a schedule to a deployment and return its id.
+
+    It fires soon, and again every ten minutes in case the server is too slow for the first time.
     """
-    soon = datetime.now(UTC) + timedelta(
-        seconds=75
-    )  # Prefect looks for new schedules once a minute
+    # Prefect looks for new schedules once a minute
+    soon = datetime.now(UTC) + timedelta(seconds=75)
     schedule = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=soon)
     (made,) = client.create_deployment_schedules(deployment, [(schedule, True)])
     return made.id
 
 
 @pytest.mark.browser
-def test_a_team_s_night_goes_from_its_schedule_to_the_next_plan_s_budget_and_is_seen(
+def test_a_scheduled_run_leads_to_a_champion_and_the_next_budget_and_is_shown(
     team: Team, client: SyncPrefectClient
 ) -> None:
     team.prefect.command("segmint", "setup")
@@ -168,7 +163,7 @@ def test_a_team_s_night_goes_from_its_schedule_to_the_next_plan_s_budget_and_is_
         wait_until(lambda: "progress-synthesize" in artifacts(client, night.id), SECONDS)
         see_the_progress(page, team, night.id)
         wait_until(lambda: team.completed(client, "nightly"), SECONDS)
-        see_the_pictures(page, team, artifacts(client, night.id))
+        see_the_images(page, team, artifacts(client, night.id))
         see_the_tables(page, team, artifacts(client, night.id))
         retraining = wait_until(lambda: team.completed(client, "retrain"), SECONDS)
         see_the_links(page, team, artifacts(client, retraining.id)["report-links"])
@@ -177,82 +172,68 @@ def test_a_team_s_night_goes_from_its_schedule_to_the_next_plan_s_budget_and_is_
 
 
 def see_the_run_form(page: Page, team: Team, deployment: DeploymentResponse) -> None:
-    """Every setting with its explanation, none filled in, for the worker's environment has them;
-    wrong ones refused.
-    """
+    """Every setting has its description and is empty; wrong values are refused."""
     page.goto(f"{team.pages}/deployments/deployment/{deployment.id}/run")
-    expect(page.get_by_text("Denoising steps of an image.")).to_be_visible()
+    expect(page.get_by_text("Denoising steps per image.")).to_be_visible()
     sections = (deployment.parameter_openapi_schema or {})["definitions"].values()
-    told = {
-        field["description"]
-        for of in sections
-        for field in of["properties"].values()
-        if "description" in field
-    }
+    fields = [field for section in sections for field in section["properties"].values()]
+    described = {field["description"] for field in fields if "description" in field}
     shown = page.locator("form").inner_text()
-    assert len(told) > 90 and [text for text in told if text not in shown] == []
+    assert len(described) > 90 and [text for text in described if text not in shown] == []
     images = page.get_by_label("Images (Optional)").first
     expect(images).to_have_value("")
     images.fill("-3")
-    assert (
-        images.evaluate("field => field.validationMessage")
-        == "Value must be greater than or equal to 1."
-    )
+    refusal = images.evaluate("field => field.validationMessage")
+    assert refusal == "Value must be greater than or equal to 1."
     keep(page, team, "form")
 
 
 def see_the_progress(page: Page, team: Team, night: UUID) -> None:
-    """How much of a stage is done, on the page of the run that goes on."""
+    """The page of a running flow run shows a stage's progress."""
     page.goto(f"{team.pages}/runs/flow-run/{night}?tab=Artifacts")
     expect(page.get_by_text("progress-synthesize")).to_be_visible()
-    expect(
-        page.get_by_text(re.compile(r"^\d+ % · .*\d of 4 shards, \d done$")).first
-    ).to_be_visible()
+    progress = re.compile(r"^\d+ % · .*\d of 4 shards, \d done$")
+    expect(page.get_by_text(progress).first).to_be_visible()
     keep(page, team, "progress")
 
 
-def see_the_pictures(page: Page, team: Team, shown: Mapping[str, Artifact]) -> None:
-    """Contact sheet and labels, as pictures that the browser can read."""
+def see_the_images(page: Page, team: Team, shown: Mapping[str, Artifact]) -> None:
+    """The browser can decode the contact sheet and the labels."""
     for key in ("report-samples", "report-labels"):
         page.goto(f"{team.pages}/artifacts/artifact/{shown[key].id}")
-        picture = page.get_by_alt_text("artifact-image")
-        expect(picture).to_be_visible()
-        assert (
-            picture.evaluate(
-                "async picture => { await picture.decode(); return picture.naturalWidth }"
-            )
-            > 250
-        )
+        image = page.get_by_alt_text("artifact-image")
+        expect(image).to_be_visible()
+        width = "async image => { await image.decode(); return image.naturalWidth }"
+        assert image.evaluate(width) > 250
         keep(page, team, key)
 
 
 def see_the_tables(page: Page, team: Team, shown: Mapping[str, Artifact]) -> None:
-    """All that the tables hold, as far as one page of them goes."""
+    """The first page of each table shows all its values."""
     for key in ("report-figures", "report-classes", "rates", "machines"):
         page.goto(f"{team.pages}/artifacts/artifact/{shown[key].id}")
         expect(page.get_by_role("table")).to_be_visible()
         cells = page.get_by_role("table").inner_text()
         rows = json.loads(shown[key].data)[:10]
-        assert (
-            rows
-            and [row for row in rows if any(as_shown(value) not in cells for value in row.values())]
-            == []
-        )
+        assert rows
+        values = [as_shown(value) for row in rows for value in row.values()]
+        assert [value for value in values if value not in cells] == []
         keep(page, team, key)
     page.goto(f"{team.pages}/artifacts/artifact/{shown['progress-select'].id}")
     expect(page.get_by_text("Progress: 100%")).to_be_visible()
 
 
 def as_shown(value: Any) -> str:
-    """A cell as the browser's own language writes it."""
+    """Return a value as the page shows it in a cell."""
     whole = isinstance(value, float) and value.is_integer()
     return "" if value is None else str(int(value) if whole else value)
 
 
 def see_the_links(page: Page, team: Team, links: Artifact) -> None:
-    """Report, version and champion, each a link to where the store can be read."""
+    """Report, version and champion are links to the store's files."""
     page.goto(f"{team.pages}/artifacts/artifact/{links.id}")
-    (version,), champion = list_versions(team.store), team.store.read_json("champion.json")
+    (version,) = list_versions(team.store)
+    champion = team.store.read_json("champion.json")
     for path in (
         f"versions/{version.version}/manifest.json",
         f"checkpoints/{champion['checkpoint']}/meta.json",
@@ -263,23 +244,23 @@ def see_the_links(page: Page, team: Team, links: Artifact) -> None:
 
 
 def keep(page: Page, team: Team, name: str) -> None:
-    """Leave a picture of the page with the servers' logs, for who wonders."""
+    """Leave a screenshot beside the servers' logs."""
     page.screenshot(path=team.prefect.root / f"{name}.png", full_page=True)
 
 
 def check_the_champion(team: Team) -> None:
-    """It was trained on the one version that there is, which is whole."""
-    (version,), champion = list_versions(team.store), team.store.read_json("champion.json")
+    """The champion was trained on the only version, which is intact."""
+    (version,) = list_versions(team.store)
+    champion = team.store.read_json("champion.json")
     assert verify_version(team.store, version.version) == []
     assert champion["version"] == version.version and version.samples > 0
 
 
 def check_the_next_plan(team: Team) -> None:
-    """Its budget is the champion's, where the night before had none."""
+    """The next plan's budget is the champion's; the first run had none."""
     (before,) = team.store.list("runs")
-    assert (
-        team.store.read_json(f"runs/{before}/settings.json")["settings"]["plan"]["budget"] is None
-    )
+    record = team.store.read_json(f"runs/{before}/settings.json")
+    assert record["settings"]["plan"]["budget"] is None
     following, _ = prepare.fn(team.settings.model_copy(update={"name": "next"}))
     budget = team.store.read_json("champion.json")["budget"]
     mean = sum(budget.values()) / len(budget)

@@ -1,4 +1,4 @@
-"""One Prefect server for all flows of the session, and one night that nothing disturbed."""
+"""One Prefect server for all flows of the session, and one undisturbed run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ START_SECONDS = 300  # it takes ten on an idle machine
 
 @pytest.fixture(scope="session", autouse=True)
 def server() -> Iterator[None]:
-    """Prefect's API for this process, and for those it starts."""
+    """Prefect's API for this process and its child processes."""
     quiet = {PREFECT_LOGGING_LEVEL: "CRITICAL", PREFECT_LOGGING_TO_API_ENABLED: False}
-    # its telemetry writes while the database is being made, and on a busy machine one of the two
-    # finds it locked
+    # telemetry writes while the database is created; on a busy machine one finds it locked
     alone = {PREFECT_SERVER_ANALYTICS_ENABLED: False}
     with (
         temporary_settings(quiet | alone),
@@ -37,7 +36,7 @@ def server() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Processes side by side are faster with one thread each, and Dask gives its workers no more."""
+    """Use one thread for tensors, as Dask's workers do; processes side by side are faster so."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,13 +47,13 @@ def one_thread() -> Iterator[None]:
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, server: None, one_thread: None
 ) -> Settings:
-    """The settings of a night that is in its store."""
+    """Settings of a run that is finished in its store."""
     chosen = nights.settings(tmp_path_factory.mktemp("undisturbed") / "store")
     nights.run(chosen)
     return chosen
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """An empty folder for a store."""
     return tmp_path / "store"

@@ -1,4 +1,4 @@
-"""A night into a bucket, on a real S3 server that may go away."""
+"""Runs with a bucket as their store, on a real S3 server that may fail."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ Into = Callable[..., Settings]
 
 @pytest.fixture
 def into(bucket: Bucket, s3: Swift, monkeypatch: pytest.MonkeyPatch) -> Into:
-    """Settings of the small night into a fresh bucket, with the keys where they belong: in the
-    environment.
-    """
+    """Settings of the small run in a new bucket; the environment holds the credentials."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
 
@@ -37,10 +35,12 @@ def into(bucket: Bucket, s3: Swift, monkeypatch: pytest.MonkeyPatch) -> Into:
 
 
 class _Once:
-    """Calls `action` when `stage` has worked for the first time."""
+    """Calls `action` at the first progress of `stage`."""
 
     def __init__(self, stage: str, action: Callable[[], object]) -> None:
-        self._stage, self._action, self.happened = stage, action, False
+        self._stage = stage
+        self._action = action
+        self.happened = False
 
     def __call__(self, event: Event) -> None:
         if event.stage == self._stage and event.amount and not self.happened:
@@ -49,13 +49,14 @@ class _Once:
 
 
 def assert_same(ours: Settings, theirs: Settings) -> None:
-    for (field, array), other in zip(
-        nights.samples(ours)[0].items(), nights.samples(theirs)[0].values(), strict=True
-    ):
-        np.testing.assert_array_equal(array, other, err_msg=field)
+    expected = nights.samples(theirs)[0]
+    found = nights.samples(ours)[0]
+    assert found.keys() == expected.keys()
+    for field, array in found.items():
+        np.testing.assert_array_equal(array, expected[field], err_msg=field)
 
 
-def test_a_night_into_a_bucket_can_be_read_back(into: Into, undisturbed: Settings) -> None:
+def test_a_run_in_a_bucket_can_be_read_back(into: Into, undisturbed: Settings) -> None:
     chosen = into()
     nights.run(chosen)
     store, version = nights.store_of(chosen), nights.version(undisturbed)
@@ -64,15 +65,16 @@ def test_a_night_into_a_bucket_can_be_read_back(into: Into, undisturbed: Setting
         SegmentationDataset(s.store.url, version, s.store.options) for s in (chosen, undisturbed)
     )
     assert len(far) == len(near) > 0
-    for a, b in zip(
-        (far[i] for i in range(len(far))), (near[i] for i in range(len(near))), strict=True
-    ):
+    for index in range(len(far)):
+        a, b = far[index], near[index]
         assert a["id"] == b["id"]
         assert a["image"].equal(b["image"])
         assert a["label"].equal(b["label"])
 
 
-def test_an_endpoint_that_is_down_is_told_before_anything_is_made(into: Into, s3: Swift) -> None:
+def test_an_endpoint_that_is_down_is_an_error_before_anything_is_made(
+    into: Into, s3: Swift
+) -> None:
     worked: Counter[str] = Counter()
     s3.stop()
     try:
@@ -88,7 +90,7 @@ def test_an_endpoint_that_is_down_is_told_before_anything_is_made(into: Into, s3
     assert not worked
 
 
-def test_a_night_waits_for_an_endpoint_that_comes_back(
+def test_a_run_waits_for_an_endpoint_that_comes_back(
     into: Into, s3: Swift, undisturbed: Settings
 ) -> None:
     chosen = into()
@@ -106,7 +108,7 @@ def test_a_night_waits_for_an_endpoint_that_comes_back(
     assert_same(chosen, undisturbed)
 
 
-def test_a_night_stops_when_the_endpoint_stays_away_and_goes_on_from_there(
+def test_a_run_stops_when_the_endpoint_stays_away_and_resumes_from_there(
     into: Into, s3: Swift, undisturbed: Settings
 ) -> None:
     chosen = into(retry_seconds=0.5)
@@ -119,8 +121,7 @@ def test_a_night_stops_when_the_endpoint_stays_away_and_goes_on_from_there(
             nights.run(chosen)
     finally:
         s3.start()
-    assert {path for path in nights.finished(chosen) if "refine" not in path} == {
-        f"runs/night/synthesize/{shard:05d}" for shard in range(4)
-    }
+    finished = {path for path in nights.finished(chosen) if "refine" not in path}
+    assert finished == {f"runs/night/synthesize/{shard:05d}" for shard in range(4)}
     assert "synthesize" not in nights.run(into())
     assert_same(chosen, undisturbed)

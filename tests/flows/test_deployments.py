@@ -1,5 +1,5 @@
-"""prefect.yaml is what a team deploys as it is: its runs find the project's code wherever their
-worker was started.
+"""prefect.yaml works as it is: deployed runs find the project's code, wherever their worker was
+started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def prefect(*arguments: str, folder: Path) -> str:
-    """Prefect's command line against the tests' server."""
+    """Run Prefect's command line on the tests' server."""
     environment = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
     command = [sys.executable, "-m", "prefect", *arguments]
     done = subprocess.run(
@@ -52,9 +52,7 @@ def deployed(server: None) -> None:
 def test_a_deployed_run_starts_the_flow_from_any_folder(
     deployment: str, parameters: dict[str, Any], remedy: str, tmp_path: Path
 ) -> None:
-    """The flow itself says what is wrong with its settings: so it was found, and its parameters
-    reached it.
-    """
+    """The flow's own error about its settings shows that it was found and got its parameters."""
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
         made: FlowRun = client.create_flow_run_from_deployment(found.id, parameters=parameters)
@@ -70,20 +68,18 @@ def test_publication_triggers_one_retraining_at_a_time() -> None:
         automations = client._client.post("/automations/filter", json={}).json()
     triggers = [each["trigger"] for each in automations if each["name"].startswith("retrain")]
     assert [trigger["expect"] for trigger in triggers] == [["segmint.version.published"]]
-    assert (
-        retrain.global_concurrency_limit is not None and retrain.global_concurrency_limit.limit == 1
-    )
+    limit = retrain.global_concurrency_limit
+    assert limit is not None and limit.limit == 1
 
 
 def explained(field: dict[str, Any], sections: dict[str, Any]) -> bool:
-    """A table's field is also explained by what is said of the table itself."""
-    return bool(
-        {**sections.get(field.get("$ref", "").rpartition("/")[2], {}), **field}.get("description")
-    )
+    """Whether a field has a description, its own or that of the section that it refers to."""
+    section = sections.get(field.get("$ref", "").rpartition("/")[2], {})
+    return bool({**section, **field}.get("description"))
 
 
 def test_the_run_form_explains_and_bounds_every_setting() -> None:
-    """What Prefect's page for a run makes its fields of."""
+    """The schema is what Prefect's page for a run shows."""
     with get_client(sync_client=True) as client:
         form = client.read_deployment_by_name("nightly/nightly").parameter_openapi_schema
     assert form is not None
@@ -109,9 +105,9 @@ def test_the_run_form_explains_and_bounds_every_setting() -> None:
     assert generator["device"]["pattern"].startswith("^(auto|cpu")
 
 
-def test_the_run_form_fills_in_nothing_that_the_worker_s_environment_may_say() -> None:
-    """Prefect's pages send every default that a form shows, such as another store than the
-    worker's.
+def test_the_run_form_fills_in_no_default() -> None:
+    """Prefect's pages send every default that a form shows, and it would override the worker's
+    environment, such as its store.
     """
     with get_client(sync_client=True) as client:
         form = client.read_deployment_by_name("nightly/nightly").parameter_openapi_schema

@@ -1,5 +1,5 @@
-"""A night whose labels are DiffuMask's own: affinities learnt once from the run's pictures, then a
-walk a shard.
+"""Runs with DiffuMask's labels: a network learns affinities once from the run's images, then labels
+are made per shard by a random walk.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ AFFINITY = "runs/night/affinity.safetensors"
 STEPS = 4
 
 
-def walking(place: Path) -> Settings:
-    return nights.settings(place, refine={"method": "diffumask", "affinity_steps": STEPS})
+def walking(folder: Path) -> Settings:
+    return nights.settings(folder, refine={"method": "diffumask", "affinity_steps": STEPS})
 
 
 def labels(chosen: Settings) -> np.ndarray:
@@ -32,10 +32,10 @@ def labels(chosen: Settings) -> np.ndarray:
     )
 
 
-def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Path) -> None:
-    chosen, usual = walking(place), nights.settings(tmp_path / "other" / "store")
+def test_refine_method_diffumask_labels_by_a_random_walk(folder: Path, tmp_path: Path) -> None:
+    chosen, usual = walking(folder), nights.settings(tmp_path / "other" / "store")
     worked = nights.run(chosen)
-    assert worked["learn-affinity"] == STEPS + 6  # and the seeds of each picture with a class
+    assert worked["learn-affinity"] == STEPS + 6  # and the seeds of each image with a class
     nights.run(usual)
     assert nights.store_of(chosen).exists(AFFINITY) and not nights.store_of(usual).exists(AFFINITY)
     assert not np.array_equal(labels(chosen), labels(usual))
@@ -43,23 +43,23 @@ def test_a_night_goes_diffumasks_way_if_it_is_asked_to(place: Path, tmp_path: Pa
     assert nights.run(chosen) == {}  # all of it is in the store
 
 
-def test_the_walk_s_network_is_learnt_once_and_the_same_everywhere(
-    place: Path, tmp_path: Path
+def test_the_affinity_network_is_trained_once_and_is_the_same_in_every_store(
+    folder: Path, tmp_path: Path
 ) -> None:
-    chosen, again = walking(place), walking(tmp_path / "other" / "store")
-    obstacle = place / "runs" / "night" / "select" / "00001.parquet"
+    chosen, again = walking(folder), walking(tmp_path / "other" / "store")
+    obstacle = folder / "runs" / "night" / "select" / "00001.parquet"
     obstacle.mkdir(parents=True)
     with pytest.raises(NightFailedError, match="shard 00001: select "):
         nights.run(chosen)
     nights.run(again)
     obstacle.rmdir()
-    (place / "runs" / "night" / "refine" / "00001.json").unlink()
+    (folder / "runs" / "night" / "refine" / "00001.json").unlink()
     assert "learn-affinity" not in nights.run(chosen)
-    assert nights.objects(place) == nights.objects(Path(again.store.url))
+    assert nights.objects(folder) == nights.objects(Path(again.store.url))
 
 
-def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
-    chosen = walking(place)
+def test_the_report_shows_the_walk_step_by_step(folder: Path) -> None:
+    chosen = walking(folder)
     nights.run(chosen)
     stored = read_stored_run(nights.store_of(chosen), "night")
     steps = list(draw_steps(nights.store_of(chosen), stored, stored.counts.picked))
@@ -67,11 +67,9 @@ def test_the_report_shows_the_walk_step_by_step(place: Path) -> None:
     for _, cell in steps:
         _, _, spread, seeds, walk, curve, label = cell.tiles
         assert len({tile.shape for tile in cell.tiles}) == 1
-        assert (
-            not np.array_equal(spread, walk)
-            and not np.array_equal(seeds, label)
-            and np.ptp(curve) > 100
-        )
-    (place / AFFINITY).write_bytes(b"damaged")  # the page shows what it can
+        assert not np.array_equal(spread, walk)
+        assert not np.array_equal(seeds, label)
+        assert np.ptp(curve) > 100
+    (folder / AFFINITY).write_bytes(b"damaged")  # the page leaves out what it cannot read
     for _, cell in draw_steps(nights.store_of(chosen), stored, stored.counts.picked):
         assert len(cell.tiles) == 7 and np.array_equal(cell.tiles[3], cell.tiles[5])

@@ -1,4 +1,4 @@
-"""A night that is killed again and again comes to the same end as one that nothing disturbed."""
+"""A run that is killed again and again leaves the same bytes as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from testbed import nights
 
 KILLS = 10
 SEED = 7
-LONGEST_DELAY = (
-    0.2  # seconds from a written file to the kill: as long as a shard takes on an idle core
-)
-# files before the end at which a kill comes at the latest: an idle machine writes the rest in no
-# time
-LAST = 8
+# seconds from a written file to the kill: as long as a shard takes on an idle core
+LONGEST_DELAY = 0.2
+LAST = 8  # no kill comes after all files but these; an idle machine writes the rest at once
 
 
 def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
-    undisturbed: Settings, place: Path, tmp_path: Path
+    undisturbed: Settings, folder: Path, tmp_path: Path
 ) -> None:
-    chosen, theirs = nights.settings(place), Path(undisturbed.store.url)
-    moments, markers, reached = random.Random(SEED), {}, set()
+    chosen = nights.settings(folder)
+    theirs = Path(undisturbed.store.url)
+    moments = random.Random(SEED)
+    markers: dict[str, tuple[int, int]] = {}
+    reached: set[str] = set()
     for kill in range(KILLS):
-        before, log = nights.finished(chosen) if place.exists() else set(), tmp_path / f"{kill}.log"
+        before = nights.finished(chosen) if folder.exists() else set()
+        log = tmp_path / f"{kill}.log"
         process = nights.start(chosen, log)
-        _wait_for_files(
-            process, place, _moment(moments, _files(place), _files(theirs), KILLS - kill)
-        )
+        count = _moment(moments, _files(folder), _files(theirs), KILLS - kill)
+        _wait_for_files(process, folder, count)
         time.sleep(moments.uniform(0, LONGEST_DELAY))
         process.kill()
         process.join()
-        assert process.exitcode == -signal.SIGKILL, "the night was over before it was killed"
+        assert process.exitcode == -signal.SIGKILL, "the run was over before it was killed"
         assert _worked(log) <= _missing(before), "a finished shard was worked on again"
-        assert {path: _identity(place, path) for path in markers} == markers, (
+        assert {path: _identity(folder, path) for path in markers} == markers, (
             "a finished shard was written again"
         )
-        markers = {path: _identity(place, path) for path in nights.finished(chosen)}
+        markers = {path: _identity(folder, path) for path in nights.finished(chosen)}
         reached |= {path.split("/")[2] for path in markers}
     assert reached >= {"synthesize", "refine"}
-    assert len(markers) < 18, "the kills were spread over the whole night"
+    assert len(markers) < 18, "the kills were spread over the whole run"
     worked = nights.run(chosen)
     assert worked.pop("publish-shards") > 0
     assert +worked == _missing(set(markers))
-    assert {path: _identity(place, path) for path in markers} == markers
-    assert nights.objects(place) == nights.objects(theirs)
+    assert {path: _identity(folder, path) for path in markers} == markers
+    assert nights.objects(folder) == nights.objects(theirs)
     assert verify_stored_run(nights.store_of(chosen), "night") == []
     assert verify_version(nights.store_of(chosen), nights.version(undisturbed)) == []
 
 
-def test_a_finished_night_works_on_nothing_and_writes_no_sample(undisturbed: Settings) -> None:
+def test_a_finished_run_does_no_work_and_writes_no_marker_again(undisturbed: Settings) -> None:
     root = Path(undisturbed.store.url)
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*.json")}
     assert nights.run(undisturbed) == Counter()
@@ -66,12 +66,12 @@ def test_a_finished_night_works_on_nothing_and_writes_no_sample(undisturbed: Set
 
 
 def _moment(moments: random.Random, done: int, total: int, kills: int) -> int:
-    """How many files there shall be at the next of so many kills; new ones, so that work was under
-    way.
+    """Return the number of files at which the next of `kills` kills comes.
+
+    At least one of them is new, so that work was under way.
     """
-    return min(
-        max(done, 2) + moments.randint(1, max(1, 2 * (total - done) // (kills + 1))), total - LAST
-    )
+    new = moments.randint(1, max(1, 2 * (total - done) // (kills + 1)))
+    return min(max(done, 2) + new, total - LAST)
 
 
 def _wait_for_files(process: BaseProcess, root: Path, count: int) -> None:
@@ -85,9 +85,8 @@ def _files(root: Path) -> int:
 
 def _paths(root: Path) -> Iterator[str]:
     for folder, _, names in os.walk(root):
-        yield from (
-            f"{folder}/{name}" for name in names if not name.endswith(".partial") and name[0] != "."
-        )
+        kept = [name for name in names if not name.endswith(".partial") and name[0] != "."]
+        yield from (f"{folder}/{name}" for name in kept)
 
 
 def _identity(root: Path, path: str) -> tuple[int, int]:
@@ -96,7 +95,7 @@ def _identity(root: Path, path: str) -> tuple[int, int]:
 
 
 def _missing(done: set[str]) -> Counter[str]:
-    """Rows that each stage has to do if the shards in `done` are finished."""
+    """Return the rows left to do per stage if the shards in `done` are finished."""
     left = {
         stage: nights.ROWS * sum(f"runs/night/{stage}/{shard:05d}" not in done for shard in shards)
         for stage, shards in nights.STAGES.items()

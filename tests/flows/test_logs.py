@@ -1,6 +1,4 @@
-"""Logs say where they were made: run, stage and shard, in flows and in Dask's workers; as JSON when
-asked for.
-"""
+"""Log records name their run, stage and shard, in flows and in Dask's workers; JSON on request."""
 
 from __future__ import annotations
 
@@ -21,30 +19,27 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What a night on Dask logs in which one shard cannot be written."""
-    place = tmp_path_factory.mktemp("logs")
-    (place / "store/runs/night/refine/00001.parquet").mkdir(parents=True)
+    """The log of a run on Dask in which one shard cannot be written."""
+    folder = tmp_path_factory.mktemp("logs")
+    (folder / "store/runs/night/refine/00001.parquet").mkdir(parents=True)
     chosen = nights.settings(
-        place / "store", compute={"runner": "dask-local"}, watch={"lines": "-"}
+        folder / "store", compute={"runner": "dask-local"}, watch={"lines": "-"}
     )
-    (place / "night.yaml").write_text(json.dumps(chosen.resolved()))
-    told = {"PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json", "PREFECT_LOGGING_LEVEL": "INFO"}
+    (folder / "night.yaml").write_text(json.dumps(chosen.resolved()))
+    json_logs = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+    }
     server = get_current_settings().to_environment_variables(exclude_unset=True)
-    command = [
-        Path(sys.executable).with_name("segmint"),
-        "run",
-        "--config",
-        place / "night.yaml",
-        "--no-train",
-    ]
-    done = subprocess.run(
-        command, cwd=PROJECT, env={**os.environ, **server, **told}, capture_output=True, text=True
-    )
+    program = Path(sys.executable).with_name("segmint")
+    command = [program, "run", "--config", folder / "night.yaml", "--no-train"]
+    environment = {**os.environ, **server, **json_logs}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert "shard 00001: refine StoreError" in done.stderr, done.stderr
     return [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
 
 
-def test_a_failure_in_a_worker_tells_run_stage_and_shard(records: list[dict[str, Any]]) -> None:
+def test_a_failure_in_a_worker_names_run_stage_and_shard(records: list[dict[str, Any]]) -> None:
     (failure,) = [
         record for record in records if record.get("exc_info") and record.get("stage") == "refine"
     ]
@@ -53,14 +48,14 @@ def test_a_failure_in_a_worker_tells_run_stage_and_shard(records: list[dict[str,
     assert failure["exc_info"]["type"] == "StoreError"
 
 
-def test_the_flow_s_own_records_tell_the_run(records: list[dict[str, Any]]) -> None:
+def test_the_flow_s_own_records_name_the_run(records: list[dict[str, Any]]) -> None:
     of_flow = [
         record for record in records if record.get("run") == "night" and "shard" not in record
     ]
     assert {record["name"] for record in of_flow if "levelname" in record} >= {"prefect.flow_runs"}
 
 
-def test_events_can_go_among_them(records: list[dict[str, Any]]) -> None:
+def test_events_can_be_lines_of_the_log(records: list[dict[str, Any]]) -> None:
     events = [record for record in records if "amount" in record]
     assert sum(event["amount"] for event in events if event["stage"] == "synthesize") == 8
     assert ("refine", "00001") in [

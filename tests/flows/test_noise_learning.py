@@ -1,6 +1,4 @@
-"""A night whose labels are ranked by networks that never saw them: the same whoever runs it, and
-however it stops.
-"""
+"""Runs with noise learning: labels are ranked by networks that never saw them."""
 
 from __future__ import annotations
 
@@ -21,13 +19,13 @@ from testbed import nights
 LEARNING = {"folds": 2, "fold_steps": 3, "keep": 0.5, "pixel_loss": 1.0}
 
 
-def learning(place: Path) -> Settings:
+def learning(folder: Path) -> Settings:
     plan = {"images": 8, "multi": 0.0, "negatives": 0.25}
-    return nights.settings(place, select=LEARNING, plan=plan, classes=("ball", "fish"))
+    return nights.settings(folder, select=LEARNING, plan=plan, classes=("ball", "fish"))
 
 
-def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(place: Path) -> None:
-    chosen = learning(place)
+def test_noise_learning_publishes_what_the_networks_agree_with(folder: Path) -> None:
+    chosen = learning(folder)
     worked = nights.run(chosen)
     assert worked["learn-fold"] == 2 * LEARNING["fold_steps"]
     store = nights.store_of(chosen)
@@ -47,22 +45,20 @@ def test_a_night_with_noise_learning_publishes_what_the_networks_agree_with(plac
         published.append(arrays["label"])
         columns += table["row"].tolist()
     assert set(columns) & set(judged["row"]) == set(verdicts.loc[verdicts["keep"], "row"])
-    assert (
-        np.concatenate(published) == 255
-    ).any()  # the pixel filter's: the small night has no band of its own
+    # the pixel filter's, since this run has no band of ignored pixels
+    assert (np.concatenate(published) == 255).any()
     stored = read_stored_run(store, "night")
     picked = stored.counts.picked
     for _, cell in draw_steps(store, stored, picked[picked["row"].isin(judged["row"])]):
-        assert (
-            len(cell.tiles) == 7 + 2
-        )  # the prediction of the network that did not see it, and where it disagrees
+        # the prediction of the network that did not see it, and where it disagrees
+        assert len(cell.tiles) == 7 + 2
     assert verify_stored_run(store, "night") == []
     assert nights.run(chosen) == {}  # all of it is in the store
 
 
-def test_without_all_shards_there_is_nothing_to_rank_and_nothing_is_published(place: Path) -> None:
-    chosen = nights.settings(place, select=LEARNING, publish={"partial": True})
-    (place / "runs/night/screen/00002.parquet").mkdir(parents=True)
+def test_with_a_failed_shard_nothing_is_ranked_or_published(folder: Path) -> None:
+    chosen = nights.settings(folder, select=LEARNING, publish={"partial": True})
+    (folder / "runs/night/screen/00002.parquet").mkdir(parents=True)
     with pytest.raises(
         NightFailedError, match=r"^shard 00002: screen .*00002\.parquet.* more wait for these"
     ):
@@ -70,18 +66,18 @@ def test_without_all_shards_there_is_nothing_to_rank_and_nothing_is_published(pl
     assert list_versions(nights.store_of(chosen)) == []
 
 
-def test_a_night_stopped_at_a_fold_goes_on_there_and_ends_in_the_same_bytes(
-    place: Path, tmp_path: Path
+def test_a_run_stopped_at_a_fold_resumes_there_and_leaves_the_same_bytes(
+    folder: Path, tmp_path: Path
 ) -> None:
-    chosen, undisturbed = learning(place), learning(tmp_path / "other" / "store")
+    chosen, undisturbed = learning(folder), learning(tmp_path / "other" / "store")
     nights.run(undisturbed)
     folds = [f"checkpoints/{nights.version(undisturbed)}-fold-{fold}" for fold in (0, 1)]
-    obstacle = place / folds[1] / "weights.safetensors"
+    obstacle = folder / folds[1] / "weights.safetensors"
     obstacle.mkdir(parents=True)
     with pytest.raises(NightFailedError, match="learn-fold 1: "):
         nights.run(chosen)
-    first = (place / folds[0] / "meta.json").read_bytes()
+    first = (folder / folds[0] / "meta.json").read_bytes()
     obstacle.rmdir()
     assert nights.run(chosen)["learn-fold"] <= LEARNING["fold_steps"]
-    assert (place / folds[0] / "meta.json").read_bytes() == first
-    assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
+    assert (folder / folds[0] / "meta.json").read_bytes() == first
+    assert nights.objects(folder) == nights.objects(Path(undisturbed.store.url))

@@ -1,4 +1,4 @@
-"""What told of a publication may have died with the server: the next night tells again, until it
+"""A publication's event may be lost with the server, so the next run re-emits it, until the version
 was trained on.
 """
 
@@ -17,22 +17,22 @@ from testbed import nights
 
 @pytest.fixture
 def published() -> Iterator[Callable[[], list[str]]]:
-    """Versions that were told of since it was last asked, in order."""
+    """Returns the versions of the events since the last call, in order."""
 
-    def told() -> list[str]:
+    def emitted() -> list[str]:
         EventsWorker.instance().wait_until_empty()
         events = [event for client in AssertingEventsClient.all for event in client.pop_events()]
         return [event.payload["version"] for event in events if event.event == PUBLISHED]
 
     EventsWorker.set_client_override(AssertingEventsClient)
     AssertingEventsClient.reset()
-    yield told
+    yield emitted
     EventsWorker.drain_all()
     EventsWorker.set_client_override(None)
     AssertingEventsClient.reset()
 
 
-def test_a_night_tells_of_the_last_one_again_until_it_was_trained_on(
+def test_a_run_re_emits_the_last_publication_until_it_was_trained_on(
     tmp_path: Path, published: Callable[[], list[str]]
 ) -> None:
     first, second, third = (
@@ -47,7 +47,7 @@ def test_a_night_tells_of_the_last_one_again_until_it_was_trained_on(
     assert published() == [nights.version(third)]
 
 
-def test_a_version_of_other_classes_is_for_others_to_tell_of(
+def test_a_publication_of_other_classes_is_not_re_emitted(
     tmp_path: Path, published: Callable[[], list[str]]
 ) -> None:
     nights.run(nights.settings(tmp_path, name="first", classes=["car", "house"]))

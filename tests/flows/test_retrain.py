@@ -1,4 +1,4 @@
-"""From a version to a champion, and from the champion to the next night's plan."""
+"""From a version to a champion, and from the champion to the next run's plan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from testbed import nights
 TINY = {"train": {"steps": 2, "batch_size": 2}, "evaluate": {"images": 2, "batch_size": 2}}
 
 
-def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(
-    undisturbed: Settings, place: Path
+def test_a_version_makes_a_champion_whose_budget_the_next_run_plans_with(
+    undisturbed: Settings, folder: Path
 ) -> None:
-    shutil.copytree(undisturbed.store.url, place)
-    chosen = nights.settings(place, **TINY)
+    shutil.copytree(undisturbed.store.url, folder)
+    chosen = nights.settings(folder, **TINY)
     store, version = nights.store_of(chosen), nights.version(chosen)
     outcome = retrain(chosen, version)
     champion = store.read_json("champion.json")
@@ -28,7 +28,7 @@ def test_a_version_makes_a_champion_whose_budget_the_next_night_plans_with(
     assert outcome["challenger"] == {
         name: champion[name] for name in ("checkpoint", "version", "evaluation")
     }
-    following = nights.settings(place, name="next", plan={"images": 4})
+    following = nights.settings(folder, name="next", plan={"images": 4})
     nights.run(following)
     budget = store.read_json("runs/next/settings.json")["settings"]["plan"]["budget"]
     assert budget.keys() == champion["budget"].keys() == set(following.load_vocabulary().names)

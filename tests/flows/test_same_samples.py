@@ -1,6 +1,4 @@
-"""A sample depends on its seed and settings alone: not on when, where, in what batch or by how many
-it is made.
-"""
+"""A sample depends on its seed and settings alone, not on order, workers, batches or shards."""
 
 from __future__ import annotations
 
@@ -25,22 +23,20 @@ def assert_identical(ours: nights.Samples, theirs: nights.Samples) -> None:
     pd.testing.assert_frame_equal(ours[1], theirs[1], check_exact=True)
 
 
-def test_the_night_has_every_kind_and_publishes_some(undisturbed: Settings) -> None:
+def test_the_small_run_has_every_kind_of_row_and_publishes_some(undisturbed: Settings) -> None:
     arrays, table = nights.samples(undisturbed)
     assert set(table["kind"]) == {"single", "multi", "negative", "composed"}
-    assert "negative" in set(
-        table.loc[table["select.keep"], "kind"]
-    )  # the others, as the generator is able
+    kept = set(table.loc[table["select.keep"], "kind"])
+    assert "negative" in kept  # other kinds depend on what the generator can do in two steps
     assert arrays["synthesize.image"].shape == (8, 128, 128, 3)
     assert len(np.unique(arrays["synthesize.image"])) > 50
-    assert (
-        arrays["compose.instance"].max((1, 2)) > 0
-    ).all()  # scenes of objects, not the blank that stands for none
+    # scenes with objects, not the blank image of a scene that could not be made
+    assert (arrays["compose.instance"].max((1, 2)) > 0).all()
 
 
-def test_the_same_settings_leave_the_same_bytes(undisturbed: Settings, place: Path) -> None:
-    nights.run(nights.settings(place))
-    ours, theirs = nights.objects(place), nights.objects(Path(undisturbed.store.url))
+def test_the_same_settings_leave_the_same_bytes(undisturbed: Settings, folder: Path) -> None:
+    nights.run(nights.settings(folder))
+    ours, theirs = nights.objects(folder), nights.objects(Path(undisturbed.store.url))
     assert ours.keys() == theirs.keys()
     assert [path for path in ours if ours[path] != theirs[path]] == []
 
@@ -54,18 +50,18 @@ def test_the_same_settings_leave_the_same_bytes(undisturbed: Settings, place: Pa
     ],
     ids=["larger shards", "two threads", "two Dask workers"],
 )
-def test_samples_are_identical_whoever_makes_them_in_shards_of_whatever_size(
-    changes: dict[str, Any], undisturbed: Settings, place: Path
+def test_samples_are_identical_for_any_workers_and_any_shard_size(
+    changes: dict[str, Any], undisturbed: Settings, folder: Path
 ) -> None:
-    chosen = nights.settings(place, **changes)
+    chosen = nights.settings(folder, **changes)
     nights.run(chosen)
     assert_identical(nights.samples(chosen), nights.samples(undisturbed))
 
 
-def test_samples_are_identical_in_whatever_order_their_shards_are_made(
-    undisturbed: Settings, place: Path
+def test_samples_are_identical_for_any_order_of_the_shards(
+    undisturbed: Settings, folder: Path
 ) -> None:
-    chosen = nights.settings(place)
+    chosen = nights.settings(folder)
     shards = prepare.fn(chosen)[1]
     make_shards(chosen, Shards(generated=shards.generated[::-1], composed=shards.composed))
     assert_identical(nights.samples(chosen), nights.samples(undisturbed))
@@ -75,17 +71,17 @@ def test_samples_are_identical_in_whatever_order_their_shards_are_made(
     "changes", [{"generator": {"batch_size": 1}}, {"plan": {"shard_size": 3}}], ids=str
 )
 def test_other_batches_change_samples_by_no_more_than_the_order_of_float_sums(
-    changes: dict[str, Any], undisturbed: Settings, place: Path
+    changes: dict[str, Any], undisturbed: Settings, folder: Path
 ) -> None:
-    """Measured: one grey level in 5 of 100 000 values, 6 of 131 000 label pixels, a confidence by
-    0.005.
+    """Measured: one grey level in 5 of 100 000 values, 6 of 131 000 label pixels, and 0.005 of a
+    confidence.
 
-    Where a pixel of an object's edge changes, a scene's copy of it can come out a pixel larger: its
-    outline moves. A part that grows by colour is in the label or out of it as a whole, and one grey
-    level can decide that: measured in one of eight of these pictures of two steps. Such a picture's
-    label, and scenes, are of no use for a comparison.
+    If a pixel of an object's edge changes, the object's copy in a scene can be a pixel larger. A
+    part that is added by its colour is in the label or not as a whole, and one grey level can
+    decide that; measured in one of eight of these images of two steps. Labels of such an image, and
+    scenes with it, are left out of the comparison.
     """
-    chosen = nights.settings(place, **changes)
+    chosen = nights.settings(folder, **changes)
     nights.run(chosen)
     (ours, table), (theirs, expected) = nights.samples(chosen), nights.samples(undisturbed)
     away = {
@@ -106,15 +102,14 @@ def test_other_batches_change_samples_by_no_more_than_the_order_of_float_sums(
             assert np.mean(difference > 0) < 1e-2 or not steady.all(), name
         else:
             assert difference.max() <= 1e-3, name
-    placed, wanted = (things(columns.pop("compose.objects")) for columns in (table, expected))
+    placed, wanted = (scene_objects(each.pop("compose.objects")) for each in (table, expected))
     if steady.all():
         pd.testing.assert_frame_equal(placed, wanted, rtol=0, atol=2)  # pixels
     compared = np.r_[steady, np.full(len(table) - len(steady), steady.all())]
-    pd.testing.assert_frame_equal(
-        table[compared], expected[compared], rtol=0, atol=0.02
-    )  # much of a small object
+    # a small object's share of agreement changes by as much
+    pd.testing.assert_frame_equal(table[compared], expected[compared], rtol=0, atol=0.02)
 
 
-def things(objects: pd.Series) -> pd.DataFrame:
-    """The objects of all scenes, one a row."""
-    return pd.DataFrame([thing for scene in objects.dropna() for thing in json.loads(scene)])
+def scene_objects(objects: pd.Series) -> pd.DataFrame:
+    """Return the objects of all scenes, one per row."""
+    return pd.DataFrame([each for scene in objects.dropna() for each in json.loads(scene)])

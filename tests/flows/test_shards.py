@@ -1,4 +1,4 @@
-"""A run of many shards is few task runs, and the same samples."""
+"""A run of many shards has few task runs and the same samples."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ def task_runs(flow_run: str) -> list[str]:
 
 
 def test_a_task_takes_as_many_shards_as_keeps_the_run_small(
-    undisturbed: Settings, place: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        shards, "MOST_TASK_RUNS", 20
-    )  # seven stages of five shards: two shards a task
-    chosen, all_shards = prepare.fn(nights.settings(place))
+    # seven stages of five shards: two shards per task
+    monkeypatch.setattr(shards, "MOST_TASK_RUNS", 20)
+    chosen, all_shards = prepare.fn(nights.settings(folder))
     assert make_shards.with_options(flow_run_name="grouped")(chosen, all_shards) == {}
     generated = [
         f"{stage} {pair}" for stage in ("synthesize", "refine", "select") for pair in ("0-1", "2-3")
     ]
     publish = [f"publish-shards {group}" for group in ("0-1", "2-3", "4")]
     assert task_runs("grouped") == sorted([*generated, "compose 4", "select 4", *publish])
-    assert nights.run(nights.settings(place)) == {}
-    assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
+    assert nights.run(nights.settings(folder)) == {}
+    assert nights.objects(folder) == nights.objects(Path(undisturbed.store.url))
 
 
 def test_a_flow_run_has_the_name_of_its_run(undisturbed: Settings) -> None:
@@ -49,23 +48,23 @@ def test_a_flow_run_has_the_name_of_its_run(undisturbed: Settings) -> None:
     assert flow_run.name == undisturbed.name
 
 
-def test_what_is_in_the_store_is_no_task_run_at_all(undisturbed: Settings) -> None:
+def test_finished_shards_have_no_task_run(undisturbed: Settings) -> None:
     chosen, all_shards = prepare.fn(undisturbed)
     assert make_shards.with_options(flow_run_name="nothing")(chosen, all_shards) == {}
     assert task_runs("nothing") == []
 
 
-def test_a_shard_that_fails_takes_no_other_of_its_group_along(
-    undisturbed: Settings, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_that_fails_does_not_affect_the_others_of_its_group(
+    undisturbed: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "MOST_TASK_RUNS", 10)  # four shards a task
-    chosen, all_shards = prepare.fn(nights.settings(place))
-    obstacle = place / "runs/night/synthesize/00001.parquet"
+    monkeypatch.setattr(shards, "MOST_TASK_RUNS", 10)  # four shards per task
+    chosen, all_shards = prepare.fn(nights.settings(folder))
+    obstacle = folder / "runs/night/synthesize/00001.parquet"
     obstacle.mkdir(parents=True)
     failed = make_shards(chosen, all_shards)
     assert failed[1].reason.startswith("synthesize StoreError: ")
     assert {f"runs/night/refine/{shard:05d}" for shard in (0, 2, 3)} <= nights.finished(chosen)
     obstacle.rmdir()
     assert make_shards(chosen, all_shards, alone=True) == {}
-    nights.run(nights.settings(place))
-    assert nights.objects(place) == nights.objects(Path(undisturbed.store.url))
+    nights.run(nights.settings(folder))
+    assert nights.objects(folder) == nights.objects(Path(undisturbed.store.url))

@@ -1,5 +1,5 @@
-"""A night on Dask's workers is followed by the flow's process: in Prefect's UI, as metrics, as
-lines of JSON.
+"""The flow's process reports what Dask's workers do: in Prefect's UI, as metrics and as lines of
+JSON.
 """
 
 from __future__ import annotations
@@ -31,36 +31,34 @@ class Watched(NamedTuple):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    """A night of groups of shards on two workers, and what there was to see of it."""
-    place = tmp_path_factory.mktemp("watched")
+    """A run on two workers with several shards per task, and all that was reported of it."""
+    folder = tmp_path_factory.mktemp("watched")
     watch = {
-        "metrics": str(place),
-        "lines": str(place),
+        "metrics": str(folder),
+        "lines": str(folder),
         "seconds": 0.5,
         "links": "https://data.example/team",
     }
     chosen = nights.settings(
-        place / "store", compute={"runner": "dask-local", "workers": 2}, watch=watch
+        folder / "store", compute={"runner": "dask-local", "workers": 2}, watch=watch
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "MOST_TASK_RUNS", 10)  # 5 shards in 6 folders: groups of three
         state = nightly(chosen, return_state=True)
     assert state.is_completed(), state
     with get_client(sync_client=True) as client:
-        run = ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
-        )
-        found = client.read_artifacts(artifact_filter=run)
+        run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
     artifacts = defaultdict(list)
     for artifact in found:
         artifacts[artifact.key].append(artifact)
-    text = (place / "segmint-nightly.prom").read_text()
-    lines = [json.loads(line) for line in (place / "night.jsonl").read_text().splitlines()]
+    text = (folder / "segmint-nightly.prom").read_text()
+    lines = [json.loads(line) for line in (folder / "night.jsonl").read_text().splitlines()]
     return Watched(chosen, artifacts, metrics_of(text), lines)
 
 
 def metrics_of(text: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """Samples by name and by the values of their labels but `flow`."""
+    """Return the samples by name and by the values of their labels, without `flow`."""
     found: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -69,9 +67,7 @@ def metrics_of(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
-def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(
-    watched: Watched,
-) -> None:
+def test_each_stage_has_one_progress_artifact_and_it_ends_at_100_percent(watched: Watched) -> None:
     for stage, rows in ROWS.items():
         (artifact,) = watched.artifacts[f"progress-{stage}"]
         assert artifact.type == "progress" and artifact.data == 100
@@ -81,38 +77,33 @@ def test_each_stage_has_one_progress_on_the_night_s_own_page_and_it_ends_full(
 
 def test_what_workers_do_is_counted_by_the_flow(watched: Watched) -> None:
     units = watched.metrics["segmint_units_total"]
-    assert {
-        worker for _, worker in units
-    } <= WORKERS  # a slow machine's second one may come too late
+    # on a slow machine the second one may start too late
+    assert {worker for _, worker in units} <= WORKERS
     assert {stage: sum(n for (of, _), n in units.items() if of == stage) for stage in ROWS} == ROWS
     (table,) = watched.artifacts["rates"]
     rows = json.loads(table.data)
     assert {(row["stage"], row["worker"]): row["done"] for row in rows} == units
-    seconds = watched.metrics[
-        "segmint_busy_seconds_total"
-    ]  # the table's are rounded, and a shard here takes less
-    assert {
-        (row["stage"], row["worker"]): row["per second"]
-        for row in rows
-        if row["per second"] is not None
-    } == {
+    # the table's seconds are rounded, and a shard here takes less than one
+    seconds = watched.metrics["segmint_busy_seconds_total"]
+    rates = {(row["stage"], row["worker"]): row["per second"] for row in rows}
+    assert {key: rate for key, rate in rates.items() if rate is not None} == {
         key: pytest.approx(done / seconds[key], rel=1e-3, abs=0.01)
         for key, done in units.items()
         if seconds[key]
     }
 
 
-def test_a_shard_s_progress_is_heard_while_it_goes_on(watched: Watched) -> None:
-    told = [(line["done"], line["ended"]) for line in watched.lines if line["name"] == "00002"]
-    assert told[:3] == [(0, False), (2, False), (2, True)]
-    worked = Counter[str]()
+def test_a_shard_s_progress_is_reported_while_it_runs(watched: Watched) -> None:
+    reported = [(line["done"], line["ended"]) for line in watched.lines if line["name"] == "00002"]
+    assert reported[:3] == [(0, False), (2, False), (2, True)]
+    worked: Counter[str] = Counter()
     for line in watched.lines:
         worked[line["stage"]] += line["amount"]
     assert +worked == ROWS
     assert {(line["run"], line["flow"]) for line in watched.lines} == {("night", "nightly")}
 
 
-def test_disks_are_measured_where_the_work_is(watched: Watched) -> None:
+def test_the_workers_disks_and_the_store_s_are_measured(watched: Watched) -> None:
     free = watched.metrics["segmint_worker_disk_free_bytes"]
     assert {worker for (worker,) in free} & WORKERS and min(free.values()) > 0
     assert watched.metrics["segmint_store_free_bytes"][()] > 0
@@ -120,11 +111,9 @@ def test_disks_are_measured_where_the_work_is(watched: Watched) -> None:
     assert {row["worker"] for row in json.loads(table.data)} == {worker for (worker,) in free}
 
 
-def test_what_was_kept_is_told_by_class_and_reason(watched: Watched) -> None:
-    (classes,), (reasons,) = (
-        watched.artifacts["report-classes"],
-        watched.artifacts["report-reasons"],
-    )
+def test_kept_and_rejected_samples_are_reported_per_class_and_reason(watched: Watched) -> None:
+    (classes,) = watched.artifacts["report-classes"]
+    (reasons,) = watched.artifacts["report-reasons"]
     rows = {row["class"]: row for row in json.loads(classes.data)}
     kept = {name: ratio for (name,), ratio in watched.metrics["segmint_keep_ratio"].items()}
     assert {name: f"{100 * ratio:.1f} %" for name, ratio in kept.items()} == {
@@ -134,14 +123,12 @@ def test_what_was_kept_is_told_by_class_and_reason(watched: Watched) -> None:
     assert rejected == {row["reason"]: row["samples"] for row in json.loads(reasons.data)}
 
 
-def test_pictures_and_links_lead_to_what_was_made(watched: Watched) -> None:
+def test_image_and_link_artifacts_show_the_run_s_results(watched: Watched) -> None:
     for key in ("report-samples", "report-labels"):
-        (picture,) = watched.artifacts[key]
-        assert picture.type == "image" and picture.data.startswith("data:image/webp;base64,")
+        (image,) = watched.artifacts[key]
+        assert image.type == "image" and image.data.startswith("data:image/webp;base64,")
     (links,) = watched.artifacts["report-links"]
+    version = nights.version(watched.settings)
     assert "https://data.example/team/runs/night/report.html" in links.data
-    assert (
-        f"https://data.example/team/versions/{nights.version(watched.settings)}/manifest.json"
-        in links.data
-    )
+    assert f"https://data.example/team/versions/{version}/manifest.json" in links.data
     assert "Champion: none yet" in links.data
