@@ -1,1 +1,1 @@
-"""Evaluate: a checkpoint on labelled pictures that no training saw."""
+"""Evaluate: a checkpoint on labelled images that no training saw."""

@@ -1,8 +1,8 @@
 """Sets: the labelled images of an evaluation, in two disjoint parts.
 
 One part decides whether a checkpoint becomes the champion, the other gives the figures that are
-reported. A figure that decides is too high for whoever wins by it: the best of 100 equal networks
-measures 0.010 mIoU above their mean. The reported part takes no part in the decision.
+reported. The figure by which a checkpoint wins is too high: the best of 100 equal networks measures
+0.010 mIoU above their mean. The reported images have no influence on the decision.
 
     drawn world    held-out scenes; the deciding part is another range of seeds, of the same number
     VOC folder     split `val`; an image decides if the first bit of its pixels' SHA-256 is 1

@@ -1,7 +1,7 @@
 """Decision: whether a challenger is better than the champion by more than chance.
 
 Both are measured on the same images, which are not those that figures are reported on. The
-challenger wins only if the 95 % bootstrap interval of the mIoU difference lies above 0. "Any higher
+challenger wins only if the 95 % bootstrap interval of the mIoU difference is above 0. "Any higher
 mIoU" would promote the luckiest of equal networks, again and again.
 """
 

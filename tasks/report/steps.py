@@ -83,7 +83,7 @@ def draw_steps(
         ]
         steps = _walk_steps(traced, net, stored) if walks else _colour_steps(traced)
         label = labelled(traced.shown, sample, stored, read)
-        held_out = _held_out(traced, sample, stored, read)
+        held_out = _held_out(store, traced, sample, stored, read)
         yield sample, Cell([traced.shown, *heats, *steps, label, *held_out], str(sample["prompt"]))
 
 
@@ -138,7 +138,7 @@ def _walk_steps(traced: _Traced, net: AffinityNet | None, stored: StoredRun) -> 
 
 
 def _held_out(
-    traced: _Traced, sample: Mapping[str, Any], stored: StoredRun, read: Read
+    store: Store, traced: _Traced, sample: Mapping[str, Any], stored: StoredRun, read: Read
 ) -> list[Image8]:
     """Return the prediction of the network that never saw the sample, and the label's loss there.
 
@@ -147,6 +147,8 @@ def _held_out(
     if sample["reason"] not in ("", "rank") or not stored.settings.get("select", {}).get("folds"):
         return []
     path = shard_path(stored.run, "hold-out", sample["shard"])
+    if not store.exists(f"{path}.json"):  # not run, which is no damage
+        return [blank(traced.size)] * 2
     predicted, loss = (read(path, field, sample["id"]) for field in ("predicted", "loss"))
     if predicted is None or loss is None:
         return [blank(traced.size)] * 2

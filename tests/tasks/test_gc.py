@@ -1,4 +1,4 @@
-"""What may leave the store, and what never does."""
+"""What garbage collection deletes, and what it keeps."""
 
 import os
 import time
@@ -25,8 +25,9 @@ NONE_KEPT = RetentionSettings(versions=1, days=0, run_days=0, abandoned_days=1)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Versions a, b, c, the newest last, each with its run's shards, a checkpoint and a fold's
-    network.
+    """Versions a, b, c, the newest last.
+
+    Each has its run's shards, a checkpoint and a network of noise learning.
     """
     store = Store.open(str(tmp_path / "store"))
     for name in "abc":
@@ -70,7 +71,7 @@ def test_young_versions_stay(store: Store) -> None:
     assert {"versions/a-0123abcd", "versions/b-0123abcd"} <= paths(store, month, after=31 * DAY)
 
 
-def test_what_the_champion_needs_never_goes(store: Store) -> None:
+def test_the_champions_version_and_checkpoints_are_kept(store: Store) -> None:
     crown(store, "a-0123abcd", "b-0123abcd-aaaaaaaa")
     found = paths(store)
     assert "versions/b-0123abcd" in found
@@ -102,7 +103,7 @@ def test_a_published_run_keeps_its_plan_and_report(store: Store) -> None:
     assert {f"checkpoints/{name}-0123abcd-fold-0" for name in "abc"} <= paths(store)
 
 
-def test_a_run_that_published_in_part_keeps_its_shards_as_if_it_had_not(store: Store) -> None:
+def test_a_partly_published_run_keeps_its_shards(store: Store) -> None:
     shard = "versions/d-0123abcd-without-00000000/data/00000"
     write_shard(store, shard, {}, pd.DataFrame({"id": ["x"]}))
     meta = {"run": "d", "classes": {"car": 1}, "without": [1]}
@@ -112,7 +113,7 @@ def test_a_run_that_published_in_part_keeps_its_shards_as_if_it_had_not(store: S
     assert "runs/d" in paths(store, after=2 * DAY)
 
 
-def test_what_was_never_published_goes_only_if_nothing_was_written_for_long(store: Store) -> None:
+def test_an_unpublished_run_is_deleted_only_if_nothing_was_written_for_long(store: Store) -> None:
     store.write_bytes("runs/night/synthesize/00000.json", b"x")
     store.write_bytes("versions/night-ffffffff/data/00000.json", b"x")
     unpublished = {"runs/night", "versions/night-ffffffff"}
@@ -124,14 +125,12 @@ def test_what_was_never_published_goes_only_if_nothing_was_written_for_long(stor
     assert "runs/night" not in paths(store, after=0)
 
 
-def test_a_version_with_a_damaged_manifest_that_nothing_else_tells_of_is_left_for_whoever_can_mend_it(
-    store: Store,
-) -> None:
+def test_an_unlisted_version_with_a_damaged_manifest_is_kept(store: Store) -> None:
     store.place.put("versions/a-0123abcd/manifest.json", [b"{}"])
     assert "versions/a-0123abcd" not in paths(store, after=100 * DAY)
 
 
-def test_collecting_leaves_the_rest_whole_and_has_nothing_to_do_again(
+def test_collecting_leaves_the_rest_whole_and_finds_nothing_the_second_time(
     store: Store, tmp_path: Path
 ) -> None:
     crown(store, "a-0123abcd")
@@ -148,7 +147,7 @@ def test_collecting_leaves_the_rest_whole_and_has_nothing_to_do_again(
         assert verify_version(store, version) == []
 
 
-def test_a_version_that_is_half_deleted_is_no_version_any_more(store: Store) -> None:
+def test_a_half_deleted_version_is_not_a_version(store: Store) -> None:
     for garbage in find_garbage(store, NONE_KEPT, time.time() + 60):
         if garbage.path == "versions/a-0123abcd":
             store.delete(f"{garbage.path}/manifest.json")  # killed here

@@ -27,9 +27,7 @@ CLASSES = ("background", "car", "bus")
 
 
 class Painter(torch.nn.Module):
-    """A segmenter that reads the class out of the red channel: 0, 100 or 200 is class 0, 1 or 2,
-    with certainty.
-    """
+    """A network that reads the class from the red channel: 0, 100 and 200 are classes 0, 1, 2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,13 +76,13 @@ def test_classes_that_the_set_cannot_show_stay_out_of_the_mean(painter: Segmente
     assert found.miou == pytest.approx((1 + 1 / 2) / 2)
 
 
-def test_unseen_classes_are_summed_up_apart(painter: Segmenter) -> None:
+def test_unseen_classes_have_their_own_mean(painter: Segmenter) -> None:
     items: Any = [painted([[0, 0], [1, 2]], said=[[0, 0], [1, 1]])]
     found = evaluate_segmenter(painter, items, "squares", unseen=("bus",))
     assert (found.seen, found.unseen, found.harmonic) == pytest.approx((3 / 4, 0, 0))
 
 
-def test_the_fingerprint_is_of_pictures_labels_and_classes_only(painter: Segmenter) -> None:
+def test_the_fingerprint_is_of_images_labels_and_classes_only(painter: Segmenter) -> None:
     items: Any = [painted([[0, 0], [1, 1]]), painted([[0, 2], [1, 1]])]
     base = evaluate_segmenter(painter, items, "squares").fingerprint
     assert evaluate_segmenter(painter, items, "other name", batch_size=1).fingerprint == base
@@ -108,9 +106,7 @@ def test_an_id_beyond_the_classes_is_named(painter: Segmenter) -> None:
         )
 
 
-def test_photographs_of_many_sizes_are_judged_at_their_own(
-    painter: Segmenter, tmp_path: Path
-) -> None:
+def test_photographs_are_measured_at_their_own_size(painter: Segmenter, tmp_path: Path) -> None:
     shapes = [(150, 40), (150, 40), (33, 260), (150, 40)]
     for number, shape in enumerate(shapes):
         add(tmp_path, f"{number}", np.zeros(shape, np.uint8))
@@ -127,7 +123,7 @@ def test_the_folders_ids_are_translated_by_name(tmp_path: Path) -> None:
     assert photographs.known == CLASSES
 
 
-def test_a_folder_that_is_wrong_says_so(tmp_path: Path) -> None:
+def test_a_wrong_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VocError, match=r"val\.txt is missing"):
         voc_photographs(tmp_path, "val", CLASSES)
 

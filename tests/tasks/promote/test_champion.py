@@ -1,4 +1,4 @@
-"""Who is champion, and what each class gets of the next night."""
+"""Which checkpoint is the champion, and each class's share of the next run."""
 
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def test_the_budget_is_need_over_what_is_kept() -> None:
 
 @pytest.mark.parametrize("iou", [0.0, 0.5, 1.0, None])
 @pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
-def test_no_class_starves_and_none_takes_the_night(iou: float | None, kept: float) -> None:
+def test_every_class_gets_a_share_within_bounds(iou: float | None, kept: float) -> None:
     names = [f"class {number}" for number in range(7)]
     budget = next_budget(
         dict.fromkeys(names, 0.9) | {names[0]: iou}, dict.fromkeys(names, 0.8) | {names[0]: kept}
@@ -135,9 +135,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    """A store with a run, its version, and checkpoints `old`, `worse` and `better` with
-    evaluations.
-    """
+    """A store with a run, its version, and evaluated checkpoints `old`, `worse` and `better`."""
     store = Store.open(settings.store.url)
     publish_squares(store)
     write_run(store, {"car": [True, True, True, False], "bus": [True, False, False, False]})
@@ -186,7 +184,7 @@ def test_the_champion_moves_up_only(settings: Settings, store: Store) -> None:
     assert champion["evaluation"]["miou"] == 0.5  # the reported set's, not that which decided
 
 
-def test_the_outcome_tells_what_was_trained_from_what_is_champion(
+def test_the_outcome_has_both_the_trained_checkpoint_and_the_champion(
     settings: Settings, store: Store
 ) -> None:
     promote.fn(settings, "better", "a" * 64)
@@ -210,7 +208,7 @@ def test_the_budget_goes_to_the_weak_and_the_seldom_kept(settings: Settings, sto
     assert store.read_json("champion.json")["budget"] == budget
 
 
-def test_a_version_whose_run_is_gone_is_promoted_still(settings: Settings, store: Store) -> None:
+def test_a_version_whose_run_was_deleted_is_promoted(settings: Settings, store: Store) -> None:
     store.delete("runs/nightly")
     assert set(promote.fn(settings, "old", "a" * 64)["budget"]) == {"car", "bus"}
 
@@ -273,9 +271,7 @@ def test_a_first_champion_needs_no_minimum_of_images(settings: Settings, store: 
     assert outcome["moved"] and outcome["reason"] == "there was no champion"
 
 
-def test_rolling_back_goes_the_way_of_the_champions_backwards(
-    settings: Settings, store: Store
-) -> None:
+def test_rolling_back_goes_through_the_earlier_champions(settings: Settings, store: Store) -> None:
     evaluated(store, entry("best", 0.7))
     for name in ("old", "better", "best"):
         promote.fn(settings, name, "a" * 64)
@@ -285,7 +281,9 @@ def test_rolling_back_goes_the_way_of_the_champions_backwards(
     assert store.read_json("champion.json")["withdrawn"] == ["best", "better"]
 
 
-def test_what_was_rolled_back_comes_back_by_name_only(settings: Settings, store: Store) -> None:
+def test_a_withdrawn_checkpoint_becomes_champion_by_name_only(
+    settings: Settings, store: Store
+) -> None:
     for name in ("old", "better"):
         promote.fn(settings, name, "a" * 64)
     roll_back.fn(settings)

@@ -1,6 +1,4 @@
-"""The counts of a run: what is counted and picked of groups of samples adds up to what would be of
-all at once.
-"""
+"""Counts of a run: those of its groups add up to those of all samples at once."""
 
 from __future__ import annotations
 
@@ -15,13 +13,15 @@ import pytest
 from tasks.report.counts import PICKED, RunCounts
 from tasks.report.examples import choose
 
-CLASSES, SHARD = ("car", "fish", "tree"), 10
+CLASSES = ("car", "fish", "tree")
+SHARD = 10
 
 
 @pytest.fixture(scope="module")
 def samples() -> pd.DataFrame:
-    """600 samples: of none to two classes, the last 100 composed; made, judged and labelled or not,
-    at random.
+    """600 random samples with up to two classes, the last 100 composed.
+
+    Each is made or not, judged or not, and labelled or not.
     """
     draw = np.random.default_rng(3)
     rows = []
@@ -69,7 +69,7 @@ def test_counts_of_groups_add_up(samples: pd.DataFrame, summed: RunCounts) -> No
         assert counts.confidence == pytest.approx(named["confidence"].mean())
 
 
-def test_what_is_picked_of_groups_is_what_would_be_shown_of_all(
+def test_examples_picked_from_groups_are_those_of_all_samples(
     samples: pd.DataFrame, summed: RunCounts
 ) -> None:
     assert len(summed.picked) < len(samples)
@@ -89,12 +89,10 @@ def test_what_is_picked_of_groups_is_what_would_be_shown_of_all(
         assert shown["row"].tolist() == expected["row"].tolist() and len(shown) == PICKED
 
 
-def test_a_census_of_nothing_adds_nothing(samples: pd.DataFrame) -> None:
+def test_counts_of_nothing_add_nothing(samples: pd.DataFrame) -> None:
     nothing, some = RunCounts.of(samples[:0]), RunCounts.of(samples[:30])
     for each in (nothing + some, some + nothing):
-        assert (
-            each.whole == some.whole
-            and each.classes == some.classes
-            and each.picked.equals(some.picked)
-        )
+        assert each.whole == some.whole
+        assert each.classes == some.classes
+        assert each.picked.equals(some.picked)
     assert (nothing + nothing).whole.planned == 0 and nothing.whole.confidence is None

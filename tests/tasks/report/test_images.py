@@ -44,7 +44,8 @@ def test_borders_are_drawn_inside_objects_and_between_touching_instances() -> No
     label = np.zeros((64, 64), np.uint8)
     label[16:48, 8:56] = 3
     instance = np.where(np.arange(64) < 32, 1, 2).astype(np.uint8) * (label > 0)
-    alone, apart = overlay(image, label, PALETTE), overlay(image, label, PALETTE, instance)
+    alone = overlay(image, label, PALETTE)
+    apart = overlay(image, label, PALETTE, instance)
     assert alone[16, 20].min() > alone[32, 20].min()
     assert (alone[15, 20] == alone[2, 2]).all()
     assert apart[32, 31].min() > alone[32, 31].min() and apart[32, 32].min() > alone[32, 32].min()
@@ -59,7 +60,7 @@ def test_a_label_of_another_size_is_an_error() -> None:
         overlay(np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4), np.uint8), PALETTE)
 
 
-def test_heat_is_brightest_where_attention_is_greatest() -> None:
+def test_heat_is_brightest_at_the_maximum_of_attention() -> None:
     attention = np.zeros((16, 16), np.float16)
     attention[4, 12] = 0.01
     heat = attention_heat(attention, (64, 96)).sum(-1)
@@ -68,9 +69,10 @@ def test_heat_is_brightest_where_attention_is_greatest() -> None:
     assert abs(int(y) - 18) <= 2 and abs(int(x) - 75) <= 3
 
 
-def test_several_words_shine_in_their_own_colours() -> None:
+def test_several_words_have_their_own_colours() -> None:
     attention = np.zeros((2, 8, 8), np.float32)
-    attention[0, :, :2], attention[1, :, 6:] = 1, 1
+    attention[0, :, :2] = 1
+    attention[1, :, 6:] = 1
     heat = attention_heat(attention, (32, 32), [(255, 0, 0), (0, 0, 255)])
     assert heat[16, 2].argmax() == 0 and heat[16, 29].argmax() == 2
 
@@ -127,12 +129,12 @@ def test_captions_of_any_length_and_script_are_cut_not_raised() -> None:
     assert sheet.width < 100
 
 
-def test_a_sheet_of_nothing_is_an_error() -> None:
+def test_a_sheet_without_cells_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one cell"):
         contact_sheet([])
 
 
-def test_a_strip_sets_pictures_side_by_side() -> None:
+def test_a_strip_has_images_side_by_side() -> None:
     assert strip(
         [np.zeros((16, 16, 3), np.uint8), np.zeros((16, 24, 3), np.uint8)], gap=2
     ).shape == (16, 42, 3)

@@ -27,8 +27,9 @@ PROMPT = 'a <script>alert(1)</script> & "red" car'
 
 
 class Night:
-    """A small run of the drawn world: 24 generated rows and 4 composed, in shards of 8, stage by
-    stage.
+    """A small run of the drawn world, written stage by stage.
+
+    It has 24 generated rows and 4 composed ones, in shards of 8.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,28 +42,17 @@ class Night:
 
     def _row(self, row: int) -> dict[str, Any]:
         names = list(dict.fromkeys(thing.name for thing in self.drawings[row].scene.objects))[:3]
-        kind = (
-            "composed"
-            if row >= 24
-            else "negative"
-            if not names
-            else "single"
-            if len(names) == 1
-            else "multi"
-        )
-        prompt = (
-            PROMPT
-            if row == 1
-            else f"a photo of {' and '.join(names)} on {self.drawings[row].scene.ground}"
-        )
+        kind = {0: "negative", 1: "single"}.get(len(names), "multi")
+        background = self.drawings[row].scene.ground
+        prompt = f"a photo of {' and '.join(names)} on {background}"
         return {
             "row": row,
             "id": f"{row:08d}",
-            "kind": kind,
-            "prompt": prompt,
+            "kind": "composed" if row >= 24 else kind,
+            "prompt": PROMPT if row == 1 else prompt,
             "classes": names,
             "phrases": names,
-            "background": self.drawings[row].scene.ground,
+            "background": background,
             "seed": row * 7919 % 104729,
             "shard": row // SHARD,
         }
@@ -94,7 +84,7 @@ class Night:
         }, {}
 
     def _refine(self, drawings: list[world.Drawing], rows: pd.DataFrame) -> Any:
-        labels = np.stack([unsure_at_edges(d.label) for d in drawings])
+        labels = np.stack([ignored_at_edges(d.label) for d in drawings])
         return {"label": labels}, {"confidence": [0.5 + (row * 7 % 10) / 20 for row in rows["row"]]}
 
     def _compose(self, drawings: list[world.Drawing], rows: pd.DataFrame) -> Any:
@@ -152,9 +142,7 @@ class Night:
 
 
 def attention_of(drawing: world.Drawing, names: list[str]) -> np.ndarray[Any, Any]:
-    """Three maps (3, 16, 16) of at most three words, as if from a generator: the object's mask,
-    blurred.
-    """
+    """Return three maps (3, 16, 16) of at most three words: each object's mask, blurred."""
     ids = {c["name"]: c["id"] for c in world.vocabulary()["classes"]}
     masks = [drawing.label == ids[name] for name in names]
     maps = np.zeros((3, 16, 16), np.float16)
@@ -163,14 +151,14 @@ def attention_of(drawing: world.Drawing, names: list[str]) -> np.ndarray[Any, An
     return maps
 
 
-def unsure_at_edges(label: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def ignored_at_edges(label: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(
         ndimage.maximum_filter(label, 3) != ndimage.minimum_filter(label, 3), 255, label
     ).astype(np.uint8)
 
 
 class Reader(HTMLParser):
-    """Collects a page's tags, the URLs it refers to and its text."""
+    """Collects tags, URLs and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -242,7 +230,7 @@ def test_the_steps_from_attention_to_label_are_shown(night: Night, page: str) ->
     assert len(sample["classes"]) and np.ptp(found) > 100 and np.ptp(grown) > 100
 
 
-def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
+def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
     reader = Reader(page)
     assert reader.urls and all(url.startswith("data:") for url in reader.urls)
     assert not {"script", "iframe", "object", "embed"} & set(reader.tags)
@@ -270,7 +258,7 @@ def test_prompts_and_class_names_are_escaped(night: Night) -> None:
 
 
 @pytest.mark.parametrize("stages", range(6))
-def test_a_missing_stage_is_said_and_never_a_crash(night: Night, stages: int) -> None:
+def test_a_missing_stage_is_named_and_never_a_crash(night: Night, stages: int) -> None:
     night.store.write_json(f"runs/{RUN}/settings.json", night.settings.record())
     steps = [
         night.plan,
@@ -294,7 +282,7 @@ def test_a_missing_stage_is_said_and_never_a_crash(night: Night, stages: int) ->
         ), name
 
 
-def test_an_unfinished_run_is_told_how_to_go_on(night: Night) -> None:
+def test_an_unfinished_run_names_the_command_that_finishes_it(night: Night) -> None:
     night.plan()
     night.stage("synthesize", 0)
     said = list(advice(read_stored_run(night.store, RUN)))
@@ -329,7 +317,7 @@ def test_equal_stores_give_equal_pages(finished: Night, page: str) -> None:
     assert finished.page() == page
 
 
-def test_a_run_that_is_not_there_is_an_error_that_names_those_that_are(finished: Night) -> None:
+def test_an_unknown_run_is_an_error_that_names_the_existing_ones(finished: Night) -> None:
     with pytest.raises(MissingError, match=RUN):
         write_report(finished.store, "other")
 
@@ -379,6 +367,14 @@ def test_the_time_table_has_the_stages_of_noise_learning(night: Night) -> None:
     assert (trained["seconds"], trained["rate"]) == (20.0, 2.0)
     missing = next(text for text, _ in advice(read_stored_run(night.store, RUN)))
     assert missing.startswith("Unfinished: screen, learn-fold, hold-out.")
+
+
+def test_a_stage_that_has_not_run_is_not_called_damaged(night: Night) -> None:
+    night.settings = Settings(name=RUN, _flags=["select.folds=2", "compose.images=4"])
+    night.all_stages()
+    page = night.page()
+    assert "prediction of a network that was not trained on the sample" in page
+    assert "Damaged" not in page and "Unfinished: screen, learn-fold, hold-out." in page
 
 
 def test_stages_that_a_run_does_not_have_are_not_in_the_time_table(finished: Night) -> None:

@@ -53,7 +53,7 @@ def test_unseen_classes_lose_their_real_labels_and_nothing_else() -> None:
     assert {1, 2} <= shown
 
 
-def test_zero_shot_shows_unseen_classes_in_real_pictures_as_the_version_has_them() -> None:
+def test_zero_shot_pastes_unseen_classes_into_real_images() -> None:
     chosen = training_set(Protocol("zero-shot", "drawn", 4, ("bus",)), Squares(), CLASSES)
     buses = [index for index in range(len(Squares())) if 2 in Squares()[index]["label"]]
     assert isinstance(chosen, ConcatDataset) and len(chosen) == len(buses) + COPIES * 4
@@ -101,14 +101,14 @@ def test_pasting_changes_what_it_covers_and_nothing_else() -> None:
         assert torch.equal(pasted[index]["label"], after["label"])
 
 
-def test_pictures_stay_as_they_are_if_no_sample_has_the_class() -> None:
+def test_images_stay_as_they_are_if_no_sample_has_the_class() -> None:
     pasted = CopyPaste(Squares(), Squares(1), [2])
     for index in range(4):
         assert torch.equal(pasted[index]["image"], Squares()[index]["image"])
         assert torch.equal(pasted[index]["label"], Squares()[index]["label"])
 
 
-def test_a_synthetic_checkpoint_has_one_name_whatever_is_said_of_real_pictures(
+def test_settings_of_real_images_do_not_change_a_synthetic_checkpoints_name(
     tmp_path: Path,
 ) -> None:
     settings = [small_settings(tmp_path, train={"real_images": count}) for count in (5, 6)]
@@ -142,7 +142,7 @@ def test_fine_tuning_starts_from_the_versions_own_checkpoint(tmp_path: Path) -> 
         assert torch.allclose(before, after, atol=1e-6)
 
 
-def test_the_figures_of_zero_shot_are_told_apart(tmp_path: Path) -> None:
+def test_zero_shot_has_figures_for_seen_and_unseen_classes(tmp_path: Path) -> None:
     settings, store = prepared(tmp_path, **ZERO_SHOT)
     name = train.fn(settings, VERSION)
     found = evaluate.fn(settings, name)
@@ -151,7 +151,7 @@ def test_the_figures_of_zero_shot_are_told_apart(tmp_path: Path) -> None:
     assert found["seen"] == pytest.approx((found["iou"]["background"] + found["iou"]["car"]) / 2)
 
 
-def test_joint_training_is_not_told_apart(tmp_path: Path) -> None:
+def test_joint_training_has_no_unseen_classes(tmp_path: Path) -> None:
     settings, _ = prepared(tmp_path, protocol="joint", real_images=3)
     assert evaluate.fn(settings, train.fn(settings, VERSION))["harmonic"] is None
 
@@ -164,7 +164,7 @@ def test_unseen_classes_and_zero_shot_come_together(
         small_settings(tmp_path, train=train)
 
 
-def test_what_is_wrong_is_found_before_a_run(tmp_path: Path) -> None:
+def test_wrong_sets_are_found_before_a_run(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"train\.unseen names zebra"):
         check_sets(small_settings(tmp_path, train={"protocol": "zero-shot", "unseen": ["zebra"]}))
     with pytest.raises(VocError, match=r"train\.txt"):

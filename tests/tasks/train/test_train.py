@@ -119,14 +119,14 @@ def test_a_checkpoint_of_other_bytes_of_the_version_is_refused(
         train.fn(settings, VERSION)
 
 
-def test_an_unknown_version_is_answered_with_those_there_are(
+def test_an_unknown_version_is_an_error_that_names_the_existing_ones(
     settings: Settings, store: Store
 ) -> None:
     with pytest.raises(MissingError, match=f"no version 'nightly-9' .* there are: {VERSION}"):
         train.fn(settings, "nightly-9")
 
 
-def test_label_ids_that_nothing_has_keep_their_place() -> None:
+def test_unused_label_ids_keep_the_positions_of_the_others() -> None:
     assert class_names({"tree": 3, "car": 1}) == ("background", "car", "unused 2", "tree")
 
 
