@@ -190,7 +190,7 @@ def markers() -> Cases:
         "checksum that is none": (lambda v: v["files"][suffix].update(sha256="../x"), "sha256"),
         "checks cut off": (lambda v: v["checks"].update(label="00"), "checks"),
         "checks that are none": (lambda v: v["checks"].update(label="zz" * 12), "checks"),
-        "checks of nobody": (lambda v: v["checks"].update(depth="00" * 12), "do not fit its fields"),
+        "checks of no field": (lambda v: v["checks"].update(depth="00" * 12), "do not fit its"),
         "checks that are a number": (lambda v: v["checks"].update(label=1), r"checks\.label"),
         "negative seconds": (lambda v: v.update(seconds=-1), "seconds"),
         "seconds of text": (lambda v: v.update(seconds="soon"), "seconds"),
