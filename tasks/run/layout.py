@@ -32,7 +32,7 @@ def _always(_: RecordedSettings) -> bool:
 
 
 def _learns_affinity(settings: RecordedSettings) -> bool:
-    return settings.get("refine", {}).get("method") == "diffumask"
+    return bool(settings.get("refine", {}).get("method") == "diffumask")
 
 
 def _learns_noise(settings: RecordedSettings) -> bool:
