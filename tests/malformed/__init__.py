@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-DEEP = 100_000  # brackets: more than any reader follows
+DEEP = 100_000  # brackets, more than any reader can follow
 
 
 class Case(NamedTuple):

@@ -166,6 +166,6 @@ def checkpoints() -> Cases:
 
 
 def cases() -> Cases:
-    """All of them."""
+    """Yield all cases of this module."""
     yield from configs()
     yield from checkpoints()

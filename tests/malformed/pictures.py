@@ -1,4 +1,4 @@
-"""Folders in VOC layout: labels, lists of pictures and class names."""
+"""Folders in VOC layout: labels, lists of images and class names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def png(
     pixels: bytes = b"\0\0",
     extra: bytes = b"",
 ) -> bytes:
-    """A PNG with right checksums that declares whatever it likes."""
+    """Return a PNG with these header values and chunks, and correct checksums."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"

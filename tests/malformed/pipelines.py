@@ -26,7 +26,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 def pipeline(folder: Path) -> Path:
-    """A directory that passes the check, though nothing could be loaded of it."""
+    """Make a directory that passes the checks, although nothing in it could be loaded."""
     weights = safetensors.torch.save({"a": torch.zeros(4)})
     for name, content in {
         "model_index.json": INDEX,

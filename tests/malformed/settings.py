@@ -111,6 +111,6 @@ def with_environment(name: str, text: str) -> Settings:
 
 
 def cases() -> Cases:
-    """All of them."""
+    """Yield all cases of this module."""
     yield from settings_files()
     yield from settings_texts()

@@ -101,7 +101,7 @@ def names() -> Cases:
 
 
 def shard(store: Store, path: str = MARKER) -> dict[str, Any]:
-    """Write a shard and return what its marker says."""
+    """Write a shard and return its marker's content."""
     label = np.zeros((3, 16, 16), np.uint8)
     image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     write_shard(
@@ -220,7 +220,7 @@ def markers() -> Cases:
 
 
 def sealed_texts() -> dict[str, bytes]:
-    """JSON that no reader can take, each with a seal that fits."""
+    """Return texts that are no valid marker, most with a correct seal."""
     bodies = {
         "deep": b'{"ids": ' + b"[" * DEEP,
         "key twice": b'{"ids": [], "ids": []',
@@ -252,7 +252,7 @@ def read_raw(store: Store, path: str, content: bytes, read: Callable[[Store], ob
 
 
 def published(store: Store) -> dict[str, Any]:
-    """Publish a version and return what its manifest says."""
+    """Publish a version and return its manifest's content."""
     shard(store, "versions/v1/data/00000")
     meta = {"run": "nightly", "classes": {"car": 1}}
     publish_version(
@@ -347,7 +347,7 @@ def manifests() -> Cases:
 
 
 def objects() -> Cases:
-    """Shard objects whose index or frames lie, with checksums that fit."""
+    """Yield shard objects with a wrong index or wrong frames, and correct checksums."""
 
     def attempt(
         folder: Path, field: str, change: Callable[[np.ndarray, bytes], tuple[np.ndarray, bytes]]
@@ -394,7 +394,7 @@ def objects() -> Cases:
             )
 
     def agreed(folder: Path) -> object:
-        """A marker whose sizes of 2^40 fit each other, and nothing that is there."""
+        """Make a marker with sizes of 2^40 that agree with each other but with no file."""
         store = store_of(folder)
         value = shard(store)
         value["fields"]["image"]["shape"] = [3, 1 << 20, 1 << 20, 3]
@@ -447,7 +447,7 @@ def objects() -> Cases:
 
 
 def cases() -> Cases:
-    """All of them."""
+    """Yield all cases of this module."""
     yield from names()
     yield from markers()
     yield from manifests()

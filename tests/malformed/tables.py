@@ -322,7 +322,7 @@ def records() -> Cases:
 
 
 def cases() -> Cases:
-    """All of them."""
+    """Yield all cases of this module."""
     yield from tables()
     yield from plans()
     yield from records()

@@ -28,8 +28,7 @@ def vocabularies() -> Cases:
         "UTF-16": '{"name": "a"}'.encode("utf-16"),
         "NUL bytes": b"\0" * 100,
         "pickle": (
-            b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00"
-            b"\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
+            b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
         ),
         "YAML": "name: pets",
     }
@@ -170,6 +169,6 @@ def captions() -> Cases:
 
 
 def cases() -> Cases:
-    """All of them."""
+    """Yield all cases of this module."""
     yield from vocabularies()
     yield from captions()
