@@ -30,15 +30,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    made = segmint.generate(
-        segmint.load_pipeline(arguments.pipeline),
-        list(PROMPTS),
-        [[name] for name in PROMPTS.values()],
-        seeds=[7] * len(PROMPTS),
-        num_inference_steps=arguments.steps,
-        guidance_scale=7.5,
-        guidance_rescale=0.8,
-    )
+    pipeline = segmint.load_pipeline(arguments.pipeline)
+    requests = [segmint.Request(prompt, [name], seed=7) for prompt, name in PROMPTS.items()]
+    sampling = segmint.Sampling(arguments.steps, guidance_scale=7.5, guidance_rescale=0.8)
+    made = segmint.generate(pipeline, requests, sampling)
 
     # The attention of each word, averaged over resolutions, then spread along self-attention.
     side = max(made.self_attention)
