@@ -9,9 +9,8 @@ The public names, each loaded when it is first used, so that `import segmint` st
     load_segmenter         a trained segmenter of a store
     predict_probabilities  softmax per class and pixel, from a segmenter and images
     load_pipeline          a Stable Diffusion directory as a diffusers pipeline
-    Request, Sampling      what `generate` makes, and how
     generate               requests → images and the attention of their words
-    Request, Sampling      what `generate` makes, and how
+    Request, Sampling      prompt and seed of one image; how images are sampled
     AttentionRecorder      the attention of words while any diffusers pipeline samples
     refine_labels          images and attention → label maps
     __version__            the installed version
@@ -54,8 +53,6 @@ __all__ = [
 
 _MODULES = {
     "AttentionRecorder": "models.attention",
-    "Request": "models.generators",
-    "Sampling": "models.generators",
     "Request": "models.generators",
     "Sampling": "models.generators",
     "SegmentationDataset": "infra.store",
