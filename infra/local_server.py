@@ -27,6 +27,8 @@ from infra.supervision import on_stop
 
 if TYPE_CHECKING:
     from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import State
 
 __all__ = ["Api", "ServerStartError", "prefect_api"]
 
@@ -62,8 +64,8 @@ class Api:
     def tracked(self, flow: Flow[Given, Returned]) -> Flow[Given, Returned]:
         """Return the flow; if the command is stopped, its runs are cancelled on the server."""
 
-        def remember(_: Any, run: Any, __: Any) -> None:
-            self._runs.append(run.id)
+        def remember(flow: Flow[Given, Returned], flow_run: FlowRun, state: State[Any]) -> None:
+            self._runs.append(flow_run.id)
 
         return flow.with_options(on_running=[*flow.on_running_hooks, remember])
 
@@ -75,7 +77,7 @@ class Api:
         )
         from prefect.states import Cancelled
 
-        stopped = Cancelled(message="The command was stopped; the same command continues it.")
+        stopped: State[Any] = Cancelled(message="The command was stopped; the same command continues it.")
         children = FlowRunFilterParentFlowRunId(any_=self._runs)
         with get_client(sync_client=True) as client:
             ours = client.read_flow_runs(

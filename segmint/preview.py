@@ -9,12 +9,13 @@ from typing import Any
 from infra.settings import Settings, check_same_run
 from infra.store import Store
 from segmint import console as show
-from tasks.plan.captions import TokenCounter, read_captions, sort_captions
+from tasks.plan.captions import read_captions, sort_captions
 from tasks.plan.cost import Cost, estimate, measured_rate
 from tasks.plan.resolve import resolve, stored_record
 from tasks.plan.rows import plan_groups
-from tasks.plan.tokens import load_tokenizer
-from tasks.publish.version import is_published, version_of
+from tasks.plan.tokens import TokenCounter, load_tokenizer
+from tasks.publish.samples import version_of
+from tasks.publish.version import is_published
 
 __all__ = ["preview"]
 

@@ -1,7 +1,10 @@
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+import segmint
 from infra.settings import Settings
 from infra.store import Store, publish_version, write_shard
 from segmint import console
 from segmint.cli import ENVIRONMENT, QUIET, app
+from segmint.commands.options import again
+from segmint.commands.training import described_outcome
 from tasks.monitor.totals import RunningTotals
 from tasks.plan.resolve import resolve, with_weights
 from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
+from tasks.publish.samples import version_of
 from tasks.run.progress import Event
 
 
@@ -317,3 +325,107 @@ def test_gc_shows_what_would_go_and_deletes_when_told_to(shell: Shell) -> None:
 def test_without_a_champion_there_is_nothing_to_compare_with(shell: Shell) -> None:
     code, _, err = shell("evaluate")
     assert code == 2 and "has no champion; name a checkpoint" in err
+
+
+def test_what_comes_next_can_be_pasted() -> None:
+    line = again(["verify", "x-1"], Path("my settings.toml"), ["name=a b", "plan.images=3"])
+    words = ["verify", "x-1", "--config", "my settings.toml", "--set", "name=a b"]
+    assert shlex.split(line) == ["segmint", *words, "--set", "plan.images=3"]
+
+
+def test_a_training_shows_the_trained_network_and_the_champion_apart() -> None:
+    def entry(checkpoint: str, miou: float) -> dict[str, Any]:
+        evaluation = {"miou": miou, "set": "500 drawn scenes"}
+        return {"checkpoint": checkpoint, "evaluation": evaluation}
+
+    trained = entry("b-2", 0.6)
+    champion = entry("a-1", 0.645)
+    outcome = {"trained": trained, "champion": champion, "moved": False, "reason": "0.600 < 0.645"}
+    assert described_outcome(outcome) == [
+        ("trained", "mIoU 0.600 on 500 drawn scenes, b-2"),
+        ("champion", "mIoU 0.645 on 500 drawn scenes, a-1"),
+        ("decision", "not promoted: 0.600 < 0.645"),
+    ]
+
+
+def test_a_dry_run_of_a_published_run_names_its_version(shell: Shell) -> None:
+    settings = with_weights(Settings(plan={"images": 10}))
+    start_run(shell.store, settings)
+    publish(shell.store, version_of(settings))
+    _, out, _ = shell("plan", "--set", "plan.images=10")
+    assert f"already published: {version_of(settings)}" in out
+
+
+def test_versions_can_be_read_by_other_programs(shell: Shell) -> None:
+    publish(shell.store, "a-version-with-a-name-that-is-longer-than-a-narrow-terminal-0123abcd")
+    header, row = shell("versions")[1].splitlines()[1:]
+    name, _, samples, shards = row.split("\t")
+    assert header.split("\t") == ["version", "created (UTC)", "samples", "shards"]
+    assert name == "a-version-with-a-name-that-is-longer-than-a-narrow-terminal-0123abcd"
+    assert (samples, shards) == ("2", "1")
+    (found,) = json.loads(shell("versions", "--json")[1])
+    assert (found["version"], found["samples"]) == (name, 2)
+
+
+def test_names_do_not_fold_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Console(highlight=False, force_terminal=True, width=40)
+    monkeypatch.setattr(console, "console", terminal)
+    name = "a-version-with-a-name-that-is-longer-than-the-terminal"
+    console.table("Versions", ["version", "why"], [(name, "a reason of several words")])
+    assert name in capsys.readouterr().out
+
+
+def test_verify_reports_damage_as_json(shell: Shell) -> None:
+    publish(shell.store, "monday-1")
+    assert json.loads(shell("verify", "monday-1", "--json")[1])["problems"] == []
+    for file in Path(shell.store.url).rglob("*.parquet"):
+        file.write_bytes(b"damaged")
+    code, out, _ = shell("verify", "monday-1", "--json")
+    (problem,) = json.loads(out)["problems"]
+    assert code == 1
+    assert problem["path"].startswith("versions/monday-1/data/00000")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"segmint {segmint.__version__}\n"
+
+
+def test_the_shell_completes_commands() -> None:
+    words = {"_SEGMINT_COMPLETE": "complete_bash", "COMP_WORDS": "segmint ver", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("segmint")],
+        env={**os.environ, **words},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["versions", "verify"]
+
+
+def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app(["--help"])
+    shown = capsys.readouterr().out
+    lines = shown.partition("Exit codes:")[2].splitlines()
+    codes = [line.split()[0] for line in lines if line.strip()]
+    assert codes[:5] == ["0", "1", "2", "130", "143"]
+
+
+def test_a_report_prints_where_it_is(shell: Shell) -> None:
+    start_run(shell.store, with_weights(Settings(plan={"images": 10})))
+    code, out, _ = shell("report", "--set", "plan.images=10")
+    assert code == 0
+    assert Path(out.strip()) == shell.folder / "store" / "runs" / "nightly" / "report.html"
+    assert Path(out.strip()).is_file()
+
+
+def test_a_report_of_a_date_without_a_run_lists_the_runs_that_exist(shell: Shell) -> None:
+    settings = Settings(name="x-{date}", plan={"images": 10}).dated(date(2026, 1, 31))
+    start_run(shell.store, with_weights(settings))
+    code, _, err = shell("report", "--set", "name=x-{date}")
+    assert code == 2
+    assert err.rstrip().endswith(": x-2026-01-31")
