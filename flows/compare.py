@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from infra.settings import Settings
-from tasks.evaluate.compare import tell_comparison
+from tasks.evaluate.compare import record_comparison
 from tasks.evaluate.evaluate import evaluate
 from tasks.monitor.watch import watching
 from tasks.promote.champion import champion_of
@@ -29,4 +29,4 @@ def compare(settings: Settings, second: str, first: str | None = None) -> list[d
     names = first or champion_of(settings), second
     with watching(settings):
         found = evaluate(settings, names[0]), evaluate(settings, names[1])
-    return tell_comparison(settings, names, found)
+    return record_comparison(settings, names, found)

@@ -166,7 +166,7 @@ def unpin(store: Store, version: str) -> None:
     store.delete(f"pins/{version}.json")
 
 
-@task(name="collect")
+@task(name="collect", task_run_name="collect")
 def collect(settings: Settings, dry_run: bool = False) -> list[Garbage]:
     """Delete what the retention no longer keeps and return it; with `dry_run` only return it."""
     store = open_store(settings.store)

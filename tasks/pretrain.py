@@ -14,21 +14,21 @@ from tasks.run.progress import Report
 __all__ = ["Recipe", "autoencoder", "diffusion", "oracle"]
 
 
-@task(name="autoencoder")
+@task(name="autoencoder", task_run_name="autoencoder")
 def autoencoder(recipe: Recipe) -> Path:
     """Train the autoencoder, or copy that of `recipe.start`; return its directory."""
     with Report("autoencoder", "pretrain", recipe.autoencoder_steps) as report:
         return make_autoencoder(recipe, _following(report))
 
 
-@task(name="diffusion")
+@task(name="diffusion", task_run_name="diffusion")
 def diffusion(recipe: Recipe, autoencoder_folder: Path) -> Path:
     """Train U-Net and text encoder; return the pipeline's directory."""
     with Report("diffusion", "pretrain", recipe.diffusion_steps) as report:
         return make_pipeline(recipe, autoencoder_folder, _following(report))
 
 
-@task(name="oracle")
+@task(name="oracle", task_run_name="oracle")
 def oracle(recipe: Recipe) -> Path:
     """Train the oracle; return its weights' file."""
     with Report("oracle", "pretrain", recipe.oracle_steps) as report:

@@ -13,7 +13,7 @@ from infra.settings import Settings
 from infra.store import Store
 from infra.text import as_markdown
 
-__all__ = ["comparison", "tell_comparison", "write_comparison"]
+__all__ = ["comparison", "record_comparison", "write_comparison"]
 
 Row = dict[str, Any]
 
@@ -54,8 +54,8 @@ def write_comparison(store: Store, names: tuple[str, str], found: tuple[Row, Row
     return rows
 
 
-@task(name="tell-comparison")
-def tell_comparison(
+@task(name="compare", task_run_name="compare")
+def record_comparison(
     settings: Settings, names: tuple[str, str], found: tuple[Row, Row]
 ) -> list[Row]:
     """Write a comparison to the store, show it in Prefect's UI, and return its rows."""

@@ -56,7 +56,7 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
     return result
 
 
-@task(name="evaluate", task_run_name="evaluate-{checkpoint}")
+@task(name="evaluate", task_run_name="evaluate {checkpoint}")
 def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
     """Measure a checkpoint on the settings' set and return the evaluation.
 

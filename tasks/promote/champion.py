@@ -32,7 +32,7 @@ __all__ = ["champion_of", "promote", "roll_back", "watch_champion"]
 Entry = dict[str, Any]
 
 
-@task(name="promote", task_run_name="promote-{checkpoint}")
+@task(name="promote", task_run_name="promote {checkpoint}")
 def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, Any]:
     """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion.
 
@@ -128,7 +128,7 @@ def champion_of(settings: Settings) -> str:
     return str(champion["checkpoint"])
 
 
-@task(name="watch-champion")
+@task(name="watch-champion", task_run_name="watch-champion {checkpoint}")
 def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]) -> bool:
     """Emit an event if an evaluation says that the champion got worse; return whether it does.
 
@@ -149,7 +149,7 @@ def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]
     return True
 
 
-@task(name="roll-back")
+@task(name="roll-back", task_run_name="roll-back")
 def roll_back(settings: Settings, to: str | None = None) -> dict[str, Any]:
     """Make an earlier checkpoint the champion again and return champion.json.
 

@@ -44,7 +44,7 @@ _STEPS = 8  # examples whose steps from attention to label are shown
 _STRIP_BYTES = 40_000  # at most, for the images of one example, so that a page stays under 3 MB
 
 
-@task(name="report")
+@task(name="report", task_run_name="report")
 def report(settings: Settings, run: str | None = None) -> str:
     """Write the report of `run` and show its results in Prefect's UI; return the report's path.
 

@@ -180,7 +180,7 @@ def finish_training(
     return write_folder(store, folder, trained.segmenter, meta)
 
 
-@task(name="train", task_run_name="train-{version}")
+@task(name="train", task_run_name="train {version}")
 def train(settings: Settings, version: str) -> str:
     """Train on a version as the settings say, unless that is done; return the checkpoint's name.
 
