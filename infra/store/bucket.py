@@ -1,8 +1,8 @@
-"""A bucket (or any other remote file system that fsspec knows) as the place where a dataset lies.
+"""A store in a bucket, or in any other remote file system that fsspec supports.
 
-One PUT an object, so objects appear whole or not at all. Whatever may pass, such as an endpoint
-that is down, is tried again with growing pauses for `retry_seconds`; what cannot pass, such as
-wrong keys, is an error at once.
+An object is written by one PUT, so it appears whole or not at all. Failures that may be temporary,
+such as an unreachable endpoint, are retried with growing pauses for `retry_seconds`. Others, such
+as wrong credentials, raise an error at once.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from infra.store.place import Usage
 
 __all__ = ["RETRY_SECONDS", "Bucket"]
 
-# How long an endpoint may stay away before a run gives up, unless the options say otherwise. A
-# minute is too short: a disk of Swift's that was full for 15 s was set aside for a minute more (its
-# proxy's error_suppression_interval).
+# How long an endpoint may be unreachable before a run gives up, unless the options say otherwise. A
+# minute is too short: after a disk was full for 15 s, Swift's proxy left it out for another minute
+# (error_suppression_interval).
 RETRY_SECONDS = 300.0
 LONGEST_PAUSE = 5.0  # seconds between two attempts
-_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and delete in this bucket"
+_KEYS = (
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and "
+    "delete in this bucket"
+)
 _FORBIDDEN = (PermissionError, NoCredentialsError, PartialCredentialsError)
 _WRONG = (ValueError, TypeError, NotImplementedError, ImportError)
-_WRONG_ERRNO = {
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.EMSGSIZE,
-    errno.ENAMETOOLONG,
-}  # s3fs: the request itself is refused
+# s3fs: the request itself is refused
+_WRONG_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE, errno.ENAMETOOLONG}
 _SECRETS = ("key", "secret", "token", "password")
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -46,8 +45,8 @@ _logger = logging.getLogger(__name__)
 class Bucket:
     """Objects below `url`, such as `s3://bucket/prefix`; `options` go to the fsspec file system.
 
-    `options["retry_seconds"]` (default 300) is ours. Credentials may stand in `options` or in the
-    environment and never appear in a message.
+    `options["retry_seconds"]` (default 300) is for this class. Credentials may be in `options` or
+    in the environment; they never appear in a message.
     """
 
     writers = 8
@@ -61,10 +60,8 @@ class Bucket:
         protocol = url.partition("://")[0]
         self._whole: dict[str, int] = {}
         if protocol in ("s3", "s3a"):
-            rest, self._whole = (
-                _s3_options(rest),
-                {"max_concurrency": 1},
-            )  # else s3fs asks for the size before each GET
+            rest = _s3_options(rest)
+            self._whole = {"max_concurrency": 1}  # else s3fs requests the size before each GET
         self._files = self._call("", fsspec.filesystem, protocol, **rest)
         self._root: str = self._files._strip_protocol(url)
 
@@ -74,9 +71,9 @@ class Bucket:
         return data
 
     def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:
-        """Fill each buffer of `(path, start, buffer)` from that byte on, all asked for at once.
+        """Fill the buffer of each `(path, start, buffer)` from that byte on, in parallel.
 
-        Raises `CorruptShardError` where an object ends before.
+        Raises `CorruptShardError` if an object is too short.
         """
         if not pieces:
             return
@@ -90,7 +87,7 @@ class Bucket:
             buffer[:] = data
 
     def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None:
-        """Write the parts, one after another, as one object."""
+        """Write the concatenated parts as one object."""
         try:
             self._call(path, self._files.pipe_file, self._key(path), b"".join(parts))
         except MissingError as error:
@@ -99,18 +96,18 @@ class Bucket:
             ) from error
 
     def exists(self, path: str) -> bool:
-        """Whether an object lies there or below."""
+        """Whether an object exists at `path` or below it."""
         return bool(self._call(path, self._files.exists, self._key(path)))
 
     def delete(self, path: str) -> None:
-        """Remove an object and all below it; nothing there is fine."""
+        """Delete an object and all objects below it, if there are any."""
         try:
             self._call(path, self._files.rm, self._key(path), recursive=True)
         except MissingError:
             return
 
     def list(self, path: str) -> list[str]:
-        """Return the names directly below, in no order; none if nothing is there."""
+        """Return the names directly below `path`, unsorted; none if it does not exist."""
         try:
             keys = self._call(path, self._files.ls, self._key(path), detail=False)
         except MissingError:
@@ -122,8 +119,9 @@ class Bucket:
         ]
 
     def usage(self, path: str) -> Usage:
-        """Size and age of what lies there; what has no time is as of now, so that nobody takes it
-        for old.
+        """Return size and age of all objects at and below `path`.
+
+        Objects without a time count as new, so that nothing takes them for old.
         """
         try:
             found = self._call(path, self._files.find, self._key(path), detail=True).values()
@@ -147,7 +145,7 @@ class Bucket:
         return [_bytes_or_raise(data) for data in found]
 
     def _call(self, path: str, method: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
-        """Call until it succeeds, until it cannot, or until the patience is over."""
+        """Call `method`, again after temporary failures, until `patience` seconds have passed."""
         deadline = time.monotonic() + self.patience
         for attempt in itertools.count():
             try:
@@ -178,9 +176,10 @@ class Bucket:
         return None
 
     def _given_up(self, path: str, error: Exception) -> StoreError:
-        remedy = "everything finished is kept; bring the endpoint back and run again, or correct AWS_ENDPOINT_URL"
         return StoreError(
-            f"{self.url}/{path}: no answer for {self.patience:g} s ({self._text(error)}): {remedy}"
+            f"{self.url}/{path}: no answer for {self.patience:g} s ({self._text(error)}): "
+            "everything finished is kept; bring the endpoint back and run again, or correct "
+            "AWS_ENDPOINT_URL"
         )
 
     def _text(self, error: Exception) -> str:
@@ -205,8 +204,9 @@ def _bytes_or_raise(data: Any) -> bytes:
 
 
 def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what a store needs of s3fs: no stale listings, one layer of retries, path-style keys
-    on own endpoints.
+    """Return the options with what a store needs of s3fs.
+
+    No stale listings, one layer of retries, and path-style URLs for custom endpoints.
     """
     config = {"retries": {"total_max_attempts": 1}, **options.get("config_kwargs", {})}
     if (

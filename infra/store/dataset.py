@@ -1,6 +1,4 @@
-"""A published version as a torch dataset, from a folder or a bucket, with as many workers as
-wanted.
-"""
+"""A published version as a torch dataset, from a folder or a bucket, for any number of workers."""
 
 from __future__ import annotations
 
@@ -24,19 +22,19 @@ _FIELDS = ("image", "label")
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """The samples of a version, in the order of its shards and of their rows, always the same.
+    """The samples of a version, always in the order of its shards and their rows.
 
     An item is `{"image": uint8 (3, H, W), "label": uint8 (H, W), 255 = ignore, "id": str}`.
-    Pickling carries no open connection along: every worker opens the store itself. Use
-    `multiprocessing_context="spawn"`; a forked worker would inherit the threads of the S3 client
+    Each worker process opens the store itself; no open connection is pickled. Use
+    `multiprocessing_context="spawn"`: a forked worker would inherit the threads of the S3 client
     and hang (s3fs #369).
 
-    A bucket's samples are fetched alone, those of a batch at once. Where all are read again and
-    again, each process may keep up to `memory` bytes: shards are then fetched whole when first
-    asked for a sample, until the next has no room.
+    Samples in a bucket are fetched one by one, those of a batch in parallel. For repeated epochs
+    each process may keep up to `memory` bytes: a shard is then fetched whole at its first sample,
+    as long as it fits.
 
-    Raises `MissingError` for an unknown version and `CorruptShardError`, naming the sample, for
-    bytes that changed.
+    Raises `MissingError` for an unknown version, and `CorruptShardError`, naming the sample, for
+    bytes that have changed.
     """
 
     def __init__(
@@ -47,9 +45,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self._paths = self.manifest.paths
         self._ends = list(accumulate(shard.samples for shard in self.manifest.shards.values()))
         self._readers: dict[str, ShardReader] = {}
-        self._memory = self._room = (
-            memory if "://" in self.store.url else 0
-        )  # a folder's are kept by the kernel
+        # the kernel keeps the files of a folder in memory by itself
+        self._memory = memory if "://" in self.store.url else 0
+        self._room = self._memory
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -58,7 +56,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return a batch, fetched at once; torch's loader asks for it so."""
+        """Return a batch, fetched in parallel. torch's DataLoader calls this."""
         where = [self._where(index) for index in indices]
         self._open([path for path, _ in where])
         chosen = [(self._readers[path], row) for path, row in where]
@@ -72,15 +70,18 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return {**self.__dict__, "_readers": {}, "_room": self._memory}
 
     def _where(self, index: int) -> tuple[str, int]:
-        """Path of the shard that holds a sample, and the sample's place in it."""
+        """Return the path of the shard that holds a sample, and the sample's index in it."""
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)} in version {self.manifest.version}")
+            raise IndexError(
+                f"sample {index} of version {self.manifest.version}, which has {len(self)} samples"
+            )
         shard = bisect_right(self._ends, index)
         return self._paths[shard], index - (self._ends[shard - 1] if shard else 0)
 
     def _open(self, paths: Sequence[str]) -> None:
-        """Open these shards, at once as far as they are new: a batch of a large version meets as
-        many as it has.
+        """Open these shards if they are not open yet, in parallel.
+
+        A batch of a large version may need one shard per sample.
         """
         new = [path for path in dict.fromkeys(paths) if path not in self._readers]
         if len(new) > 1:

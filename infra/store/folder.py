@@ -1,4 +1,4 @@
-"""A folder as the place where a dataset lies: files appear whole or not at all."""
+"""A store in a folder. Files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from infra.store.place import Usage
 
 __all__ = ["Folder"]
 
-BUFFER = (
-    1 << 20
-)  # bytes; joins the small parts of a file into writes that the kernel takes at full speed
-ABANDONED = 3600.0  # seconds; no living writer leaves its partial file untouched that long
-PARTIAL = ".partial"  # suffix of a file under way; names that end so are never listed
+BUFFER = 1 << 20  # bytes; joins small parts of a file into writes of full speed
+ABANDONED = 3600.0  # seconds; no running writer leaves its partial file untouched that long
+PARTIAL = ".partial"  # suffix of unfinished files; they are never listed
+_ELSEWHERE = "set another store url"
+_MAKE_ROOM = f"make room or {_ELSEWHERE}, then run again: finished shards are kept"
+_PERMISSIONS = f"change the folder's permissions or {_ELSEWHERE}"
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full; make room or set another store url, then run again: finished shards are kept",
-    errno.EDQUOT: "the quota is used up; make room or set another store url, then run again: finished shards are kept",
-    errno.EACCES: "this user may not do that; change the folder's permissions or set another store url",
-    errno.EPERM: "this user may not do that; change the folder's permissions or set another store url",
-    errno.EROFS: "the file system is read-only; set another store url",
-    errno.ENOTDIR: "a file stands where a folder is needed; move it away or set another store url",
-    errno.EEXIST: "a file stands where a folder is needed; move it away or set another store url",
-    errno.EISDIR: "a folder stands where a file is needed; move it away or set another store url",
+    errno.ENOSPC: f"the disk is full; {_MAKE_ROOM}",
+    errno.EDQUOT: f"the quota is used up; {_MAKE_ROOM}",
+    errno.EACCES: f"this user may not do that; {_PERMISSIONS}",
+    errno.EPERM: f"this user may not do that; {_PERMISSIONS}",
+    errno.EROFS: f"the file system is read-only; {_ELSEWHERE}",
+    errno.ENOTDIR: f"a file exists where a folder is needed; move it away or {_ELSEWHERE}",
+    errno.EEXIST: f"a file exists where a folder is needed; move it away or {_ELSEWHERE}",
+    errno.EISDIR: f"a folder exists where a file is needed; move it away or {_ELSEWHERE}",
 }
 
 
@@ -47,13 +48,13 @@ class Folder:
         with self._explained(path):
             try:
                 return Path(self.root, path).read_bytes()
-            except NotADirectoryError as error:  # below a file lies nothing
+            except NotADirectoryError as error:  # a part of the path is a file
                 raise FileNotFoundError(path) from error
 
     def fill(self, pieces: Sequence[tuple[str, int, memoryview]]) -> None:
-        """Fill each buffer of `(path, start, buffer)` from there on;
+        """Fill the buffer of each `(path, start, buffer)` from that byte on.
 
-        `CorruptShardError` where a file ends before.
+        Raises `CorruptShardError` if a file is too short.
         """
         for path, start, buffer in pieces:
             with self._explained(path), open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - hot path
@@ -66,11 +67,10 @@ class Folder:
                 )
 
     def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None:
-        """Write the parts, one after another, as one file that is on the disk before it can be
-        seen.
+        """Write the concatenated parts as one file, which is on disk before it becomes visible.
 
-        The order of two renames survives a power cut on journalling file systems, so a marker never
-        outlives its data.
+        Journalling file systems keep the order of renames across a power failure, so a marker never
+        exists without its data.
         """
         target = Path(self.root, path)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}{PARTIAL}")
@@ -84,19 +84,19 @@ class Folder:
                 partial.unlink(missing_ok=True)
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder lies there."""
+        """Whether a file or folder exists at `path`."""
         with self._explained(path):
             return Path(self.root, path).exists()
 
     def list(self, path: str) -> list[str]:
-        """Return the names directly below, in no order; none if the folder is not there."""
+        """Return the names directly below `path`, unsorted; none if it does not exist."""
         with self._explained(path):
             folder = Path(self.root, path)
             names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names are all we need
         return [name for name in names if not name.endswith(PARTIAL)]
 
     def delete(self, path: str) -> None:
-        """Remove a file or a whole folder; nothing there is fine."""
+        """Delete a file or a whole folder, if it exists."""
         target = Path(self.root, path)
         with self._explained(path):
             if target.is_dir():
@@ -105,7 +105,7 @@ class Folder:
                 target.unlink(missing_ok=True)
 
     def usage(self, path: str) -> Usage:
-        """Size and age of what lies there; unlike `list`, it counts files under way."""
+        """Return size and age of all files at and below `path`, also of unfinished ones."""
         with self._explained(path):
             found = [file.stat() for file in _files(Path(self.root, path))]
         return Usage(
@@ -140,8 +140,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed writers left behind."""
+    """Delete unfinished files of killed writers."""
     for entry in os.scandir(folder):
-        with suppress(FileNotFoundError):  # a living writer has just finished with it
+        with suppress(FileNotFoundError):  # its writer has just renamed it
             if entry.name.endswith(PARTIAL) and time.time() - entry.stat().st_mtime > ABANDONED:
                 Path(entry).unlink()

@@ -1,10 +1,9 @@
-"""The layout of one array in Zarr v3: chunk = sample, all chunks and then their index in one shard
-object.
+"""The Zarr v3 layout of an array: one chunk per sample, all chunks and their index in one object.
 
-Encoded by hand, because zarr's sharding codec takes 3 to 5 times as long as writing the same bytes
-(64 images of 512x512: 0.19 s against 0.06 s) and milliseconds for each chunk read. Plain zarr opens
-the result. Source: Zarr core specification v3 with its codecs `sharding_indexed` 1.0, `bytes`,
-`zstd` and `crc32c`.
+This module encodes by hand, because zarr's sharding codec takes 3 to 5 times as long as writing
+the same bytes (64 images of 512x512: 0.19 s against 0.06 s), and milliseconds per chunk read. Plain
+zarr opens the result. Source: Zarr core specification v3 with its codecs `sharding_indexed` 1.0,
+`bytes`, `zstd` and `crc32c`.
 """
 
 from __future__ import annotations
@@ -30,14 +29,12 @@ _Parts = list[bytes | memoryview]
 _INTEGERS = [f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)]
 DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 CHECK_BYTES = 4
-# Labels shrink 18 times, noisy photographs 1.1 times at a tenth of the speed: what does not halve
-# is stored as it is.
+# Compressed arrays must have at most this share of their size. Labels shrink to 1/18; noisy
+# photographs to 1/1.1, at a tenth of the speed.
 WORTHWHILE = 0.5
-TRIAL = 4  # samples of which a part is compressed to find that out
-TRIAL_BYTES = (
-    1 << 14
-)  # from the middle of each; all of them would take as long as a tenth of the writing
-MOST_SHRUNK = 1 << 15  # zstd cannot do better: 128 KiB of one value in a block of 4 bytes
+TRIAL = 4  # samples to try the compression on
+TRIAL_BYTES = 1 << 14  # of each, from its middle; whole samples would add a tenth to the writing
+MOST_SHRUNK = 1 << 15  # zstd's limit: 128 KiB of one value in a block of 4 bytes
 _ZSTD_LEVEL = 3
 _ZSTD = pa.Codec("zstd", _ZSTD_LEVEL)
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -55,7 +52,7 @@ class Layout:
 
     @classmethod
     def of(cls, array: Array) -> Layout:
-        """Return the layout that suits the array; the same array always gets the same one."""
+        """Return the layout for the array. Equal arrays get equal layouts."""
         return cls(array.shape, array.dtype.name, "zstd" if _shrinks(array) else "raw")
 
     @property
@@ -65,7 +62,7 @@ class Layout:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to store: no samples, or samples without elements."""
+        """Whether the array has no elements, and therefore no shard object."""
         return math.prod(self.shape) == 0
 
     @property
@@ -79,26 +76,24 @@ class Layout:
         return 16 * self.shape[0] + CHECK_BYTES
 
     def check_size(self, size: int) -> None:
-        """Raise ValueError unless a shard object of `size` bytes can hold such an array, before
-        anything is allocated.
+        """Raise `ValueError` unless a shard object of `size` bytes can hold such an array.
 
-        Also for a dtype that is none of `DTYPES`.
+        Called before anything is allocated. Also refuses a dtype that is not in `DTYPES`.
         """
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
-        held, declared = (
-            size - self.index_bytes,
-            math.prod(self.shape) * np.dtype(self.dtype).itemsize,
-        )
+        held = size - self.index_bytes
+        declared = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         if declared > held * MOST_SHRUNK if self.codec == "zstd" else declared != held:
             raise ValueError(
-                f"shape {self.shape} of {self.dtype} is {declared} bytes, which {size} stored cannot hold"
+                f"shape {self.shape} of {self.dtype} is {declared} bytes, "
+                f"which {size} stored cannot hold"
             )
 
     def metadata(self) -> bytes:
         """Return the array's `zarr.json`.
 
-        What was never written reads as 255 (ignore) or NaN, not as background.
+        Chunks that were never written read as 255 (ignore) or NaN, not as background.
         """
         shard = [max(1, size) for size in self.shape]
         little = _LITTLE if np.dtype(self.dtype).itemsize > 1 else {"name": "bytes"}
@@ -124,10 +119,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A shard object:
-
-    `parts`, to be written in order, and in them `chunks`, a sample each, and `index` at the end.
-    """
+    """A shard object as `parts` to write in order: `chunks`, one per sample, then `index`."""
 
     parts: _Parts
     chunks: _Parts
@@ -139,30 +131,29 @@ class Encoded:
         return sum(map(len, self.parts))
 
     def checks(self) -> bytes:
-        """Return the checksum of each chunk, 4 bytes each."""
+        """Return the checksums of all chunks, 4 bytes each."""
         return b"".join(map(check, self.chunks))
 
     @classmethod
     def parse(cls, data: bytes, layout: Layout) -> Encoded:
-        """Take a stored object apart again; ValueError if its index is damaged."""
-        index, view = data[-layout.index_bytes :], memoryview(data)
-        chunks = [
-            view[start : start + length]
-            for start, length in parse_index(index, layout, len(data)).tolist()
-        ]
+        """Return chunks and index of a stored object; `ValueError` for a damaged index."""
+        index = data[-layout.index_bytes :]
+        view = memoryview(data)
+        extents = parse_index(index, layout, len(data)).tolist()
+        chunks = [view[start : start + length] for start, length in extents]
         return cls([data], list(chunks), index)
 
     def sum(self, checks: bytes) -> FileSum:
         """Return size and digest: SHA-256 over the chunks' checksums and the index.
 
-        Two levels, since SHA-256 of every byte takes as long as writing it to a disk (three times
-        as long without SHA instructions) and CRC32C a fifth of that.
+        There are two levels because SHA-256 of every byte takes as long as writing to a disk (three
+        times as long without SHA instructions), and CRC32C a fifth of that.
         """
         return FileSum(self.size, hashlib.sha256(checks + self.index).hexdigest())
 
 
 def encode(array: Array, layout: Layout) -> Encoded:
-    """Return the shard object of an array that is not empty; uncompressed samples are not copied."""
+    """Return the shard object of a non-empty array. Uncompressed samples are not copied."""
     rows = _rows(array)
     chunks: _Parts = (
         [_compress(row) for row in rows] if layout.codec == "zstd" else [row.data for row in rows]
@@ -175,11 +166,10 @@ def encode(array: Array, layout: Layout) -> Encoded:
 
 
 def parse_index(data: bytes | bytearray, layout: Layout, size: int) -> NDArray[np.int64]:
-    """Return offset and length of each chunk, (n, 2), from the last bytes of a shard object of
-    `size` bytes.
+    """Return offset and length of each chunk, (n, 2) int64.
 
-    ValueError if it is damaged, or if the chunks do not fill the object one after another, as
-    `encode` lays them.
+    `data` are the last `index_bytes` of a shard object of `size` bytes. Raises `ValueError` if they
+    are damaged, or if the chunks do not fill the object one after another, as `encode` writes them.
     """
     body = bytes(data[:-CHECK_BYTES])
     if len(data) != layout.index_bytes or check(body) != data[-CHECK_BYTES:]:
@@ -196,10 +186,10 @@ def parse_index(data: bytes | bytearray, layout: Layout, size: int) -> NDArray[n
 
 
 def decompress(chunks: memoryview, out: Array) -> None:
-    """Decode one or several adjoining zstd chunks into `out`, contiguous; ValueError if they are
-    damaged.
+    """Decode one or more adjoining zstd chunks into `out`, which is contiguous.
 
-    128x128 label maps take 0.6 of the time when many are decoded in one call.
+    Raises `ValueError` for damaged chunks. Decoding many 128x128 label maps in one call takes 0.6
+    times as long as one by one.
     """
     try:
         decoded = _ZSTD.decompress(chunks, out.nbytes)

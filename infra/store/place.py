@@ -1,4 +1,4 @@
-"""What a folder and a bucket have in common: the few operations that a store is built of."""
+"""The interface that folders and buckets share. A store needs nothing else of them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ __all__ = ["Place", "Usage"]
 
 
 class Usage(NamedTuple):
-    """What lies below a path: bytes, and when the newest file of it was written, in seconds since
-    1970 (0: none).
-    """
+    """Bytes at and below a path; time of the newest file in seconds since 1970, 0 without any."""
 
     size: int
     modified: float
 
 
 class Place(Protocol):
-    """What a store needs of the place where it lies; paths are relative, with forward slashes."""
+    """A folder or bucket. Paths are relative to it, with forward slashes."""
 
     writers: int
     readers: int

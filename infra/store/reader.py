@@ -1,6 +1,6 @@
-"""Reading shards: one sample at a time at random, or whole.
+"""Reading shards: single samples in any order, or whole shards.
 
-Every sample's checksum is tested as it is read.
+The checksum of every sample is checked when it is read.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from infra.store.store import Store
 
 __all__ = ["ShardReader", "read_samples", "read_shard"]
 
-BLOCK = (
-    8 << 20
-    # bytes decoded at once: 16 to 25 % faster than 1 MiB on a disk, and a round trip's time does not
-    # count
-)
+# Bytes decoded at once. From a disk this is 16 to 25 % faster than 1 MiB, and from a bucket the
+# time of a round trip does not matter.
+BLOCK = 8 << 20
 _Array = NDArray[Any]
 _Piece = tuple[str, int, memoryview]
-_REMEDY = "run `segmint verify` to see all that is damaged, delete the shard's marker and run the stage again"
+_REMEDY = (
+    "run `segmint verify` to list all damage, delete the shard's marker and run the stage again"
+)
 
 
 class ShardReader:
-    """Random access to the samples of a finished shard: one range read and one decoding a sample
-    and field.
+    """Random access to the samples of a finished shard, with one range read per sample and field.
 
-    Opening reads the marker and the index of every field, once. Raises `MissingError` if the shard
-    was never finished and `CorruptShardError`, naming field and sample, for bytes that are not the
-    ones written.
+    Opening reads the marker and the index of every field. Raises `MissingError` if the shard is not
+    finished, and `CorruptShardError`, naming field and sample, for bytes that have changed.
     """
 
     def __init__(self, store: Store, path: str) -> None:
         self.marker = marker = check_marker(store, path)
-        self.store, self.path = store, path
+        self.store = store
+        self.path = path
         self._checks = {name: bytes.fromhex(checks) for name, checks in marker.checks.items()}
         self._kept: dict[str, memoryview] = {}
         self._chunks = self._indices()
@@ -64,54 +63,50 @@ class ShardReader:
         return self.sample(index, [field])[field]
 
     def sample(self, index: int, fields: Sequence[str] | None = None) -> dict[str, _Array]:
-        """Return several fields of sample `index`, all if none are named, fetched at once."""
+        """Return the named fields of sample `index`, fetched in parallel; default: all fields."""
         return read_samples([(self, index)], fields)[0]
 
     def load(self, start: int, stop: int, outs: Mapping[str, _Array]) -> None:
-        """Fill `outs`, field → contiguous array of `stop - start` samples, each field read in one
-        piece.
+        """Fill `outs`, field → contiguous array of `stop - start` samples.
+
+        Each field is read in one piece.
         """
         buffers = self._buffers(start, stop, outs)
         _fetch(self.store, self._missing(start, buffers))
         self._decode_all(start, buffers, outs)
 
     def keep(self, fields: Sequence[str]) -> None:
-        """Fetch all of these fields in large pieces; from now on their samples come from memory.
+        """Fetch these fields whole; from now on their samples come from memory.
 
-        They are kept as they are stored. From a bucket, a request for a sample takes many times
-        what its bytes take.
+        They stay as they are stored. From a bucket, the request for a sample takes many times as
+        long as its bytes.
         """
         for name in self._chunks.keys() & set(fields):
-            path, whole = (
-                self.path + self.marker.suffix(name),
-                memoryview(bytearray(self.stored_bytes([name]))),
-            )
-            _fetch(
-                self.store,
-                [(path, at, whole[at : at + BLOCK]) for at in range(0, len(whole), BLOCK)],
-            )
+            path = self.path + self.marker.suffix(name)
+            whole = memoryview(bytearray(self.stored_bytes([name])))
+            starts = range(0, len(whole), BLOCK)
+            _fetch(self.store, [(path, at, whole[at : at + BLOCK]) for at in starts])
             self._kept[name] = whole
 
     def stored_bytes(self, fields: Sequence[str]) -> int:
-        """Size of these fields' shard objects."""
+        """Return the size of these fields' shard objects."""
         return sum(
             self.marker.files[self.marker.suffix(name)].size
             for name in self._chunks.keys() & set(fields)
         )
 
     def layouts(self, fields: Sequence[str] | None = None) -> dict[str, Layout]:
-        """Return shape, dtype and codec of the named fields, all if none are named."""
+        """Return shape, dtype and codec of the named fields; default: all fields."""
         unknown = set(fields or ()) - set(self.fields)
         if unknown:
             raise MissingError(
                 f"{self.path} has no field {sorted(unknown)}, only {', '.join(self.fields)}"
             )
-        return {
-            name: self.marker.fields[name] for name in (self.fields if fields is None else fields)
-        }
+        names = self.fields if fields is None else fields
+        return {name: self.marker.fields[name] for name in names}
 
     def pieces(self, field: str) -> Iterator[tuple[int, int]]:
-        """Yield `start, stop` over all samples in pieces of about `BLOCK` bytes."""
+        """Yield `start, stop` of consecutive pieces of about `BLOCK` bytes."""
         if field in self._chunks:
             step = max(1, BLOCK // self.marker.fields[field].sample_bytes)
             yield from (
@@ -126,13 +121,10 @@ class ShardReader:
         buffers = {name: bytearray(layout.index_bytes) for name, layout in layouts.items()}
         sizes = {name: self.marker.files[self.marker.suffix(name)].size for name in layouts}
         wanted = {name: self.path + self.marker.suffix(name) for name in layouts}
-        _fetch(
-            self.store,
-            [
-                (wanted[name], sizes[name] - len(end), memoryview(end))
-                for name, end in buffers.items()
-            ],
-        )
+        pieces = [
+            (wanted[name], sizes[name] - len(end), memoryview(end)) for name, end in buffers.items()
+        ]
+        _fetch(self.store, pieces)
         try:
             return {
                 name: parse_index(buffers[name], layout, sizes[name])
@@ -142,7 +134,7 @@ class ShardReader:
             raise CorruptShardError(f"{self.store.url}/{self.path}: {error}; {_REMEDY}") from error
 
     def _buffers(self, start: int, stop: int, outs: Mapping[str, _Array]) -> dict[str, memoryview]:
-        """Return where the stored bytes of `stop - start` samples go, for each field that has any."""
+        """Return buffers for the stored bytes of `stop - start` samples, by field."""
         return {
             name: self._buffer(name, start, stop, out)
             for name, out in outs.items()
@@ -150,8 +142,9 @@ class ShardReader:
         }
 
     def _missing(self, start: int, buffers: Mapping[str, memoryview]) -> Iterator[_Piece]:
-        """Yield what must be fetched to fill `buffers` from sample `start` on; what is kept is
-        filled in at once.
+        """Yield what to fetch to fill `buffers` from sample `start` on.
+
+        Fields in memory are filled in directly.
         """
         for name, buffer in buffers.items():
             at = int(self._chunks[name][start, 0])
@@ -163,18 +156,18 @@ class ShardReader:
     def _decode_all(
         self, start: int, buffers: Mapping[str, memoryview], outs: Mapping[str, _Array]
     ) -> None:
-        """Turn the filled `buffers` into `outs`."""
+        """Decode the filled `buffers` into `outs`."""
         for name, buffer in buffers.items():
             self._decode(name, start, buffer, outs[name])
 
     def _buffer(self, field: str, start: int, stop: int, out: _Array) -> memoryview:
-        """Return where the stored bytes go: straight into `out` unless they are compressed."""
+        """Return a buffer for the stored bytes: `out` itself unless they are compressed."""
         if self.marker.fields[field].codec == "raw":
             return out.reshape(-1).view(np.uint8).data
         return memoryview(bytearray(int(self._chunks[field][start:stop, 1].sum())))
 
     def _decode(self, field: str, start: int, buffer: memoryview, out: _Array) -> None:
-        """Test the checksum of each sample and decompress what is compressed."""
+        """Check the checksum of each sample and decompress the field if it is compressed."""
         checks = self._checks[field]
         begin = 0
         for row, length in enumerate(self._chunks[field][start : start + len(out), 1].tolist()):
@@ -200,12 +193,13 @@ class ShardReader:
 def read_samples(
     chosen: Sequence[tuple[ShardReader, int]], fields: Sequence[str] | None = None
 ) -> list[dict[str, _Array]]:
-    """Return several fields (all if none are named) of samples of any shards of a store, all
-    fetched at once.
+    """Return the named fields (default: all) of samples of any shards, fetched in parallel.
 
-    Raises `IndexError` for a sample that a shard does not have, else as `ShardReader` does.
+    `chosen` are shards of one store, each with the index of a sample. Raises `IndexError` for an
+    index that a shard does not have, and the errors of `ShardReader`.
     """
-    loads, pieces = [], list[_Piece]()
+    loads = []
+    pieces: list[_Piece] = []
     for reader, index in chosen:
         if not 0 <= index < len(reader):
             raise IndexError(f"sample {index} of {len(reader)} in {reader.path}")
@@ -231,10 +225,9 @@ def _fetch(store: Store, pieces: Iterable[_Piece]) -> None:
 def read_shard(
     store: Store, path: str, fields: Sequence[str] | None = None
 ) -> tuple[dict[str, _Array], pd.DataFrame]:
-    """Return a finished shard: field → array (n, ...), only those in `fields` if given, and its
-    table.
+    """Return the arrays (field → (n, ...)) and the table of a finished shard.
 
-    Raises as `ShardReader` does.
+    `fields` limits the arrays. Raises the errors of `ShardReader`.
     """
     reader = ShardReader(store, path)
     arrays = {

@@ -1,6 +1,6 @@
-"""One root, a folder or a bucket, under which everything lies: runs, versions, checkpoints.
+"""The store: one folder or bucket that holds runs, versions and checkpoints.
 
-The only way to it.
+All access goes through this module.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from infra.text import UNSEEN
 
 __all__ = ["NAME", "Store", "check_name"]
 
-# of a run, version, checkpoint or shard: one part of a path, one word of a shell
+# Name of a run, version, checkpoint or shard: one part of a path and one word in a shell.
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_LONGEST = 255  # bytes of a part of a path, on every file system that is likely
+_LONGEST = 255  # bytes of a part of a path, on all common file systems
 _PROBE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Store:
-    """A root URL and how to reach it; picklable, and opened anew in each process.
+    """A root URL with its fsspec options. Picklable; each process opens its own connection.
 
-    `url` is an absolute folder or a URL such as `s3://bucket/prefix`; `options` go to fsspec
-    (`retry_seconds`: how long an endpoint may stay away) and are shown nowhere. All paths are
-    relative to the root. Methods raise `StoreError` with the remedy, and `MissingError` where
-    nothing lies at a path that is to be read.
+    `url` is an absolute folder or a URL such as `s3://bucket/prefix`. `options` go to fsspec, apart
+    from `retry_seconds`, how long an endpoint may be unreachable; they are never shown. All paths
+    are relative to the root. Methods raise `StoreError` with the remedy, and `MissingError` if a
+    path to read does not exist.
     """
 
     url: str
@@ -48,12 +48,12 @@ class Store:
 
     @classmethod
     def open(cls, url: str, options: Mapping[str, Any] | None = None) -> Store:
-        """Return the store at a folder, `file://` or remote URL; nothing is touched yet."""
+        """Return the store at a folder, `file://` or remote URL. Nothing is accessed yet."""
         return cls(_resolved(url), dict(options or {}))
 
     @property
     def place(self) -> Place:
-        """The opened folder or bucket of this process."""
+        """The folder or bucket, opened for this process."""
         opened: tuple[int, Place] | None = self.__dict__.get("_opened")
         if opened is None or opened[0] != os.getpid():  # a connection must not cross a fork
             opened = (os.getpid(), _opened(self.url, self.options))
@@ -64,19 +64,19 @@ class Store:
         return Store, (self.url, self.options)
 
     def exists(self, path: str) -> bool:
-        """Whether a file lies at `path` or below it."""
+        """Whether a file exists at `path` or below it."""
         return self.place.exists(_relative(path))
 
     def list(self, path: str = "") -> list[str]:
-        """Return the names directly below `path`, sorted; none if nothing is there."""
+        """Return the names directly below `path`, sorted; none if it does not exist."""
         return sorted(self.place.list(_relative(path)))
 
     def delete(self, path: str) -> None:
-        """Remove a file or everything below `path`; nothing there is fine."""
+        """Delete a file, or everything below `path`, if it exists."""
         self.place.delete(_relative(path))
 
     def usage(self, path: str) -> Usage:
-        """Size and age of a file or of everything below `path`, which is listed for it."""
+        """Return size and age of a file, or of everything below `path`, which is listed for it."""
         return self.place.usage(_relative(path))
 
     def read_bytes(self, path: str) -> bytes:
@@ -84,19 +84,21 @@ class Store:
         return self.place.get(_relative(path))
 
     def write_bytes(self, path: str, data: bytes | memoryview) -> None:
-        """Write a file, whole or not at all; in a published version only what is there already may
-        be written.
+        """Write a file, whole or not at all.
+
+        Raises `PublishedError` in a published version, unless the file already has this content.
         """
         path = _relative(path)
         if not self.is_published(path):
             self.place.put(path, [data])
         elif not self.exists(path) or self.read_bytes(path) != data:
             raise PublishedError(
-                f"{self.url}/{path}: this version is published and stays as it is; take another name"
+                f"{self.url}/{path}: this version is published and stays as it is; "
+                "take another name"
             )
 
     def is_published(self, path: str) -> bool:
-        """Whether `path` lies in a dataset version that has its manifest."""
+        """Whether `path` is in a published dataset version, that is, one with a manifest."""
         top, _, rest = path.partition("/")
         return (
             top == "versions"
@@ -105,9 +107,9 @@ class Store:
         )
 
     def read_json(self, path: str, shape: Any = Any) -> Any:
-        """Return the value of a JSON file, as it is;
+        """Return the value of a JSON file.
 
-        `StoreError` unless it has the `shape`, such as a model.
+        Raises `StoreError` if the file is no JSON, or does not fit `shape`, such as a model.
         """
         data = self.read_bytes(path)
         try:
@@ -130,16 +132,16 @@ class Store:
             text = json.dumps(
                 value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
             )
-        except ValueError as error:  # what is read must be finite, so what is written must be
-            raise StoreError(f"{path}: {error}; mend what computed it") from error
+        except ValueError as error:  # NaN or infinity, which `read_json` refuses
+            raise StoreError(f"{path}: {error}; fix the code that computed it") from error
         self.write_bytes(path, text.encode())
 
     def read_table(self, path: str, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
-        """Return a Parquet file as a table; columns of lists hold lists.
+        """Return the table of a Parquet file. Columns of lists hold Python lists.
 
-        `columns` are those that have to be there and whole, with their kinds: "bool", "int", "str",
-        "list[int]" or "list[str]". Raises `StoreError` for a file that is damaged, or that declares
-        more rows than it can hold.
+        `columns` are the columns that must exist without gaps, with their kinds: "bool", "int",
+        "str", "list[int]" or "list[str]". Raises `StoreError` for a file that is damaged or has no
+        seal, and for one that declares more rows than it can hold.
         """
         data = self.read_bytes(path)
         try:
@@ -154,28 +156,28 @@ class Store:
         self.write_bytes(path, parquet(table))
 
     def probe(self) -> None:
-        """Write, read, list and delete a small file, so that what is wrong with a store shows
-        before a run begins.
-        """
-        path, data = f".probe-{secrets.token_hex(8)}", secrets.token_bytes(_PROBE_BYTES)
+        """Write, read, list and delete a small file, to find faults before a run begins."""
+        path = f".probe-{secrets.token_hex(8)}"
+        data = secrets.token_bytes(_PROBE_BYTES)
         self.write_bytes(path, data)
-        found = self.read_bytes(path), path in self.list()
+        found = self.read_bytes(path)
+        listed = path in self.list()
         self.delete(path)
-        if found != (data, True):
+        if found != data or not listed:
             raise StoreError(
                 f"{self.url}: reads or lists other than what was written; set another store url"
             )
 
 
 def check_name(what: str, name: str) -> str:
-    """Return `name`, of a run, version or checkpoint;
+    """Return `name`, the name of a run, version or checkpoint.
 
-    `StoreError` unless it can only be a folder's name.
+    Raises `StoreError` unless it can only be the name of a folder.
     """
     if not re.fullmatch(NAME, name) or len(name) > _LONGEST:
         raise StoreError(
-            f"{what} {name[:_LONGEST]!r} is no name: use letters, digits, '.', '_' and '-', a letter or digit first, "
-            f"{_LONGEST} at most"
+            f"{what} {name[:_LONGEST]!r} is no name: use letters, digits, '.', '_' and '-', "
+            f"a letter or digit first, {_LONGEST} at most"
         )
     return name
 
@@ -184,7 +186,8 @@ def _resolved(url: str) -> str:
     protocol, mark, rest = url.partition("://")
     if UNSEEN.search(url):
         raise StoreError(
-            f"store url {url!r} has characters that cannot be seen; use a folder or s3://bucket/prefix"
+            f"store url {url!r} has characters that cannot be seen; "
+            "use a folder or s3://bucket/prefix"
         )
     if not mark or protocol in ("file", "local"):
         return str(Path(rest if mark else url).expanduser().resolve())
@@ -205,7 +208,7 @@ def _resolved(url: str) -> str:
 def _opened(url: str, options: Mapping[str, Any]) -> Place:
     if "://" not in url:
         return Folder(url)
-    from infra.store.bucket import Bucket  # half a second of imports that a folder does not need
+    from infra.store.bucket import Bucket  # half a second of imports, not needed for a folder
 
     return Bucket(url, options)
 
@@ -218,7 +221,7 @@ def _relative(path: str) -> str:
         part in ("", ".") or UNSEEN.search(part) or len(part.encode()) > _LONGEST for part in parts
     ):
         raise StoreError(
-            f"path {path[: 2 * _LONGEST]!r} has a part that is no name: empty, '.', longer than {_LONGEST} bytes, or "
-            "with characters that cannot be seen; correct the name"
+            f"path {path[: 2 * _LONGEST]!r} has a part that is no name: empty, '.', longer than "
+            f"{_LONGEST} bytes, or with characters that cannot be seen; correct the name"
         )
     return "/".join(parts)

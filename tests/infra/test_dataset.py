@@ -51,7 +51,7 @@ def test_items_are_the_samples_in_the_order_of_shards_and_rows(
         assert item["image"].is_contiguous()
         assert (item["image"].numpy() == images[index].transpose(2, 0, 1)).all()
         assert (item["label"].numpy() == labels[index]).all()
-    with pytest.raises(IndexError, match="sample 9 of 9 in version v1"):
+    with pytest.raises(IndexError, match="sample 9 of version v1, which has 9 samples"):
         dataset[9]
 
 

@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"/sys/segmint.*set another store url"):
         Store.open("/sys/segmint").probe()  # the kernel refuses root as well
     (tmp_path / "taken").write_text("")
-    with pytest.raises(StoreError, match=r"taken.*a file stands where a folder is needed"):
+    with pytest.raises(StoreError, match=r"taken.*a file exists where a folder is needed"):
         Store.open(str(tmp_path / "taken")).probe()
 
 

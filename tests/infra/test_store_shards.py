@@ -269,6 +269,7 @@ def test_a_killed_writer_leaves_shards_that_are_whole_or_never_written(store: St
     shards = [0, 1]
     for delay in (0.11, 0.23, 0.37):
         store.delete("runs")
+        store.write_json("runs/a/settings.json", {})
         writer = subprocess.Popen([sys.executable, "-c", KILLED, store.url], stdout=subprocess.PIPE)
         assert writer.stdout
         writer.stdout.readline()
