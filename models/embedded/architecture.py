@@ -1,8 +1,12 @@
-"""The embedded model's parts: Stable Diffusion's own classes, small enough to ship.
+"""The embedded model's parts: Stable Diffusion's classes, small enough to ship.
 
-Images are 128², latents 16²×8 (factor 8; eight channels keep edges that four blur), the U-Net
-attends to the text at 16², 8² and 4², and the text encoder is a two-layer CLIP trained jointly with
-it. Together under 32 MB in fp16.
+| | |
+|---|---|
+| images | 128 × 128 |
+| latents | 16 × 16, 8 channels; with 4 channels edges blur |
+| U-Net | attends to the text at 16², 8² and 4² |
+| text encoder | a two-layer CLIP, trained together with the U-Net |
+| size | under 32 MB in fp16 |
 """
 
 from __future__ import annotations
@@ -31,16 +35,14 @@ _DATA = Path(__file__).parent / "data"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer class over a byte-pair vocabulary trained on the world's own prompts
-    (data/tokenizer.json).
-    """
+    """Return CLIP's tokenizer with byte pairs of the world's prompts (data/tokenizer.json)."""
     stored = json.loads((_DATA / "tokenizer.json").read_text("utf-8"))
-    merges: Any = [tuple(pair) for pair in stored["merges"]]  # pairs, whatever its annotation says
+    merges: Any = [tuple(pair) for pair in stored["merges"]]  # pairs; the annotation says otherwise
     return CLIPTokenizer(vocab=stored["vocab"], merges=merges, model_max_length=MAX_TOKENS)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A two-layer CLIP text transformer of width 128."""
+    """Return a two-layer CLIP text transformer of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -58,9 +60,9 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """Factor 8, eight latent channels, 2.4 M parameters;
+    """Return an autoencoder of factor 8 with eight latent channels and 2.4 M parameters.
 
-    `scaling_factor` is set once the latents' spread is known.
+    `scaling_factor` is set after the training, from the latents' standard deviation.
     """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -75,7 +77,7 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Cross- and self-attention at 16², 8² and 4², four heads, 11 M parameters."""
+    """Return a U-Net with cross- and self-attention at 16², 8² and 4², and 11 M parameters."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
@@ -91,8 +93,9 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """v-prediction with zero terminal SNR (Lin et al. 2024) over the cosine schedule, which suits
-    16² latents.
+    """Return a DDIM scheduler with v-prediction and zero terminal SNR (Lin et al. 2024).
+
+    The cosine schedule suits latents of 16².
     """
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
@@ -106,9 +109,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_pipeline(**parts: Any) -> StableDiffusionPipeline:
-    """The parts as a pipeline that `save_pretrained` writes and `DiffusionPipeline.from_pretrained`
-    opens.
-    """
+    """Return the parts as a pipeline that diffusers writes and opens."""
     return StableDiffusionPipeline(
         **parts,
         scheduler=build_scheduler(),

@@ -97,7 +97,7 @@ def _shadow(image: NDArray[np.float32], thing: Placed, scene: Scene) -> None:
 def _render(
     thing: Placed, scene: Scene
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], tuple[int, int]]:
-    """Return the shaded paint (h, w, 3), the coverage (h, w) in 0..255, and (top, left) in pixels."""
+    """Return the shaded paint (h, w, 3), coverage (h, w) in 0..255, and (top, left) in pixels."""
     rng = np.random.default_rng(thing.seed)
     parts = LOOKS[thing.name][thing.look](rng)
     points = [_transform(p.points, thing) for p in parts]

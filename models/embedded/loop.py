@@ -1,5 +1,5 @@
-"""One training loop for the embedded models: resumable, averaged, and in whichever precision is
-faster here.
+"""The training loop of the embedded models: resumable, with averaged weights, in the faster
+precision.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.embedded.parallel import agree, average_gradients, place
+from models.embedded.parallel import agree, average_gradients, rank_and_count
 from models.muon import Muon
 
 __all__ = ["Progress", "Schedule", "fit"]
 
 Loss = Callable[[nn.ModuleDict, int], Tensor]
 _SAVE_SECONDS = 180.0
-_BETAS = (0.9, 0.99)  # AdamW's, for what Muon leaves to it
+_BETAS = (0.9, 0.99)  # of AdamW, which trains what is no hidden matrix
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`steps` of training: linear warm-up, constant, linear to zero over the last `decay` share;
-    weights averaged.
+    """A learning rate schedule: linear warm-up, constant, linear to zero.
+
+    `learning_rate` is the peak, `warmup` the steps of the rise, `decay` the share of the steps with
+    the fall, `average` the decay of the exponential average of the weights.
     """
 
     steps: int
@@ -40,16 +42,14 @@ class Schedule:
     weight_decay: float = 0.01
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Return the learning rate of a step."""
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, left)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What `fit` reports: the step just done, of how many, the mean loss since the last report, and
-    steps a second.
-    """
+    """What `fit` reports: steps done and in all, mean loss since the last, steps per second."""
 
     step: int
     steps: int
@@ -67,40 +67,65 @@ def fit(
     report_every: int = 100,
     dtype: torch.dtype | None = None,
 ) -> nn.ModuleDict:
-    """Train `modules` on `loss(modules, step)`; returns their exponential average in eval mode.
+    """Train `modules` on `loss(modules, step)`; return their exponential average in eval mode.
 
-    State goes to `folder/state.pt` every few minutes and at the end; a later call takes up from
-    there, and a finished one returns at once. `loss` must draw its randomness from the step alone,
-    so a resumed run sees what it would have. `dtype` None is whichever of float32 and bfloat16
-    takes a step faster here. Of processes `side_by_side` each trains on steps of its own, so a step
-    has as many batches as there are; the first alone saves, logs and reports.
+    State is saved to `folder/state.pt` every few minutes and at the end. A later call resumes from
+    it; a finished one returns at once. `loss` must draw its randomness from the step alone, so that
+    a resumed training meets the same batches. `dtype` None is the faster of float32 and bfloat16.
+    Each process of `side_by_side` trains on batches of its own, so a step has one batch per
+    process; only the first process saves, logs and reports.
     """
-    rank, processes = place()
+    rank, processes = rank_and_count()
     folder.mkdir(parents=True, exist_ok=True)
     average = copy.deepcopy(modules).eval().requires_grad_(False)
     optimiser = Muon(modules, schedule.learning_rate, schedule.weight_decay, betas=_BETAS)
     step = _restore(folder / "state.pt", modules, average, optimiser)
     dtype = agree(dtype or (_faster(modules, loss) if step < schedule.steps else torch.float32))
-    saved = started = time.monotonic()
-    total, count = 0.0, 0
+    meter = _Meter(schedule.steps, report_every)
+    saved = time.monotonic()
     while step < schedule.steps:
-        own, rate = step * processes + rank, schedule.rate(step)
-        total, count = total + _update(modules, loss, optimiser, own, rate, dtype), count + 1
+        rate = schedule.rate(step)
+        meter.add(_update(modules, loss, optimiser, step * processes + rank, rate, dtype))
         _blend(average, modules, min(schedule.average, (step + 1) / (step + 10)))
         step += 1
         if rank:
             continue
-        if step % report_every == 0 or step == schedule.steps:
-            now = time.monotonic()
-            progress = Progress(step, schedule.steps, total / count, count / (now - started))
+        if progress := meter.due(step):
             _log(folder / "log.jsonl", progress)
             if report:
                 report(progress, average)
-            started, total, count = time.monotonic(), 0.0, 0
+            meter.reset()
         if time.monotonic() - saved > _SAVE_SECONDS or step == schedule.steps:
             _save(folder / "state.pt", modules, average, optimiser, step)
             saved = time.monotonic()
     return average
+
+
+class _Meter:
+    """Mean loss and speed since the last report."""
+
+    def __init__(self, steps: int, every: int) -> None:
+        self._steps = steps
+        self._every = every
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self._total = 0.0
+        self._count = 0
+        self._since = time.monotonic()
+
+    def add(self, loss: float) -> None:
+        """Count a step."""
+        self._total += loss
+        self._count += 1
+
+    def due(self, step: int) -> Progress | None:
+        """Return what to report after this step; None between two reports."""
+        if step % self._every and step < self._steps:
+            return None
+        seconds = time.monotonic() - self._since
+        return Progress(step, self._steps, self._total / self._count, self._count / seconds)
 
 
 def _update(
@@ -120,26 +145,26 @@ def _update(
 
 @contextmanager
 def _training(modules: nn.ModuleDict, dtype: torch.dtype) -> Iterator[None]:
-    """Train mode under autocast; on a CPU with plain attention, as the flash kernel's backward took
-    46 % of a step.
+    """Set train mode and autocast.
+
+    On a CPU attention is plain: the flash kernel's backward pass took 46 % of a step.
     """
     device = next(modules.parameters()).device.type
-    kernels = (
-        [SDPBackend.MATH]
-        if device == "cpu"
-        else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    )
+    kernels = [SDPBackend.MATH]
+    if device != "cpu":
+        kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     modules.train()
     with (
         torch.autocast(device, dtype, enabled=dtype != torch.float32),
-        sdpa_kernel([*kernels, SDPBackend.MATH]),
+        sdpa_kernel(kernels),
     ):
         yield
 
 
 def _faster(modules: nn.ModuleDict, loss: Loss) -> torch.dtype:
-    """Time a step of each precision: bf16 is twice as fast on some processors and many times slower
-    on others.
+    """Return the precision whose step is faster here.
+
+    bfloat16 is twice as fast on some processors and many times slower on others.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -186,10 +211,6 @@ def _save(
 
 
 def _log(path: Path, progress: Progress) -> None:
+    row = {"step": progress.step, "loss": progress.loss, "steps_per_second": progress.rate}
     with path.open("a") as file:
-        file.write(
-            json.dumps(
-                {"step": progress.step, "loss": progress.loss, "steps_per_second": progress.rate}
-            )
-            + "\n"
-        )
+        file.write(json.dumps(row) + "\n")

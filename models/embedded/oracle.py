@@ -1,8 +1,7 @@
-"""The oracle: a small segmenter trained on unlimited exact truth of the drawn world, used only to
-measure.
+"""The oracle: a small segmenter trained on exact labels of the drawn world, only used to measure.
 
-It names every pixel: one of the world's classes, or one of its grounds. So it tells both whether a
-generated picture shows what its prompt says, and how good a label is where no exact truth exists.
+It labels every pixel with a class or a background of the world. So it tells whether a generated
+image shows what its prompt names, and how good a label is where there is no exact truth.
 """
 
 from __future__ import annotations
@@ -28,15 +27,13 @@ _WEIGHTS = Path(__file__).parent / "oracle.safetensors"
 _CLASSES = len(world.vocabulary()["classes"])
 _GROUNDS = [b["name"] for b in world.vocabulary()["backgrounds"]]
 _WIDTHS = (48, 96, 160, 224)
-# pixels of a side that go into channels: half the time of full-size layers, and room for three
-# times the weights
+# Side of the pixel blocks that become channels: takes half the time of full-size layers with three
+# times the weights.
 _FOLD = 2
 
 
 class Seen(NamedTuple):
-    """Class ids (B, H, W) uint8 with 0 = ground, and the name of the ground that covers most of
-    each picture.
-    """
+    """Class ids (B, H, W) uint8, 0 = background; and per image the largest background's name."""
 
     labels: NDArray[np.uint8]
     grounds: list[str]
@@ -58,8 +55,8 @@ def _convolve(inputs: int, outputs: int) -> nn.Sequential:
 class Oracle(nn.Module):
     """A U-Net (Ronneberger et al. 2015) over 2×2 pixels folded into channels.
 
-    From (B, 3, H, W) in [-1, 1] to logits (B, 1 + classes + grounds, H, W). Channel 0 is never
-    right (ground pixels carry their ground's own channel); it keeps class ids and channels equal.
+    From (B, 3, H, W) in [-1, 1] to logits (B, 1 + classes + backgrounds, H, W). Channel 0 is never
+    right, as each background has its own channel; it keeps class ids and channels equal.
     """
 
     def __init__(self) -> None:
@@ -71,12 +68,10 @@ class Oracle(nn.Module):
         self.head = nn.Conv2d(_WIDTHS[0], (1 + _CLASSES + len(_GROUNDS)) * _FOLD**2, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits at full size."""
+        """Return logits at full size."""
         folded = F.pixel_unshuffle(images, _FOLD)
-        x, skips = (
-            folded.contiguous(memory_format=torch.channels_last),
-            [],
-        )  # a fifth faster on CPUs
+        x = folded.contiguous(memory_format=torch.channels_last)  # a fifth faster on CPUs
+        skips = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
@@ -86,7 +81,7 @@ class Oracle(nn.Module):
 
     @torch.inference_mode()
     def see(self, images: NDArray[np.uint8], batch: int = 64) -> Seen:
-        """Label pictures (B, H, W, 3) uint8."""
+        """Label images (B, H, W, 3) uint8."""
         device = next(self.parameters()).device
         every = [
             self(to_unit(images[i : i + batch], device)).argmax(1).byte().cpu()
@@ -101,7 +96,7 @@ class Oracle(nn.Module):
 
 
 def load_oracle(path: Path = _WEIGHTS) -> Oracle:
-    """The oracle that ships with the project, in eval mode."""
+    """Return the oracle that ships with the project, in eval mode."""
     oracle = Oracle()
     oracle.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return oracle.eval()
@@ -122,8 +117,9 @@ def train_oracle(
     device: str = "cpu",
     report: Reporter = ignore,
 ) -> Oracle:
-    """Cross-entropy on exact labels; pictures flipped, blurred and shifted in tone, so it also
-    reads generated ones.
+    """Train on exact labels by cross-entropy; return the averaged network.
+
+    Images are flipped, blurred and changed in tone, so that the oracle also reads generated ones.
     """
 
     def loss(modules: nn.ModuleDict, step: int) -> Tensor:
@@ -131,10 +127,8 @@ def train_oracle(
         rows = np.sort(rng.integers(0, len(corpus.images), batch))
         images = _disturb(to_unit(corpus.images[rows], device), rng)
         labels = torch.from_numpy(corpus.labels[rows].astype(np.int64))
-        grounds = (
-            torch.from_numpy(corpus.grounds[rows].astype(np.int64))[:, None, None] + 1 + _CLASSES
-        )
-        target = torch.where(labels == 0, grounds, labels).to(device)
+        grounds = torch.from_numpy(corpus.grounds[rows].astype(np.int64))[:, None, None]
+        target = torch.where(labels == 0, 1 + _CLASSES + grounds, labels).to(device)
         if step % 2:
             images, target = images.flip(-1), target.flip(-1)
         return F.cross_entropy(modules["oracle"](images).float(), target)
@@ -149,10 +143,12 @@ def train_oracle(
 
 
 def _disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Half of the pictures lose detail (down and up again by 1.3 to 2.5) and all vary in contrast,
-    tint and noise.
+    """Return images (B, 3, H, W) changed at random in contrast, tint and noise.
+
+    Half of them lose detail: they are shrunk by 1.3 to 2.5 and enlarged again.
     """
-    half, size = len(images) // 2, images.shape[-1]
+    half = len(images) // 2
+    size = images.shape[-1]
     small = F.interpolate(
         images[:half], size=int(size / rng.uniform(1.3, 2.5)), mode="bilinear", antialias=True
     )

@@ -1,5 +1,6 @@
-"""How the shipped weights come about: three trainings, each resumed from its folder, with logs and
-sheets beside it.
+"""How the shipped weights are made: three trainings, each with a folder that it resumes from.
+
+The folder also holds the training's log and sample sheets.
 """
 
 from __future__ import annotations
@@ -15,24 +16,19 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from models.embedded.architecture import build_pipeline, build_text_encoder, build_tokenizer
 from models.embedded.corpus import Corpus, open_corpus
+from models.embedded.diffusion import train_diffusion
 from models.embedded.loop import Schedule
 from models.embedded.oracle import Oracle, save_oracle, train_oracle
 from models.embedded.parallel import side_by_side
-from models.embedded.training import (
-    Reporter,
-    encode_latents,
-    ignore,
-    train_autoencoder,
-    train_diffusion,
-)
+from models.embedded.training import Reporter, encode_latents, ignore, train_autoencoder
 
 __all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline"]
 
 
 class Recipe(BaseModel):
-    """How long and on how much; the defaults are those of a GPU.
+    """How long to train, and on how much; the defaults suit a GPU.
 
-    MODEL_CARD.md tells what the shipped weights had.
+    MODEL_CARD.md has the values that the shipped weights were trained with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,36 +37,42 @@ class Recipe(BaseModel):
         default=Path("out/pretrain"), description="where state, logs and sheets are kept"
     )
     device: str = Field(default="cpu", description="cpu or cuda")
-    images: int = Field(default=100_000, ge=1, description="drawn pictures to train on")
+    images: int = Field(default=100_000, ge=1, description="drawn images to train on")
     autoencoder_steps: int = Field(
-        default=10_000, ge=1, description="of the autoencoder's training"
+        default=10_000, ge=1, description="steps of the autoencoder's training"
     )
-    diffusion_steps: int = Field(default=40_000, ge=1, description="of U-Net and text encoder")
-    oracle_steps: int = Field(default=6_000, ge=1, description="of the oracle")
-    batch: int = Field(default=32, ge=1, description="pictures a step of the U-Net")
+    diffusion_steps: int = Field(
+        default=40_000, ge=1, description="steps of U-Net and text encoder"
+    )
+    oracle_steps: int = Field(default=6_000, ge=1, description="steps of the oracle")
+    batch: int = Field(default=32, ge=1, description="images per step of the U-Net")
     processes: int = Field(
-        default=1, ge=1, description="that train side by side, on a CPU one a core; batch is each's"
+        default=1,
+        ge=1,
+        description="parallel processes, on a CPU one per core; batch is each's",
     )
     compiled: bool = Field(
-        default=False, description="compile the U-Net; takes a C++ compiler and some minutes"
+        default=False, description="compile the U-Net; needs a C++ compiler and some minutes"
     )
     start: Path | None = Field(
-        default=None, description="pipeline directory to go on from, its autoencoder as it is"
+        default=None, description="pipeline directory to start from; its autoencoder is kept"
     )
 
 
 def corpus_of(recipe: Recipe) -> Corpus:
-    """The drawn pictures, drawn now unless they are there."""
+    """Return the drawn images; those that do not exist yet are drawn now."""
     return open_corpus(recipe.folder / "corpus", recipe.images, build_tokenizer())
 
 
 def make_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Path:
-    """Train the autoencoder and set its scaling factor, or take that of `start`; returns its
-    directory.
+    """Train the autoencoder and set its scaling factor; return its directory.
+
+    With `start`, that pipeline's autoencoder is used instead.
     """
     if recipe.start:
         return recipe.start / "vae"
-    corpus, folder = corpus_of(recipe), recipe.folder / "autoencoder"
+    corpus = corpus_of(recipe)
+    folder = recipe.folder / "autoencoder"
     with side_by_side(recipe.processes, _train_autoencoder, recipe):
         vae = _train_autoencoder(recipe, report)
     latents = encode_latents(vae, corpus, recipe.folder / "latents.npy")
@@ -82,16 +84,14 @@ def make_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Path:
 
 
 def make_pipeline(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) -> Path:
-    """Train U-Net and text encoder and write the pipeline in fp16; returns its directory."""
+    """Train U-Net and text encoder and write the pipeline in fp16; return its directory."""
     vae = AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
     encode_latents(vae, corpus_of(recipe), recipe.folder / "latents.npy")
     with side_by_side(recipe.processes, _train_diffusion, recipe, autoencoder):
         parts = _train_diffusion(recipe, autoencoder, report)
     pipeline = build_pipeline(vae=vae, tokenizer=build_tokenizer(), **dict(parts.items()))
     for part in (pipeline.vae, pipeline.unet):
-        part.register_to_config(
-            _name_or_path=""
-        )  # the folder it was loaded from is nobody's business
+        part.register_to_config(_name_or_path="")  # not the folder that it was loaded from
     pipeline.to("cpu", torch.float16).save_pretrained(recipe.folder / "pipeline")
     return recipe.folder / "pipeline"
 
@@ -111,10 +111,12 @@ def _started(folder: Path | None) -> nn.ModuleDict | None:
 def with_words(
     encoder: CLIPTextModel, had: dict[str, int], tokenizer: CLIPTokenizer
 ) -> CLIPTextModel:
-    """The encoder for another vocabulary: a token it `had` keeps its embedding, a new one begins at
-    random.
+    """Return the encoder with another vocabulary.
+
+    Tokens of the vocabulary `had` keep their embedding; new ones start at random.
     """
-    grown, new = build_text_encoder(tokenizer), tokenizer.get_vocab()
+    grown = build_text_encoder(tokenizer)
+    new = tokenizer.get_vocab()
     words, fresh = (cast(nn.Embedding, each.get_input_embeddings()) for each in (encoder, grown))
     table = fresh.weight.detach().clone()
     for token in new.keys() & had.keys():
@@ -125,7 +127,7 @@ def with_words(
 
 
 def make_oracle(recipe: Recipe, report: Reporter = ignore) -> Path:
-    """Train the oracle; returns its weights' file."""
+    """Train the oracle; return the file of its weights."""
     path = recipe.folder / "oracle.safetensors"
     corpus_of(recipe)
     with side_by_side(recipe.processes, _train_oracle, recipe):
@@ -142,7 +144,8 @@ def _train_autoencoder(recipe: Recipe, report: Reporter = ignore) -> Autoencoder
 
 
 def _train_diffusion(recipe: Recipe, autoencoder: Path, report: Reporter = ignore) -> nn.ModuleDict:
-    corpus, vae = corpus_of(recipe), AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
+    corpus = corpus_of(recipe)
+    vae = AutoencoderKL.from_pretrained(autoencoder).to(recipe.device)
     return train_diffusion(
         vae,
         corpus,

@@ -1,9 +1,7 @@
-"""Outlines of the drawn world's objects: every class has several looks, every look a few random
-proportions.
+"""Outlines of the drawn world's objects: several looks per class, with random proportions.
 
-A look is a function `(rng) -> list[Part]`. Points lie in a box of about [-1, 1]², x to the right
-and y down; the box is scaled, turned and moved by `world.py`. Parts are painted in order, so later
-ones lie on top.
+A look is a function `(rng) -> list[Part]`. Points are in a box of about [-1, 1]², x to the right
+and y down; `drawing.py` scales, turns and moves the box. Later parts are painted over earlier ones.
 """
 
 from __future__ import annotations

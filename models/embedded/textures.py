@@ -1,8 +1,7 @@
-"""Grounds of the drawn world: six textured backgrounds, drawn from banks of noise that are made
-once a process.
+"""Backgrounds of the drawn world: six textures made of seeded noise.
 
-Everything here is numpy arithmetic on seeded noise: no filter whose result depends on the
-processor.
+All of it is numpy arithmetic; no filter is used whose result depends on the processor. Banks of
+noise are made once per process.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ from numpy.typing import NDArray
 __all__ = ["GROUNDS", "smooth_noise"]
 
 Image = NDArray[np.float32]
-_BANK = 512  # side of a bank of noise; a picture takes a window of it at a random place
+_BANK = 512  # side of a bank of noise; an image uses a random window of it
 
 
 @cache
 def _bank(cell_y: int, cell_x: int) -> NDArray[np.float32]:
-    """Periodic noise of unit variance whose grains measure (cell_y, cell_x) pixels, linear between
-    them.
-    """
+    """Return periodic noise of unit variance with grains of (cell_y, cell_x) pixels."""
     rng = np.random.Generator(np.random.PCG64([7, cell_y, cell_x]))
     grid = rng.standard_normal((_BANK // cell_y, _BANK // cell_x)).astype(np.float32)
     for axis, cell in ((0, cell_y), (1, cell_x)):
@@ -36,8 +33,9 @@ def _bank(cell_y: int, cell_x: int) -> NDArray[np.float32]:
 def smooth_noise(
     rng: np.random.Generator, height: int, width: int, cell_y: int, cell_x: int
 ) -> NDArray[np.float32]:
-    """A (height, width) float32 window of unit-variance noise, its grains (cell_y, cell_x) pixels
-    (powers of two).
+    """Return a window (height, width) float32 of unit-variance noise.
+
+    Its grains measure (cell_y, cell_x) pixels, powers of two.
     """
     y, x = rng.integers(0, _BANK - height), rng.integers(0, _BANK - width)
     return _bank(cell_y, cell_x)[y : y + height, x : x + width]
@@ -85,10 +83,8 @@ def _snow(rng: np.random.Generator, size: int) -> Image:
 
 def _bricks(rng: np.random.Generator, size: int) -> Image:
     height, width = int(rng.integers(11, 17)), int(rng.integers(24, 34))
-    y, x = (
-        np.arange(size) + int(rng.integers(0, height)),
-        np.arange(size) + int(rng.integers(0, width)),
-    )
+    y = np.arange(size) + int(rng.integers(0, height))
+    x = np.arange(size) + int(rng.integers(0, width))
     row = y // height
     column = (x[None, :] + (row % 2)[:, None] * (width // 2)) // width
     shade = rng.standard_normal((row.max() + 1, column.max() + 1)).astype(np.float32)[

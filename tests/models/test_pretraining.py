@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from models.embedded import loop, world
 from models.embedded.architecture import MAX_TOKENS, build_text_encoder, build_tokenizer
 from models.embedded.corpus import CAPTIONS, open_corpus
+from models.embedded.diffusion import HARD, HARD_CLASSES, TWO_CLASSES, image_weights
 from models.embedded.loop import Progress, Schedule, fit
 from models.embedded.parallel import side_by_side
 from models.embedded.pretraining import with_words
-from models.embedded.training import HARD, HARD_CLASSES, TWO_CLASSES, picture_weights
 from models.generators import Request, Sampling, check_pipeline, generate, load_pipeline
 
 
@@ -21,7 +21,7 @@ class StoppedError(Exception):
 
 
 def build() -> nn.ModuleDict:
-    """A network with layers for either optimiser: the middle one's matrix is wide enough for Muon."""
+    """A network with layers for both optimisers: the middle matrix is wide enough for Muon."""
     torch.manual_seed(0)
     return nn.ModuleDict(
         {"net": nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.Linear(48, 1))}
@@ -29,7 +29,7 @@ def build() -> nn.ModuleDict:
 
 
 def batch_loss(parts: nn.ModuleDict, step: int) -> Tensor:
-    """Of a batch that depends on the step alone: the network is to add up four numbers."""
+    """Loss of a batch that depends on the step alone; the network learns to add four numbers."""
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
     return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
 
@@ -56,7 +56,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(tmp_path, monkeypatch)
 
 
 def train_in_pairs(folder: Path) -> nn.ModuleDict:
-    """One process whose every step has the two batches that two processes would have had."""
+    """Train in one process whose steps each have the batches of two processes."""
     modules = build()
 
     def loss(parts: nn.ModuleDict, step: int) -> Tensor:
@@ -109,11 +109,11 @@ def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
 
 
-def test_pictures_of_two_classes_and_of_hard_ones_count_more():
+def test_images_of_two_classes_and_of_hard_ones_count_more():
     labels = np.zeros((5, 6, 6), np.uint8)
     labels[1:, 0], labels[2:, 1], labels[3:, 2], labels[:, 5] = 3, 7, 5, 255
     labels[4, :4] = HARD[0]
-    assert picture_weights(labels).tolist() == [1, 1, TWO_CLASSES, 1, HARD_CLASSES]
+    assert image_weights(labels).tolist() == [1, 1, TWO_CLASSES, 1, HARD_CLASSES]
     assert {c["name"] for c in world.vocabulary()["classes"] if c["id"] in HARD} == {"fish", "bird"}
 
 
