@@ -85,6 +85,7 @@ def test_what_is_kept_in_memory_is_not_fetched_again(bucket: Bucket, samples: Sa
     assert torch.equal(kept["image"], fetched["image"])
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_the_same_in_the_same_order(dataset: SegmentationDataset) -> None:
     direct = list(
         DataLoader(dataset, batch_size=2)

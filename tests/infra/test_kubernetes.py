@@ -101,6 +101,7 @@ EVERY_KIND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kubernetes", EVERY_KIND)
 def test_the_cluster_is_what_the_operator_s_definition_asks_for(
     kubernetes: dict[str, object],
@@ -108,6 +109,7 @@ def test_the_cluster_is_what_the_operator_s_definition_asks_for(
     jsonschema.validate(dask_cluster(compute(**kubernetes), "segmint-0a1b2c3d"), operator_schema())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "wrong"),
     [

@@ -265,6 +265,7 @@ for number in range(10**6):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_shards_that_are_whole_or_never_written(store: Store) -> None:
     shards = [0, 1]
     for delay in (0.11, 0.23, 0.37):

@@ -291,6 +291,7 @@ except PublishedError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "seeds", "versions", "winners"),
     [

@@ -101,7 +101,7 @@ def tiny_directory(tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-@pytest.fixture(scope="session", params=["tiny", "embedded"])
+@pytest.fixture(scope="session", params=["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
 def pipeline(request: pytest.FixtureRequest, tiny_pipeline: Any) -> Any:
     """Each of the two: what holds of random weights has to hold of the trained ones."""
     return tiny_pipeline if request.param == "tiny" else load_pipeline("embedded", device="cpu")

@@ -135,6 +135,7 @@ def test_a_walk_between_strangers_goes_nowhere() -> None:
     torch.testing.assert_close(random_walk(scores, affinity, power=64), scores, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_net_that_learnt_from_seeds_knows_the_pairs_of_the_truth(
     images: Tensor, maps: Tensor, truth: Tensor
 ) -> None:
@@ -174,6 +175,7 @@ def learnt(images: Tensor, coarse: Tensor) -> AffinityNet:
     return net
 
 
+@pytest.mark.slow
 def test_the_walk_and_its_threshold_label_the_object(
     images: Tensor, coarse: Tensor, truth: Tensor, learnt: AffinityNet
 ) -> None:
@@ -203,6 +205,7 @@ def test_seeds_of_two_classes_leave_out_what_both_claim(images: Tensor, maps: Te
     assert torch.equal(seeds == 0, (first == 0) & (second == 0))
 
 
+@pytest.mark.slow
 def test_the_threshold_whose_mask_is_the_reference_is_found(images: Tensor, maps: Tensor) -> None:
     certainty = two_label_certainty(0.5, 21)
     level = GRID[7]
@@ -216,5 +219,6 @@ def test_the_threshold_whose_mask_is_the_reference_is_found(images: Tensor, maps
     assert (found.mask == reference).all()
 
 
+@pytest.mark.slow
 def test_a_reference_that_no_mask_meets_gives_an_empty_one(images: Tensor, maps: Tensor) -> None:
     assert not adaptive_threshold(images, maps, torch.zeros_like(maps, dtype=torch.bool)).mask.any()

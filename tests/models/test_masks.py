@@ -146,6 +146,7 @@ def test_nothing_grows_where_attention_saw_nothing_or_everything() -> None:
         assert torch.equal(grow_by_colour(images, foreground), foreground)
 
 
+@pytest.mark.slow
 def test_plain_maps_tell_apart_what_spread_maps_mix() -> None:
     """Both classes' maps are the same, of both objects, but for what each word attended to itself."""
     images, truth = drawn(12, "mug", "tree")

@@ -180,6 +180,7 @@ def test_a_config_without_a_model_is_named(tmp_path: Path) -> None:
         build_segmenter(str(tmp_path / "schedule.py"), CLASSES)
 
 
+@pytest.mark.slow
 def test_training_learns(config: str) -> None:
     recipe = TrainingRecipe(
         config=config, steps=120, batch_size=8, learning_rate=1e-2, warmup=5, precision="fp32"
