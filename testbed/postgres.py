@@ -47,7 +47,8 @@ class Postgres:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
-        command = [self._binaries / "postgres", "-D", self.root, "-p", str(self.port), *settings]
+        program = self._binaries / "postgres"
+        command: list[str | Path] = [program, "-D", self.root, "-p", str(self.port), *settings]
         log = self.root.parent / "postgres.log"
         self._server.append(spawned(command, log, **_as_user()))
         wait_for(
@@ -67,7 +68,7 @@ class Postgres:
 
     def _ready(self) -> bool:
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
-        command = [self._binaries / "pg_isready", "--quiet", *address]
+        command = [str(self._binaries / "pg_isready"), "--quiet", *address]
         return answers(self.port) and subprocess.run(command).returncode == 0
 
     def _initialise(self) -> None:
@@ -76,7 +77,8 @@ class Postgres:
             shutil.chown(self.root, USER, USER)
             self._open_parents()
         options = ["--auth=trust", "--encoding=UTF8", "--no-sync"]
-        command = [self._binaries / "initdb", "-D", self.root, "-U", USER, *options]
+        program = self._binaries / "initdb"
+        command: list[str | Path] = [program, "-D", self.root, "-U", USER, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **_as_user())
 
     def _open_parents(self) -> None:

@@ -224,7 +224,7 @@ def _installed() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (CACHE / "complete").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE / "venv"], check=True)
-            pip = [CACHE / "venv" / "bin" / "python", "-m", "pip"]
+            pip = [str(CACHE / "venv" / "bin" / "python"), "-m", "pip"]
             subprocess.run([*pip, "install", "--quiet", f"swift=={VERSION}"], check=True)
             (CACHE / "complete").touch()
     return CACHE / "venv" / "bin" / "python"
