@@ -1,10 +1,10 @@
-"""The Prefect API that flows of a command use: the user's server, or else one temporary server.
+"""The Prefect API that a command's flows use: the user's server, or else one temporary server.
 
-Prefect would start a temporary server in every process that has no PREFECT_API_URL, Dask's workers
-included, and each would stay after a SIGKILL. `prefect_api` starts one, for this process and all
-that it starts. `python -m infra.local_server SOCKET` is that server: it listens on an inherited
-socket and exits as soon as its standard input closes, so it never outlives the process that
-started it.
+Prefect itself starts a temporary server in every process that has no PREFECT_API_URL, including
+each of Dask's workers, and that server survives a SIGKILL of its process. `prefect_api` starts one
+server for this process and all of its children. `python -m infra.local_server SOCKET` is that
+server. It listens on an inherited socket, and exits when its standard input closes, so it never
+outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
+from prefect import Flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.states import Cancelled
 
 from infra.supervision import on_stop
-
-if TYPE_CHECKING:
-    from prefect import Flow
-    from prefect.client.schemas.objects import FlowRun
-    from prefect.states import State
 
 __all__ = ["Api", "ServerStartError", "prefect_api"]
 
 # A start takes 6 to 12 s on two idle cores, the first one of a user more, because it creates the
 # database. It took over 300 s on two cores with a load of 27.
 STARTUP_SECONDS = 900.0
+STOPPED = "The command was stopped; the same command continues it."
 SHUTDOWN_SECONDS = 5.0  # for the server to write the events that it has received
 # As Prefect's own temporary server has them (prefect.server.api.server.SubprocessASGIServer); it
 # serves no pages and sends no usage data.
@@ -54,7 +58,7 @@ class ServerStartError(RuntimeError):
 
 
 class Api:
-    """A Prefect API, which is told if the command is stopped."""
+    """A Prefect API. If it is a user's server, it cancels the runs of a stopped command."""
 
     def __init__(self, temporary: bool) -> None:
         self._runs: list[UUID] = []
@@ -70,39 +74,28 @@ class Api:
         return flow.with_options(on_running=[*flow.on_running_hooks, remember])
 
     def _cancel(self) -> None:
-        from prefect.client.schemas.filters import (
-            FlowRunFilter,
-            FlowRunFilterId,
-            FlowRunFilterParentFlowRunId,
-        )
-        from prefect.states import Cancelled
-
-        stopped: State[Any] = Cancelled(message="The command was stopped; the same command continues it.")
-        children = FlowRunFilterParentFlowRunId(any_=self._runs)
+        """Cancel what has not ended of the tracked runs and of the flows that they called."""
+        tracked = FlowRunFilter(id=FlowRunFilterId(any_=self._runs))
+        called = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=self._runs))
         with get_client(sync_client=True) as client:
-            ours = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=self._runs))
-            )
-            parts = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(parent_flow_run_id=children)
-            )
-            for run in [*ours, *parts]:
-                if run.state is None or not run.state.is_final():
-                    client.set_flow_run_state(run.id, stopped, force=True)
+            for chosen in (tracked, called):
+                for run in client.read_flow_runs(flow_run_filter=chosen):
+                    if run.state is None or not run.state.is_final():
+                        client.set_flow_run_state(run.id, Cancelled(message=STOPPED), force=True)
 
 
 @contextmanager
 def prefect_api() -> Iterator[Api]:
-    """Have a Prefect API for the flows of this block: the server that PREFECT_API_URL or a Prefect
-    profile names, else a temporary one.
+    """Provide a Prefect API to the flows of this block.
 
-    Raises `ServerStartError`.
+    It is the server that PREFECT_API_URL or a Prefect profile names. Without one, a temporary
+    server runs until the block ends. Raises `ServerStartError`.
     """
     if PREFECT_API_URL.value():
         yield Api(temporary=False)
         return
     process, url = _start()
-    os.environ["PREFECT_API_URL"] = url  # for processes that are started from here
+    os.environ["PREFECT_API_URL"] = url  # for the processes that this one starts
     try:
         with temporary_settings({PREFECT_API_URL: url}):
             yield Api(temporary=True)

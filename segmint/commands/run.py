@@ -27,12 +27,12 @@ def run(
     from flows.nightly import nightly
     from flows.retrain import retrain
     from infra.local_server import prefect_api
-    from tasks.plan.resolve import resolve, resolve_date
+    from tasks.plan.resolve import resolve, resolve_date, run_exists
     from tasks.publish.version import is_published
 
     settings = resolve_date(settings)
     store = store_of(settings)
-    published = is_published(resolve(store, settings))
+    published = run_exists(store, settings.name) and is_published(resolve(store, settings))
     with prefect_api() as api, show.progress():
         version = api.tracked(nightly)(settings)
         outcome = api.tracked(retrain)(settings, version) if train else None

@@ -24,6 +24,7 @@ __all__ = [
     "for_version",
     "resolve",
     "resolve_date",
+    "run_exists",
     "stored_record",
     "with_weights",
 ]
@@ -37,6 +38,11 @@ def resolve(store: Store, settings: Settings) -> Settings:
     """
     settings = with_weights(resolve_date(settings))
     return resolve_budget(store, settings, stored_record(store, settings.name))
+
+
+def run_exists(store: Store, run: str) -> bool:
+    """Return whether a run of this name has started."""
+    return stored_record(store, run) is not None
 
 
 def resolve_date(settings: Settings) -> Settings:
