@@ -1,6 +1,4 @@
-"""Prefect blocks: credentials that a team keeps on its server, and that are in no file, parameter
-or log.
-"""
+"""Prefect blocks: credentials kept on a team's server, and in no file, parameter or log."""
 
 from __future__ import annotations
 
@@ -15,10 +13,10 @@ __all__ = ["open_store"]
 
 
 def open_store(chosen: StoreSettings) -> Store:
-    """The store that the settings name, with the options of `store.block`, if they name one.
+    """Return the store of the settings, with the options in the block `store.block` if it is set.
 
-    Raises `SettingsError` for a block that cannot be read or holds no JSON object. A process reads
-    a block once.
+    A process reads a block once. Raises `SettingsError` for a block that cannot be read or does not
+    hold a JSON object.
     """
     secret = _secret(chosen.block) if chosen.block else {}
     return Store.open(chosen.url, {**chosen.options, **secret})
@@ -26,17 +24,17 @@ def open_store(chosen: StoreSettings) -> Store:
 
 @lru_cache
 def _secret(name: str) -> dict[str, Any]:
-    from prefect.blocks.system import (
-        Secret,
-    )  # Prefect takes a second that a store without a block need not wait
+    # Prefect takes a second to import, which a store without a block does not need
+    from prefect.blocks.system import Secret
 
     try:
         held = cast("Secret[Any]", Secret.load(name)).get()
         value = json.loads(held) if isinstance(held, str) else held
     except ValueError as error:  # no such block, or no JSON; the cause may quote what it holds
         raise SettingsError(
-            f"store.block: no Secret block {name!r} with a JSON object of fsspec options can be read "
-            f"({type(error).__name__}); make it in Prefect's UI under Blocks, or set PREFECT_API_URL to its server"
+            f"store.block: no Secret block {name!r} with a JSON object of fsspec options can be "
+            f"read ({type(error).__name__}); make it in Prefect's UI under Blocks, or set "
+            "PREFECT_API_URL to its server"
         ) from None
     if not isinstance(value, dict):
         raise SettingsError(

@@ -1,6 +1,4 @@
-"""Credentials come from the environment alone: what to hide, and what to refuse in a file or a
-flag.
-"""
+"""Credentials come from the environment alone: hiding them, and refusing them elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from infra.sources import Layer, SettingsError
 
 __all__ = ["public", "refuse_written"]
 
-# fsspec's and botocore's options that are secrets, or half of one: key, aws_secret_access_key,
+# Options of fsspec and botocore that are secrets or belong to one: key, aws_secret_access_key,
 # session_token, …
 _SECRET = re.compile(
     r"key|secret|token|password|passwd|credential|signature|connection_string", re.IGNORECASE
@@ -21,7 +19,7 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def public(value: Any) -> Any:
-    """`value` without credentials: secret keys left out, user and password cut from URLs."""
+    """Return `value` without secret keys, and without user and password in URLs."""
     if isinstance(value, Mapping):
         return {
             name: public(inner) for name, inner in value.items() if not _SECRET.search(str(name))
@@ -32,13 +30,12 @@ def public(value: Any) -> Any:
 
 
 def refuse_written(layers: Sequence[Layer]) -> None:
-    """Raise `SettingsError` if the store's settings hold a credential that is not from the
-    environment.
-    """
+    """Raise `SettingsError` if the store's settings have a credential from a file or a flag."""
     for layer in layers:
         store = layer.values.get("store")
         if not layer.secret and isinstance(store, Mapping) and public(store) != dict(store):
             raise SettingsError(
-                f"a credential stands in the store's settings ({layer.origin(['store'])}); take it out and set it in "
-                f"the environment, for S3 as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                f"the store's settings hold a credential ({layer.origin(['store'])}); take it out "
+                "and set it in the environment, for S3 as AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY"
             )

@@ -1,10 +1,12 @@
-"""Events: what the automations of a Prefect server listen for, by name.
+"""Events that the automations of a Prefect server react to.
 
-segmint.version.published    a dataset version is there: triggers `retrain`; payload version, samples, settings
-segmint.champion.moved       another checkpoint is the champion; payload version, reason
-segmint.champion.regressed   the champion measures worse than when it became champion; payload miou, lost, set
-segmint.version.partial      it lacks shards that could not be made; payload shards
-segmint.keep-rate.low        a night kept too little of what it made; payload kept, planned
+| event | meaning | payload |
+|---|---|---|
+| segmint.version.published | a version exists; triggers `retrain` | version, samples, settings |
+| segmint.version.partial | the version lacks shards that failed | shards |
+| segmint.keep-rate.low | a run kept too few of its images | kept, planned |
+| segmint.champion.moved | another checkpoint became the champion | version, reason |
+| segmint.champion.regressed | the champion measures worse than at promotion | miou, lost, set |
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 
-__all__ = ["KEEP_RATE_LOW", "MOVED", "PARTIAL", "PUBLISHED", "REGRESSED", "tell"]
+__all__ = ["KEEP_RATE_LOW", "MOVED", "PARTIAL", "PUBLISHED", "REGRESSED", "emit"]
 
 PUBLISHED = "segmint.version.published"
 PARTIAL = "segmint.version.partial"
@@ -24,9 +26,10 @@ REGRESSED = "segmint.champion.regressed"
 KEEP_RATE_LOW = "segmint.keep-rate.low"
 
 
-def tell(event: str, resource: str, name: str, payload: Mapping[str, Any]) -> None:
-    """Emit an event of the resource `segmint.<resource>`, called `name` in the UI; outside
-    Prefect's runs, nothing.
+def emit(event: str, resource: str, name: str, payload: Mapping[str, Any]) -> None:
+    """Emit an event of the resource `segmint.<resource>`, shown as `name` in the UI.
+
+    Does nothing outside Prefect's flow and task runs.
     """
     if FlowRunContext.get() or TaskRunContext.get():
         about = {"prefect.resource.id": f"segmint.{resource}", "prefect.resource.name": name}

@@ -1,9 +1,7 @@
-"""Logs that say where: every record of a process carries the run, stage and shard that it was made
-in.
+"""Log records that carry the run, stage and shard they were made in.
 
-Prefect's JSON formatter writes them, with Prefect's own ids of runs and tasks, if it is told to by
-PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json; then each record is a line of JSON, in flows and in
-Dask's workers.
+With PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json, Prefect's formatter writes each record as a
+line of JSON, with Prefect's ids of runs and tasks, in flows and in Dask workers.
 """
 
 from __future__ import annotations
@@ -17,30 +15,28 @@ from typing import Any
 
 __all__ = ["located"]
 
-_place: ContextVar[Mapping[str, str]] = ContextVar("place", default=MappingProxyType({}))
+_fields: ContextVar[Mapping[str, str]] = ContextVar("fields", default=MappingProxyType({}))
 
 
 @contextmanager
 def located(**fields: str) -> Iterator[None]:
-    """Let every log record of this context carry `fields`, such as `run`, `stage` and `shard`."""
+    """Add `fields`, such as `run`, `stage` and `shard`, to every log record of this context."""
     _install()
-    token = _place.set({**_place.get(), **fields})
+    token = _fields.set({**_fields.get(), **fields})
     try:
         yield
     finally:
-        _place.reset(token)
+        _fields.reset(token)
 
 
 class _Located(logging.LogRecord):
-    """A record with the place where it was made."""
+    """A record with the fields of its context."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        vars(self).update(_place.get())
+        vars(self).update(_fields.get())
 
 
 def _install() -> None:
-    if (
-        logging.getLogRecordFactory() is logging.LogRecord
-    ):  # whoever has put another one there keeps it
+    if logging.getLogRecordFactory() is logging.LogRecord:  # another factory stays
         logging.setLogRecordFactory(_Located)

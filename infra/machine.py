@@ -1,4 +1,4 @@
-"""The machine that a process runs on: its name, its free disk space, its GPU's memory."""
+"""The machine of a process: its name, free disk space and GPU memory."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ __all__ = ["dask_worker", "free_space", "machine_name", "resources"]
 
 
 def dask_worker() -> Any | None:
-    """The Dask worker that this thread works for; None outside one."""
-    distributed = sys.modules.get("distributed")  # never imported for the sake of asking
+    """Return the Dask worker of this thread, None outside one."""
+    distributed = sys.modules.get("distributed")  # not imported just to ask
     try:
         return distributed.get_worker() if distributed else None
-    except ValueError:  # Dask is here, but this is no worker's thread
+    except ValueError:  # Dask is loaded, but this thread belongs to no worker
         return None
 
 
 def machine_name() -> str:
-    """The Dask worker's name, or the host's outside one."""
+    """Return the Dask worker's name, or the host's outside one."""
     worker = dask_worker()
     return socket.gethostname() if worker is None else str(worker.name)
 
 
 def resources() -> dict[str, float]:
-    """Bytes: free on the disk of the working directory; used and there on the GPU, once this
-    process uses one.
+    """Return bytes free on the disk of the working directory, and used and present on the GPU.
 
-    What cannot be found out is left out.
+    The GPU's are left out until this process uses one. Unknown values are left out as well.
     """
     found: dict[str, float] = {}
     with suppress(OSError):
         found["disk_free_bytes"] = float(shutil.disk_usage(Path.cwd()).free)
     torch = sys.modules.get("torch")
-    if (
-        torch and torch.cuda.is_initialized()
-    ):  # to ask sooner would take some hundred megabytes of the GPU
+    # asking an uninitialised GPU would take some hundred megabytes of it
+    if torch and torch.cuda.is_initialized():
         with suppress(RuntimeError):
             free, total = torch.cuda.mem_get_info()
             found |= {
@@ -50,7 +48,7 @@ def resources() -> dict[str, float]:
 
 
 def free_space(url: str) -> tuple[int, Path] | None:
-    """Bytes free where the folder `url` is or will be, and the folder there that tells;
+    """Return the bytes free where the folder `url` is or will be, with its nearest existing folder.
 
     None for a bucket.
     """

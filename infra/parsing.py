@@ -1,7 +1,6 @@
-"""JSON from outside, read strictly: what two readers could take for two things is refused, as is
-what is too deep.
+"""Strict reading of JSON from outside: ambiguous and too deeply nested texts are refused.
 
-Errors are `ValueError`s that say what is wrong; whoever reads adds the file's name and the remedy.
+Errors are `ValueError`s that say what is wrong. The caller adds the file's name and the remedy.
 """
 
 from __future__ import annotations
@@ -15,20 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 
 __all__ = ["checked", "parse_json"]
 
-_SHOWN = 3  # faults of one value that a message tells
+_SHOWN = 3  # faults of one value that a message lists
 _LONGEST = 60  # characters of a wrong value in a message
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text, UTF-8 with or without its mark. Raises `ValueError`.
+    """Return the value of a JSON text in UTF-8, with or without byte order mark.
 
-    No key may stand twice in an object; NaN, Infinity and numbers that overflow to it are none of
-    JSON's.
+    Raises `ValueError`, also for duplicate keys, NaN, Infinity and numbers that overflow.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
         return json.loads(
-            text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
+            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
         )
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
@@ -36,13 +34,12 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(
-            f"key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object"
-        )
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
     return value
 
 
@@ -54,14 +51,14 @@ def _finite(text: str) -> float:
 
 
 def checked(value: Any, shape: Any) -> Any:
-    """`value` as pydantic makes it of `shape`, such as a model or dataclass.
+    """Return `value` as an instance of `shape`, such as a pydantic model or dataclass.
 
-    Raises `ValueError` naming the fields.
+    Raises `ValueError`, naming the fields.
     """
     try:
         return _adapter(shape).validate_python(value)
     except ValidationError as error:
-        faults = [_told(fault) for fault in error.errors(include_url=False)[:_SHOWN]]
+        faults = [_describe(fault) for fault in error.errors(include_url=False)[:_SHOWN]]
         more = f" and {error.error_count() - _SHOWN} more" if error.error_count() > _SHOWN else ""
         raise ValueError("; ".join(faults) + more) from None
 
@@ -71,11 +68,10 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
 
 
-def _told(fault: Any) -> str:
-    field, found = ".".join(map(str, fault["loc"])), repr(fault["input"])
+def _describe(fault: Any) -> str:
+    field = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{field} is missing"
+    found = repr(fault["input"])
     shown = found if len(found) <= _LONGEST else f"{found[:_LONGEST]}…"
-    return (
-        f"{field or 'it'} is {shown}: {fault['msg']}"
-        if fault["type"] != "missing"
-        else f"{field} is missing"
-    )
+    return f"{field or 'it'} is {shown}: {fault['msg']}"

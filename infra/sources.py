@@ -1,5 +1,6 @@
-"""Where settings come from: flags, the environment and a file, kept apart so that an error can name
-its origin.
+"""Sources of settings: flags, the environment and a file.
+
+They are kept apart until they are merged, so that an error can name the source of a value.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ DELIMITER = "__"
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, wrong or in conflict; the message is complete and holds no credential."""
+    """A setting is unknown, wrong or in conflict. The message holds no credential."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The nested values of one source;
+    """The nested values of one source.
 
-    `spelling` is how this source writes the field {path} or {variable}.
+    `spelling` is how the source writes a field, with {path} or {variable}.
     """
 
     spelling: str
@@ -46,7 +47,7 @@ class Layer:
     secret: bool = False  # may hold credentials
 
     def holds(self, path: Sequence[str]) -> bool:
-        """Whether this source gives the value at `path`, or one above it that is no table."""
+        """Whether this source has a value at `path`, or at a parent of it that is no table."""
         values: Any = self.values
         for part in path:
             if not isinstance(values, Mapping):
@@ -57,15 +58,16 @@ class Layer:
         return True
 
     def origin(self, path: Sequence[str]) -> str:
-        """The name by which a user finds field `path` in this source."""
+        """Return the name of the field `path` in this source."""
         return self.spelling.format(
             path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper()
         )
 
 
 class _Texts(EnvSettingsSource):
-    """Values written as text, decoded by pydantic-settings' rules for the environment; unknown
-    names are kept.
+    """Values written as text, decoded by pydantic-settings' rules for the environment.
+
+    Unknown names are kept.
     """
 
     def __init__(self, model: type[BaseSettings], texts: Mapping[str, str]) -> None:
@@ -82,7 +84,7 @@ class _Texts(EnvSettingsSource):
         return {name: None if text == "null" else text for name, text in self._texts.items()}
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """JSON, as strictly as anywhere."""
+        """Parse JSON as strictly as everywhere else."""
         return parse_json(value)
 
     def __call__(self) -> dict[str, Any]:
@@ -95,7 +97,7 @@ class _Texts(EnvSettingsSource):
 def read_layers(
     model: type[BaseSettings], file: Path | None, flags: Sequence[str], values: Mapping[str, Any]
 ) -> list[Layer]:
-    """All sources, the strongest first. Raises `SettingsError` if one cannot be read."""
+    """Return all sources, the strongest first. Raises `SettingsError` for an unreadable one."""
     variables = {
         name[len(PREFIX) :].lower(): text
         for name, text in os.environ.items()
@@ -114,7 +116,7 @@ def read_layers(
 
 
 def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Model:
-    """A model without tables from flags and a file, the environment left aside.
+    """Return a model without tables, read from flags and a file but not from the environment.
 
     Raises `SettingsError`.
     """
@@ -140,9 +142,8 @@ def _split_flag(flag: str) -> tuple[str, str]:
 def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = _decode(_Texts(model, texts)(), origin)
-    except (
-        pydantic_settings.SettingsError
-    ) as error:  # its cause quotes the text, which may be a credential
+    except pydantic_settings.SettingsError as error:
+        # without the cause, which quotes the text and so may show a credential
         problem = str(error).partition(" from source")[0]
         raise SettingsError(f"{origin}: {problem}; write a table or list as JSON") from None
     except RecursionError:
@@ -152,19 +153,17 @@ def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str
     return values
 
 
-def _decode(value: Any, place: str) -> Any:
-    """Read the tables and lists that pydantic-settings left as text, because their field may hold
-    anything.
-    """
+def _decode(value: Any, origin: str) -> Any:
+    """Parse tables and lists that pydantic-settings left as text, where a field takes any value."""
     if isinstance(value, dict):
-        return {name: _decode(inner, f"{place} {name}") for name, inner in value.items()}
+        return {name: _decode(inner, f"{origin} {name}") for name, inner in value.items()}
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
         return parse_json(value)
     except ValueError:  # the error would quote the text
         raise SettingsError(
-            f"{place}: a value that begins with {value[0]!r} has to be JSON"
+            f"{origin}: a value that begins with {value[0]!r} has to be JSON"
         ) from None
 
 
@@ -179,8 +178,8 @@ def _read_file(file: Path) -> dict[str, Any]:
     try:
         values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise TypeError("it holds something else than named values")
-    except Exception as error:  # two parsers, each with errors of its own
+            raise TypeError("it does not hold named values")
+    except Exception as error:  # the two parsers have different errors
         kind = "TOML" if file.suffix == ".toml" else "YAML"
         raise SettingsError(
             f"configuration file {file} is not a table of settings in {kind}: {error}; correct it"
@@ -189,8 +188,9 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML as TOML and JSON are: no objects, no key twice, no aliases, of which a few lines make
-    billions of values.
+    """YAML restricted to what TOML and JSON have: no objects, no duplicate keys, no aliases.
+
+    A few lines of aliases can expand to billions of values.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -200,10 +200,10 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice."""
+        """Refuse duplicate keys."""
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
-            raise yaml.MarkedYAMLError("a key stands twice in the table", node.start_mark)
+            raise yaml.MarkedYAMLError("a table has a key twice", node.start_mark)
         return mapping
 
 
@@ -216,9 +216,7 @@ _READERS: dict[str, Any] = {".toml": tomllib.loads, ".yaml": _read_yaml, ".yml":
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:
-    """One nested dictionary: tables are merged field by field, anything else is the strongest
-    layer's.
-    """
+    """Return one nested dictionary: tables merged by field, other values from the strongest."""
     merged: dict[str, Any] = {}
     for layer in layers:
         _fill(merged, layer.values)
@@ -234,7 +232,7 @@ def _fill(strong: dict[str, Any], weak: Mapping[str, Any]) -> None:
 
 
 def explain(error: ValidationError, layers: Sequence[Layer], model: type[BaseModel]) -> str:
-    """Every error on a line of its own: field, value (but not the store's), origin and remedy."""
+    """Return one line per error: field, value (not the store's), source and remedy."""
     return "\n".join(_explain_one(line, layers, model) for line in error.errors(include_url=False))
 
 
@@ -246,9 +244,8 @@ def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseMo
     if line["type"] == "extra_forbidden":
         siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
         return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
-    hidden = path[0] == "store" or isinstance(
-        line["input"], Mapping
-    )  # may be a credential; too long to help
+    # values of the store may be credentials; tables are too long to help
+    hidden = path[0] == "store" or isinstance(line["input"], Mapping)
     value = "" if hidden else f" = {line['input']!r}"
     remedy = line["msg"].removeprefix("Value error, ")
     if line["type"] == "string_pattern_mismatch":
@@ -264,8 +261,10 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 def nearest(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
-    """A remedy for the unknown `name`: the closest of `valid`, else of `elsewhere` by last part,
-    else all `valid`.
+    """Return a remedy for an unknown `name`.
+
+    It suggests the closest of `valid`, else the one of `elsewhere` with the closest last part, else
+    it lists `valid`.
     """
     valid = list(valid)
     for choices in (valid, list(elsewhere)):

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import task
 
 from infra.blocks import open_store
-from infra.events import REGRESSED, tell
+from infra.events import REGRESSED, emit
 from infra.settings import Settings
 from infra.store import MissingError, Store, StoreError
 from tasks.evaluate.evaluate import evaluate_checkpoint
@@ -91,7 +91,7 @@ def _contest(
         read_counts(store, each["checkpoint"], each["evaluation"])
         for each in (champion, challenger)
     )
-    return champion, compare_counts(champion, challenger, (held, offered))
+    return champion, compare_counts(champion, challenger, (held, offered), classes)
 
 
 def _measured(store: Store, settings: Settings, name: str, challenger: Entry) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]
     if lost <= settings.alarm.regression:
         return False
     payload = {"miou": found["miou"], "lost": lost, "set": found["set"]}
-    tell(REGRESSED, "champion", checkpoint, payload)
+    emit(REGRESSED, "champion", checkpoint, payload)
     return True
 
 

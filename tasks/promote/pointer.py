@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from infra.events import MOVED, tell
+from infra.events import MOVED, emit
 from infra.store import MissingError, Store, StoreError, read_version
 from tasks.evaluate.stored import evaluation_path, list_evaluations
 from tasks.promote.budget import keep_rates, next_budget
-from tasks.schemas import Champion, Compared, origin_of
+from tasks.schemas import Champion, Measurement, origin_of
 from tasks.train.checkpoints import read_meta
 
 __all__ = [
@@ -43,7 +43,7 @@ def entry_of(store: Store, checkpoint: str, evaluation: str) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint,
         "version": read_meta(store, checkpoint)["version"],
-        "evaluation": store.read_json(evaluation, Compared),
+        "evaluation": store.read_json(evaluation, Measurement),
     }
 
 
@@ -81,4 +81,4 @@ def last_evaluation(store: Store, checkpoint: str, fingerprint: str) -> str:
 
 def emit_moved(entry: Mapping[str, Any], reason: str) -> None:
     """Emit the event that another checkpoint is the champion."""
-    tell(MOVED, "champion", entry["checkpoint"], {"version": entry["version"], "reason": reason})
+    emit(MOVED, "champion", entry["checkpoint"], {"version": entry["version"], "reason": reason})

@@ -14,7 +14,7 @@ from typing import Any
 from prefect import task
 
 from infra.blocks import open_store
-from infra.events import KEEP_RATE_LOW, PARTIAL, PUBLISHED, tell
+from infra.events import KEEP_RATE_LOW, PARTIAL, PUBLISHED, emit
 from infra.settings import Settings
 from infra.store import (
     Manifest,
@@ -142,15 +142,15 @@ def remind(settings: Settings) -> None:
 
 def _emit_published(settings: Settings, run: str, version: str, samples: int) -> None:
     payload = {"version": version, "samples": samples, "settings": settings.resolved()}
-    tell(PUBLISHED, f"dataset.{run}", version, payload)
+    emit(PUBLISHED, f"dataset.{run}", version, payload)
 
 
 def _emit_alarms(settings: Settings, manifest: Manifest, without: list[int]) -> None:
     """Emit the events of a version that lacks shards, and of one that kept too few samples."""
     resource = f"dataset.{settings.name}"
     if without:
-        tell(PARTIAL, resource, manifest.version, {"shards": without})
+        emit(PARTIAL, resource, manifest.version, {"shards": without})
     planned = manifest.meta.get("planned", 0)
     if manifest.samples < settings.alarm.keep_rate * planned:
         counts = {"kept": manifest.samples, "planned": planned}
-        tell(KEEP_RATE_LOW, resource, manifest.version, counts)
+        emit(KEEP_RATE_LOW, resource, manifest.version, counts)

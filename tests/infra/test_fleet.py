@@ -35,7 +35,7 @@ def client(fleet: Prefect, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPref
 def made(slots: int | None = None) -> dict[str, list[str]]:
     done = set_up(SETTINGS, slots)
     return {
-        how: [each.what for each in done if each.how == how] for how in ("made", "changed", "there")
+        how: [each.what for each in done if each.how == how] for how in ("made", "changed", "unchanged")
     }
 
 
@@ -43,11 +43,11 @@ def test_setup_makes_everything_once_and_mends_what_was_touched(client: SyncPref
     lacking = list(missing(SETTINGS))
     assert [text for text in lacking if "deploy --all" in text and "nightly/nightly" in text]
     first = made()
-    assert not first["changed"] and not first["there"]
+    assert not first["changed"] and not first["unchanged"]
     assert {"work pool segmint", "concurrency limit segmint-gpu of 2", "block secret/store"} < set(
         first["made"]
     )
-    assert made() == {"made": [], "changed": [], "there": first["made"]}
+    assert made() == {"made": [], "changed": [], "unchanged": first["made"]}
     (late,) = client.read_automations_by_name("segmint: a run is late")
     client.delete_automation(late.id)
     (crashed,) = client.read_automations_by_name("segmint: a crashed run goes on")
