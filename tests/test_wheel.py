@@ -34,14 +34,20 @@ def run(folder: Path, *words: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, because a build writes into its source folder."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the wheel is built from, because a build writes into its source folder."""
     source = tmp_path_factory.mktemp("source")
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, source / package, ignore=ignored)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel."""
     built = tmp_path_factory.mktemp("wheel")
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", built]
     run(source, sys.executable, "-m", "pip", "wheel", *options, source)
@@ -74,12 +80,14 @@ def folder(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_every_file_of_its_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_its_packages_and_nothing_else(
+    source: Path, wheel: Path
+) -> None:
     files = {
-        path.relative_to(ROOT).as_posix()
+        path.relative_to(source).as_posix()
         for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        for path in (source / package).rglob("*")
+        if path.is_file()
     }
     wanted = {file for file in files if not file.startswith(DEPLOYMENT)}
     with zipfile.ZipFile(wheel) as archive:
