@@ -155,11 +155,11 @@ class Ceph(S3Server):
         return {**os.environ, **found}
 
     def _spawn(self, program: str, *arguments: str) -> None:
-        command = [self.tree / "usr/bin" / program, *arguments, "-f"]
+        command: list[str | Path] = [self.tree / "usr/bin" / program, *arguments, "-f"]
         self._daemons.append(spawned(command, self.root / "daemons.out", env=self._environment))
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        command = [self.tree / "usr/bin" / program, *arguments]
+        command: list[str | Path] = [self.tree / "usr/bin" / program, *arguments]
         done = subprocess.run(
             command,
             env=self._environment,
