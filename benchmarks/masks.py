@@ -21,6 +21,7 @@ from models.attention import AttentionRecorder
 from models.embedded import world
 from models.embedded.oracle import load_oracle
 from models.generators import load_pipeline
+from models.metrics import mask_iou
 from tasks.refine.labels import refine_rows
 from tasks.select.judge import judge_rows
 from tasks.synthesize import phrases_of, spread_attention
@@ -80,8 +81,7 @@ def named_means(made: Night, rows: pd.DataFrame, ids: dict[str, int]) -> dict[st
 
 def iou_of(label: NDArray[np.uint8], truth: NDArray[np.uint8], class_id: int) -> float:
     """Return the IoU of one class, 0 if it is in neither map."""
-    inside, real = label == class_id, truth == class_id
-    return float((inside & real).sum() / max((inside | real).sum(), 1))
+    return mask_iou(label == class_id, truth == class_id)
 
 
 def against_truth(settings: Settings, count: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from models.masks.diffumask.affinity import (
     pair_offsets,
     random_walk,
 )
-from models.masks.diffumask.crf import PUBLISHED, Kernel, binary_crf, dense_crf, two_label_certainty
+from models.masks.diffumask.crf import PUBLISHED, Kernel, binary_crf, two_label_certainty
 from models.masks.diffumask.lattice import Lattice
 from models.masks.diffumask.seeds import SeedRule, seed_labels, seed_thresholds
 from models.masks.diffumask.threshold import GRID, adaptive_threshold
@@ -41,7 +41,6 @@ __all__ = [
     "binary_crf",
     "class_seeds",
     "colour_scores",
-    "dense_crf",
     "grow_by_colour",
     "label_maps",
     "merge_resolutions",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from models.metrics import IGNORE
+from models.metrics import IGNORE, mask_iou
 
 __all__ = ["LOSS_UNIT", "image_scores", "pixel_losses"]
 
@@ -51,8 +51,4 @@ def _agreement(predicted: NDArray[np.int64], label: NDArray[np.uint8], ids: Sequ
     """Least IoU over `ids` of the counted pixels; without ids the share predicted as background."""
     if not ids:
         return float((predicted == 0).mean()) if len(predicted) else 0.0
-    return min(_iou(predicted == i, label == i) for i in ids)
-
-
-def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return float((a & b).sum() / max((a | b).sum(), 1))
+    return min(mask_iou(predicted == i, label == i) for i in ids)

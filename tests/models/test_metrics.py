@@ -84,23 +84,10 @@ def test_calibration_error_is_the_gap_and_batches_add_up() -> None:
     assert metrics.expected_calibration_error(np.asarray(sums)) == pytest.approx(3 / 7)
 
 
-def test_label_iou_counts_unsure_pixels_as_wrong() -> None:
-    reference = np.array([[0, 1, 1, 1]], np.uint8)
-    assert metrics.label_iou(np.array([[0, 1, 1, 255]], np.uint8), reference) == pytest.approx(
-        2 / 3
-    )
-    assert metrics.label_iou(
-        np.array([[255, 1, 1, 1]], np.uint8), reference, background=True
-    ) == pytest.approx(1 / 2)
-
-
-def test_label_iou_leaves_out_what_the_reference_does_not_know() -> None:
-    reference = np.array([[1, 1, 255, 0]], np.uint8)
-    assert metrics.label_iou(np.array([[1, 1, 2, 0]], np.uint8), reference) == 1
-
-
-def test_label_iou_counts_a_class_that_only_the_label_has() -> None:
-    assert metrics.label_iou(
-        np.array([[1, 1, 2, 0]], np.uint8), np.array([[1, 1, 0, 0]], np.uint8)
-    ) == pytest.approx(0.5)
-    assert np.isnan(metrics.label_iou(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8)))
+def test_the_iou_of_masks_is_intersection_over_union_and_0_of_nothing() -> None:
+    left, middle = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
+    assert metrics.mask_iou(left, middle) == pytest.approx(1 / 3)
+    assert metrics.mask_iou(left, left) == 1
+    assert metrics.mask_iou(left ^ left, middle ^ middle) == 0
+    with pytest.raises(ValueError, match=r"\(4,\) against \(2,\)"):
+        metrics.mask_iou(left, middle[:2])
