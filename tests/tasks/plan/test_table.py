@@ -234,7 +234,7 @@ def test_a_plan_whose_footer_does_not_tell_where_its_shards_are_is_refused(
 ) -> None:
     store.write_bytes(PATH, grouped([table], COLUMNS, ["row"], notes_of(table)))
     with pytest.raises(
-        StoreError, match=r"plan\.parquet .*has no bounds of column 'shard'.*run again"
+        StoreError, match=r"plan\.parquet .*does not tell the bounds of column 'shard'.*run again"
     ):
         Plan(store, SETTINGS)
 
