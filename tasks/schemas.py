@@ -73,9 +73,10 @@ class Compared(Evaluated):
     """An evaluation that can be compared with another one of the same fingerprint."""
 
     fingerprint: str
+    decision: Evaluated | None = None
 
 
-class _Deciding(Compared):
+class _Deciding(Evaluated):
     images: Images
 
 

@@ -7,7 +7,7 @@ mIoU" would promote the luckiest of equal networks, again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,12 @@ def compare_counts(
     champion: Mapping[str, Any],
     challenger: Mapping[str, Any],
     counts: tuple[Counts, Counts],
+    classes: Sequence[str],
 ) -> Decision:
     """Return the decision on the deciding images of two evaluated entries.
 
-    `counts` are the pixel counts (images, 3, classes) of champion and challenger there.
+    `counts` are the pixel counts (images, 3, classes) of champion and challenger there, and
+    `classes` the names of their label ids.
     """
     held = champion["evaluation"]
     offered = challenger["evaluation"]
@@ -71,7 +73,7 @@ def compare_counts(
             f"{figures}: {images} images are too few to tell, {LEAST_IMAGES} are needed; "
             f"{_by_hand(challenger)}",
         )
-    known = np.isin(list(offered["iou"]), offered["known"])
+    known = np.isin(list(classes), offered["known"])
     found = paired_interval(*counts, known)
     interval = f"{LEVEL:.0%} interval of the difference {found.low:+.4f} to {found.high:+.4f}"
     verdict = "is above 0" if found.low > 0 else "is not above 0"

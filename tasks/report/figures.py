@@ -92,8 +92,11 @@ def _quality(evaluation: Mapping[str, Any] | None, folder: str) -> Figure:
     source = f"{folder}/evaluation.json"
     if not evaluation:
         return Figure("mIoU", UNKNOWN, "evaluate: not run", source)
-    images = as_count(evaluation.get("images", 0))
-    note = f"on {evaluation.get('set', 'a held-out set')} · {images} images"
+    measured_on = evaluation.get("set", "a held-out set")
+    images = evaluation.get("images", 0)
+    note = f"on {measured_on}"
+    if not measured_on.startswith(f"{images} "):  # drawn scenes have their number in the name
+        note += f", {as_count(images)} images"
     return Figure("mIoU", as_percent(evaluation.get("miou")), note, source)
 
 

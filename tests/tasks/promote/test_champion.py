@@ -50,7 +50,8 @@ def entry(
 def decide(champion: dict[str, Any], challenger: dict[str, Any], images: int = IMAGES) -> Decision:
     """Decide between two entries with the counts that belong to their figures."""
     held, offered = (one["evaluation"]["decision"]["miou"] for one in (champion, challenger))
-    return compare_counts(champion, challenger, (counted(held, images), counted(offered, images)))
+    counts = counted(held, images), counted(offered, images)
+    return compare_counts(champion, challenger, counts, CLASSES)
 
 
 def test_only_a_better_checkpoint_moves_the_pointer() -> None:
@@ -74,6 +75,19 @@ def test_few_images_cannot_move_the_pointer_however_good_they_look() -> None:
     assert "5 images are too few to tell, 6 are needed; `segmint rollback --to new`" in (
         decision.reason
     )
+
+
+def test_classes_that_the_set_cannot_show_do_not_decide(settings: Settings, store: Store) -> None:
+    found = {
+        name: entry(name, 0.5)["evaluation"] | {"known": ["background", "car"]} for name in "ab"
+    }
+    for name, hits in (("a", 0), ("b", 100)):
+        trained(store, name)
+        counts = counted(0.5)
+        counts[:, (HITS, PREDICTED), CLASSES.index("bus")] = hits
+        write_evaluation(store, name, found[name], counts, counts)
+        outcome = promote.fn(settings, name, "a" * 64)
+    assert outcome["checkpoint"] == "a" and "+0.0000 to +0.0000 is not above 0" in outcome["reason"]
 
 
 def test_figures_of_different_sets_are_not_compared() -> None:
