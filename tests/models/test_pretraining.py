@@ -65,6 +65,7 @@ def train_in_pairs(folder: Path) -> nn.ModuleDict:
     return fit(modules, loss, Schedule(40, 0.05, warmup=4), folder, dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_both_their_batches(tmp_path):
     with side_by_side(2, train, tmp_path / "two"):
         two = train(tmp_path / "two")
@@ -99,6 +100,7 @@ def test_training_lowers_the_loss_and_reports_it(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
     corpus = open_corpus(tmp_path, 6, build_tokenizer(), first_seed=100)
     assert np.array_equal(corpus.images[3], world.draw(103).image)
@@ -141,6 +143,7 @@ def test_every_prompt_of_the_world_fits_the_tokenizer():
         )
 
 
+@pytest.mark.slow
 def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground():
     from models.embedded.oracle import load_oracle
     from models.generators.loading import EMBEDDED

@@ -206,6 +206,7 @@ def test_the_same_training_gives_the_same_weights(recipe: TrainingRecipe) -> Non
     assert weights(train_segmenter(Squares(), CLASSES, other)) != weights(first)
 
 
+@pytest.mark.slow
 def test_loading_processes_change_nothing(recipe: TrainingRecipe) -> None:
     alone = train_segmenter(Squares(), CLASSES, recipe)
     assert weights(train_segmenter(Squares(), CLASSES, recipe, Execution(workers=1))) == weights(
