@@ -18,7 +18,8 @@ from PIL import Image
 import segmint
 from models.masks import merge_resolutions, propagate
 
-PROMPTS = {"a red car on a street": "car", "a bird in the sky": "bird"}  # prompt: object
+PROMPTS = {"a red car on grass": "car", "a bird on sand": "bird"}  # prompt: object
+PALETTE = [0, 0, 0, 230, 120, 30] + [255] * 762  # black, orange, white; the pixels stay label ids
 
 
 def main() -> None:
@@ -45,7 +46,9 @@ def main() -> None:
 
     for name, image, label in zip(PROMPTS.values(), made.images, refined.label, strict=True):
         Image.fromarray(image).save(arguments.out / f"{name}.png")
-        Image.fromarray(label.numpy()).save(arguments.out / f"{name}-label.png")
+        labels = Image.fromarray(label.numpy())
+        labels.putpalette(PALETTE)
+        labels.save(arguments.out / f"{name}-label.png")
         print(f"{arguments.out / name}.png: {(label == 1).float().mean():.0%} of it is {name}")
 
 
