@@ -67,11 +67,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         for line in [[title], columns, *cells] if rows else [[title]]:
             print("\t".join(line))
         return
-    shown = Table(
-        title=Text(visible(title)), title_justify="left", title_style="bold", header_style="bold"
-    )
+    console.print(Text(visible(title), style="bold"), soft_wrap=True)
+    if not rows:
+        return
+    shown = Table(header_style="bold")
     for index, name in enumerate(columns):
-        numeric = rows and all(isinstance(row[index], int | float) for row in rows)
+        numeric = all(isinstance(row[index], int | float) for row in rows)
         words = [word for row in cells for word in row[index].split()]
         longest = max(map(len, words), default=0)
         shown.add_column(name, justify="right" if numeric else "left", min_width=longest)
@@ -79,7 +80,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         shown.add_row(
             *(value if isinstance(value, Text) else Text(visible(str(value))) for value in row)
         )
-    console.print(shown, crop=False) if rows else say(title)
+    console.print(shown, crop=False)
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> None:
