@@ -97,7 +97,8 @@ def check_content(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
     for shard in range(SHARDS):
         name = f"{shard:05d}-{content}"
         try:
-            label = zarr.open_group(str(folder / "data" / f"{name}.zarr"), mode="r")["label"][:]
+            group: Any = zarr.open_group(str(folder / "data" / f"{name}.zarr"), mode="r")
+            label = np.asarray(group["label"][:])
             ids = pd.read_parquet(folder / "data" / f"{name}.parquet")["id"].tolist()
         except Exception as error:
             yield f"{folder.name}, shard {name}: {type(error).__name__}: {error}"

@@ -22,8 +22,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,12 @@ def transfers(store: Store, samples: Samples, rounds: int) -> dict[str, float]:
     return {"write": ratio("write", written), "read": ratio("read", read)}
 
 
-def writing(store: Store, contenders: dict[str, Callable[[str], object]], rounds: int) -> Times:
+def writing(store: Store, contenders: Mapping[str, Callable[[str], object]], rounds: int) -> Times:
     times: Times = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 else -1]:
             os.sync()  # so that none waits for bytes that another wrote
-            times[name].append(seconds(lambda name=name: contenders[name]("runs/b/refine/00000")))
+            times[name].append(seconds(partial(contenders[name], "runs/b/refine/00000")))
             os.sync()
             store.delete("runs/b")
     return times
@@ -225,7 +226,7 @@ def put_pngs(files: Any, folder: str, arrays: dict[str, np.ndarray]) -> None:
             files.pipe_file(f"{folder}/{row}-{field}.png", encoded.getvalue())
 
 
-def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> Times:
+def turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
     times: Times = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 else -1]:

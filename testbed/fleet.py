@@ -67,7 +67,7 @@ class Prefect:
 
     def command(self, program: str, *words: str, folder: Path = PROJECT) -> str:
         """Return what `prefect` or `segmint`, as installed beside this Python, prints."""
-        command = [Path(sys.executable).with_name(program), *words]
+        command: list[str | Path] = [Path(sys.executable).with_name(program), *words]
         done = subprocess.run(
             command, cwd=folder, env=self.environment, capture_output=True, text=True
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import zarr
 
@@ -211,7 +212,7 @@ def _samples(path: Path, found: Findings) -> _Samples:
     try:
         ids = _ids(path)
         group = zarr.open_group(str(_beside(path, ".zarr")), mode="r")
-        arrays = {name: array[:] for name, array in sorted(group.arrays())}
+        arrays = {name: np.asarray(array[:]) for name, array in sorted(group.arrays())}
     except Exception as error:  # damage leads zarr and its codecs to errors of every kind
         found.corrupt.append(f"{name}: {type(error).__name__}: {error}")
         return {}
