@@ -1,6 +1,4 @@
-"""Doctor: what a run needs of this machine, each checked before it matters, with the remedy for
-whatever is wrong.
-"""
+"""Doctor: checks what a run needs before it starts, with a remedy for everything that is wrong."""
 
 from __future__ import annotations
 
@@ -19,19 +17,20 @@ from infra.credentials import public
 from infra.kubernetes import require_dask_kubernetes
 from infra.machine import free_space
 from infra.settings import Settings
+from infra.version import DISTRIBUTION
 
 __all__ = ["Check", "diagnose"]
 
-DISTRIBUTION = "segmint"
-API_SECONDS = 5.0  # how long Prefect's server or Dask's scheduler may take to answer
+API_SECONDS = 5.0  # timeout of Prefect's server and Dask's scheduler
 DASK_PORT = 8786  # Dask's own default
-STORE_SECONDS = 10.0  # how long a bucket's endpoint may stay away; a run is more patient
-ROOM = 1 << 30  # bytes to be free where nothing is known of the run
+STORE_SECONDS = 10.0  # how long a bucket's endpoint may be unreachable; a run waits longer
+ROOM = 1 << 30  # bytes that must be free if nothing is known about the run
+_Probe = tuple[str, Callable[[], str], str]  # name, function that returns a finding, remedy
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at, whether it is well, what was found, and what to do if not."""
+    """One finding: what was checked, whether it is fine, what was found, and the remedy if not."""
 
     name: str
     ok: bool
@@ -42,76 +41,86 @@ class Check:
 def diagnose(
     settings: Settings, *, open_generator: Callable[[], str], needed_bytes: int = ROOM
 ) -> list[Check]:
-    """Check everything that `settings` will use; nothing is raised, a failure is a check that is
-    not ok.
+    """Check everything that a run with `settings` uses. Never raises: a failure is a `Check`.
 
-    `open_generator` opens the pipeline directory and says what it found; `needed_bytes` is what a
-    run will write.
+    `open_generator` opens the pipeline directory and returns what it found. `needed_bytes` is what
+    the run will write.
     """
-    probes: list[tuple[str, Callable[[], str], str]] = [
-        (
-            "device",
-            lambda: _device(settings.generator.device),
-            "set generator.device to auto or cpu",
-        ),
+    probes = [
+        *_machine_probes(settings, open_generator, needed_bytes),
+        *_service_probes(settings),
+    ]
+    return [*_versions(), *(_check(*probe) for probe in probes)]
+
+
+def _machine_probes(
+    settings: Settings, open_generator: Callable[[], str], needed_bytes: int
+) -> list[_Probe]:
+    device = settings.generator.device
+    url = settings.store.url
+    return [
+        ("device", lambda: _device(device), "set generator.device to auto or cpu"),
         (
             "vocabulary",
             lambda: _vocabulary(settings),
-            "set vocabulary and classes to what there is",
+            "set vocabulary and classes to existing names",
         ),
         (
             "generator",
             open_generator,
-            "set generator.path to 'embedded' or a whole diffusers pipeline directory",
+            "set generator.path to 'embedded' or a complete diffusers pipeline directory",
         ),
         (
             "store",
             lambda: _store(settings),
-            "set store.url to a folder or bucket that you may write to",
+            "set store.url to a folder or bucket with write access",
         ),
         (
             "free space",
-            lambda: _space(settings.store.url, needed_bytes),
-            "free some, or set store.url to another disk",
+            lambda: _space(url, needed_bytes),
+            "free some space, or set store.url to another disk",
         ),
-        (
-            "compute",
-            lambda: _compute(settings.compute.runner, settings.compute.workers),
-            "start that Dask scheduler",
-        ),
-        (
-            "prefect",
-            _prefect,
-            "start `prefect server start`, or unset PREFECT_API_URL to run in-process",
-        ),
-        ("fleet", lambda: _fleet(settings), "run what each of these names"),
     ]
-    if settings.compute.runner == "dask-kubernetes":
-        remedy = "pip install 'segmint[kubernetes]', set KUBECONFIG or run in the cluster, install the Dask operator"
-        probes.append(
-            ("kubernetes", lambda: _kubernetes(settings.compute.kubernetes.namespace), remedy)
+
+
+def _service_probes(settings: Settings) -> Iterator[_Probe]:
+    compute = settings.compute
+    yield (
+        "compute",
+        lambda: _compute(compute.runner, compute.workers),
+        "start that Dask scheduler, or set compute.runner",
+    )
+    yield (
+        "prefect",
+        _prefect,
+        "start `prefect server start`, or unset PREFECT_API_URL to run in-process",
+    )
+    yield ("fleet", lambda: _fleet(settings), "run the command that each of these names")
+    if compute.runner == "dask-kubernetes":
+        yield (
+            "kubernetes",
+            lambda: _kubernetes(compute.kubernetes.namespace),
+            "pip install 'segmint[kubernetes]', set KUBECONFIG or run in the cluster, "
+            "install the Dask operator",
         )
-    return [*_versions(), *(_check(*probe) for probe in probes)]
 
 
 def _check(name: str, probe: Callable[[], str], remedy: str) -> Check:
     try:
         return Check(name, True, probe())
-    except Exception as error:  # whatever is wrong is the finding
+    except Exception as error:  # every failure is a finding
         return Check(name, False, str(public(str(error) or type(error).__name__)), remedy)
 
 
 def _versions(distribution: str = DISTRIBUTION) -> Iterator[Check]:
-    """Python and every required package against the bounds of pyproject.toml, as they were
-    installed with it.
-    """
+    """Yield checks of Python and all required packages against the installed metadata."""
     wanted = SpecifierSet(importlib.metadata.metadata(distribution)["Requires-Python"] or "")
     found = platform.python_version()
     yield Check(
         "python",
         found in wanted,
         f"{found}, needs {wanted}",
-        "make the virtual environment with another Python",
+        "create the virtual environment with such a Python",
     )
     wrong = [
         problem
@@ -121,15 +130,12 @@ def _versions(distribution: str = DISTRIBUTION) -> Iterator[Check]:
     for requirement, finding in wrong:
         yield Check(requirement, False, finding, f"pip install '{requirement}'")
     if not wrong:
-        yield Check(
-            "packages",
-            True,
-            f"all as {distribution} {importlib.metadata.version(distribution)} needs them",
-        )
+        version = importlib.metadata.version(distribution)
+        yield Check("packages", True, f"all as {distribution} {version} needs them")
 
 
 def _package(line: str) -> tuple[str, str] | None:
-    """The requirement and what is wrong with it; None if it is met or belongs to an extra."""
+    """Return a requirement and what is wrong with it; None if it is met or part of an extra."""
     requirement = Requirement(line)
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
         return None
@@ -138,11 +144,9 @@ def _package(line: str) -> tuple[str, str] | None:
         found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return wanted, "not installed"
-    return (
-        None
-        if requirement.specifier.contains(found, prereleases=True)
-        else (wanted, f"{found} is installed")
-    )
+    if requirement.specifier.contains(found, prereleases=True):
+        return None
+    return wanted, f"{found} is installed"
 
 
 def _device(wanted: str) -> str:
@@ -151,16 +155,19 @@ def _device(wanted: str) -> str:
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= len(cuda):
         raise RuntimeError(
-            f"generator.device is {wanted!r}; torch {torch.__version__} sees {len(cuda)} CUDA devices"
+            f"generator.device is {wanted!r}, but torch {torch.__version__} finds {len(cuda)} CUDA "
+            "devices"
         )
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError("generator.device is 'mps'; this machine has none")
-    return f"{', '.join(cuda) or f'CPU, {torch.get_num_threads()} threads'} (torch {torch.__version__})"
+        raise RuntimeError("generator.device is 'mps', but this machine has none")
+    found = ", ".join(cuda) or f"CPU, {torch.get_num_threads()} threads"
+    return f"{found} (torch {torch.__version__})"
 
 
 def _vocabulary(settings: Settings) -> str:
     vocabulary = settings.load_vocabulary()
-    return f"{vocabulary.name}: {len(vocabulary.classes)} classes, {len(vocabulary.backgrounds)} backgrounds"
+    classes = len(vocabulary.classes)
+    return f"{vocabulary.name}: {classes} classes, {len(vocabulary.backgrounds)} backgrounds"
 
 
 def _store(settings: Settings) -> str:
@@ -175,7 +182,7 @@ def _store(settings: Settings) -> str:
 
 def _space(url: str, needed: int) -> str:
     if (found := free_space(url)) is None:
-        return "in a bucket, unlimited as far as can be seen"
+        return "a bucket; its limits are unknown"
     free, folder = found
     if free < needed:
         raise RuntimeError(f"{free / 1e9:.1f} GB free at {folder}, {needed / 1e9:.1f} GB needed")
@@ -187,7 +194,7 @@ def _prefect() -> str:
 
     url = PREFECT_API_URL.value()
     if not url:
-        return "no server set: runs in-process"
+        return "no server set: runs happen in-process"
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=API_SECONDS) as answer:
             return f"{public(url)} answers {answer.status}"
@@ -204,24 +211,23 @@ def _fleet(settings: Settings) -> str:
 
     if lacking := list(missing(settings)):
         raise RuntimeError("; ".join(lacking))
-    return "work pool, worker, limits, blocks, automations and deployments are there"
+    return "work pool, worker, limits, blocks, automations and deployments exist"
 
 
 def _compute(runner: str, workers: int) -> str:
     if not runner.startswith("dask://"):
         return f"{runner}, {workers} workers"
-    place = urllib.parse.urlsplit(runner)
+    scheduler = urllib.parse.urlsplit(runner)
+    address = (scheduler.hostname, scheduler.port or DASK_PORT)
     try:
-        socket.create_connection((place.hostname, place.port or DASK_PORT), API_SECONDS).close()
+        socket.create_connection(address, API_SECONDS).close()
     except OSError as error:
         raise RuntimeError(f"{runner} does not answer: {error}") from error
     return f"{runner} answers"
 
 
 def _kubernetes(namespace: str) -> str:
-    """Asks for the Dask clusters there are: that takes the package, a way in, the operator's
-    resource and the right.
-    """
+    """List the Dask clusters, which needs the package, access, the operator and permission."""
     require_dask_kubernetes()
     import kr8s
 

@@ -1,6 +1,6 @@
-"""A run's own Dask cluster on Kubernetes: the resource from which the Dask operator makes its pods.
+"""A run's own Dask cluster on Kubernetes: the resource from which the Dask operator makes pods.
 
-The fields are those of dask-kubernetes' `make_cluster_spec`; what differs is said beside it.
+The fields are those of dask-kubernetes' `make_cluster_spec`. Comments name the differences.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from infra.settings import ComputeSettings, KubernetesSettings, SettingsError
 __all__ = ["CLUSTER_CLASS", "dask_cluster", "require_dask_kubernetes"]
 
 CLUSTER_CLASS = "dask_kubernetes.operator.KubeCluster"
-IDLE_SECONDS = (
-    900  # without a task, after which the operator removes a cluster whose flow process died
-)
-SCHEDULER_PORT, SCHEDULER_HTTP, WORKER_HTTP = (
-    8786,
-    8787,
-    8788,
-)  # Dask's own defaults, the operator's for workers
+# Without a task for so long, the operator removes the cluster: its flow process has died.
+IDLE_SECONDS = 900
+SCHEDULER_PORT = 8786  # Dask's defaults
+SCHEDULER_HTTP = 8787
+WORKER_HTTP = 8788  # the operator's default
 
 
 def require_dask_kubernetes() -> None:
@@ -34,11 +31,10 @@ def require_dask_kubernetes() -> None:
 
 
 def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
-    """The DaskCluster (kubernetes.dask.org/v1) `name`: a scheduler, and `compute.workers` workers
-    of one thread.
+    """Return the DaskCluster (kubernetes.dask.org/v1) `name`.
 
-    A worker with GPUs offers Dask's resource `GPU=1`. `name` is a DNS label of at most 53
-    characters.
+    It has a scheduler and `compute.workers` workers with one thread each. A worker with GPUs offers
+    the Dask resource `GPU=1`. `name` is a DNS label of at most 53 characters.
     """
     pods = compute.kubernetes
     return {
@@ -47,9 +43,8 @@ def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
         "metadata": {
             "name": name,
             "namespace": pods.namespace,
-            "labels": {
-                "app.kubernetes.io/part-of": "segmint"
-            },  # the operator passes it on to the pods
+            # the operator copies labels to the pods
+            "labels": {"app.kubernetes.io/part-of": "segmint"},
         },
         "spec": {
             "idleTimeout": IDLE_SECONDS,
@@ -60,9 +55,9 @@ def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
 
 
 def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
-    """What Kubernetes' "restricted" level asks of a pod, around its one container."""
+    """Return a pod of one container that meets Kubernetes' "restricted" level."""
     spec: dict[str, Any] = {
-        "automountServiceAccountToken": False,  # neither scheduler nor workers speak to Kubernetes
+        "automountServiceAccountToken": False,  # none of the pods uses the Kubernetes API
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
             container
@@ -79,20 +74,15 @@ def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scheduler() -> dict[str, Any]:
-    """One task a worker at a time: one that dies takes the blame for all it holds, though one of
-    them killed it.
+    """Return the scheduler's container. Saturation 1.0 gives each worker one task at a time.
+
+    Dask blames a dying worker's tasks for its death, all that it holds.
     """
-    dashboard = f":{SCHEDULER_HTTP}"
+    command = ["dask", "scheduler", "--port", str(SCHEDULER_PORT)]
+    command += ["--dashboard-address", f":{SCHEDULER_HTTP}"]
     return {
         "name": "scheduler",
-        "args": [
-            "dask",
-            "scheduler",
-            "--port",
-            str(SCHEDULER_PORT),
-            "--dashboard-address",
-            dashboard,
-        ],
+        "args": command,
         "env": [{"name": "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION", "value": "1.0"}],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
         "ports": [
@@ -105,13 +95,15 @@ def _scheduler() -> dict[str, Any]:
 
 
 def _worker(pods: KubernetesSettings) -> dict[str, Any]:
-    """No nanny, for Kubernetes is one; and a nanny would have the worker hand back every freed
-    megabyte at once.
+    """Return a worker's container.
+
+    It has no nanny: Kubernetes restarts it, and a nanny makes workers return freed memory to the
+    system at once, which is slow.
     """
     gpus = {"nvidia.com/gpu": str(pods.gpus)} if pods.gpus else {}
     resources = {"cpu": str(pods.cpu), "memory": pods.memory} | gpus
     command = ["dask", "worker", "--no-nanny", "--nthreads", "1", "--name", "$(DASK_WORKER_NAME)"]
-    # left to itself, Dask takes a thread's share of the pod's memory for the worker's limit
+    # by default Dask limits the worker to one thread's share of the pod's memory
     command += ["--memory-limit", f"{pods.memory}B", "--dashboard-address", f":{WORKER_HTTP}"]
     return {
         "name": "worker",
@@ -124,9 +116,8 @@ def _worker(pods: KubernetesSettings) -> dict[str, Any]:
         "resources": {"requests": resources, "limits": resources},
         "ports": [{"name": "http-dashboard", "containerPort": WORKER_HTTP, "protocol": "TCP"}],
         "readinessProbe": _health(period=5, failures=3),
-        "livenessProbe": _health(
-            period=30, failures=10
-        ),  # five minutes, as long as Dask's scheduler waits itself
+        # five minutes, as long as Dask's scheduler waits for a worker
+        "livenessProbe": _health(period=30, failures=10),
     }
 
 

@@ -1,13 +1,12 @@
-"""Reads any folder laid out as Pascal VOC's segmentation set is: a user's own photographs with
-pixel labels.
+"""Reader of folders in the layout of Pascal VOC's segmentation set: photographs with pixel labels.
 
-ROOT/JPEGImages/<stem>.{jpg,jpeg,png}           JPEG or PNG, whatever its suffix
-ROOT/SegmentationClass/<stem>.png               class id a pixel, as palette or grey PNG; 255 = ignore
-ROOT/ImageSets/Segmentation/<split>.txt         one stem a line
-ROOT/classes.txt                                optional: one class name a line, in id order
+ROOT/JPEGImages/<stem>.{jpg,jpeg,png}           JPEG or PNG, with any of these suffixes
+ROOT/SegmentationClass/<stem>.png               class id per pixel, palette or grey; 255 = ignore
+ROOT/ImageSets/Segmentation/<split>.txt         one stem per line
+ROOT/classes.txt                                optional: one class name per line, in id order
 
-Links are followed, since data sets are put together of them; stems that lead out of the folder are
-refused.
+Symbolic links are followed, since data sets are often made of them. Stems that lead out of the
+folder are refused.
 """
 
 from __future__ import annotations
@@ -26,22 +25,17 @@ __all__ = ["VocError", "VocFolder", "VocItem"]
 
 _IGNORE = 255
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_FORMATS = ("JPEG", "PNG")  # Pillow knows fifty, and starts a program for one of them
-_MOST_PIXELS = (
-    1 << 26
-)  # 67 million, as no camera's photographs; a PNG of a few kB can claim to have any number
+_FORMATS = ("JPEG", "PNG")  # Pillow has fifty, and starts a program for one of them
+# 67 million, more than cameras have; a PNG of a few kB can declare any number
+_MOST_PIXELS = 1 << 26
 
 
 class VocError(ValueError):
-    """A file of the folder is missing or wrong; the message names the file, the value and the
-    remedy.
-    """
+    """A file of the folder is missing or wrong. The message has file, value and remedy."""
 
 
 class VocItem(TypedDict):
-    """One photograph (H, W, 3) uint8 RGB, its class ids (H, W) uint8 with 255 = ignore, and its
-    stem.
-    """
+    """A photograph (H, W, 3) uint8 RGB, class ids (H, W) uint8 with 255 = ignore, and the stem."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -49,11 +43,10 @@ class VocItem(TypedDict):
 
 
 class VocFolder:
-    """The labelled photographs of one split by position, each at its own size; read when asked for.
+    """The labelled photographs of one split by index, each at its own size, read on access.
 
-    `classes` are the names of label ids 0, 1, …: the folder's own `classes.txt` if it has one, else
-    those given here. That every listed file is there is checked at once. Raises `VocError` if one
-    is not.
+    `classes` are the names of label ids 0, 1, …: from the folder's `classes.txt` if it has one,
+    else those given here. Raises `VocError` at once if a listed file does not exist.
     """
 
     def __init__(self, root: Path, split: str, classes: Sequence[str]) -> None:
@@ -65,11 +58,14 @@ class VocFolder:
         return len(self._files)
 
     def __getitem__(self, index: int) -> VocItem:
-        """Raises `VocError` for an unreadable file, a label of another size than its image, or an
-        unknown id.
+        """Return a photograph with its label.
+
+        Raises `VocError` for an unreadable file, a label of another size than its image, and an
+        unknown class id.
         """
         stem, image_path, label_path = self._files[index]
-        image, label = np.asarray(_open(image_path).convert("RGB")), _read_label(label_path)
+        image = np.asarray(_open(image_path).convert("RGB"))
+        label = _read_label(label_path)
         if label.shape != image.shape[:2]:
             raise VocError(
                 f"{label_path} is {_size(label)}, but {image_path} is {_size(image)}; "
@@ -85,8 +81,9 @@ class VocFolder:
         present = np.flatnonzero(np.bincount(label.ravel(), minlength=_IGNORE + 1)[:_IGNORE])
         if present.size and present[-1] >= len(self.classes):
             raise VocError(
-                f"{path} holds class id {present[-1]}, but only 0..{len(self.classes) - 1} are named "
-                f"({', '.join(self.classes)}; 255 is ignored); correct it, or name the folder's classes in classes.txt"
+                f"{path} holds class id {present[-1]}, but only 0..{len(self.classes) - 1} are "
+                f"named ({', '.join(self.classes)}; 255 is ignored); correct it, or name the "
+                "folder's classes in classes.txt"
             )
 
 
@@ -94,10 +91,11 @@ def _read_stems(path: Path) -> list[str]:
     if not path.is_file():
         splits = sorted(other.stem for other in path.parent.glob("*.txt"))
         raise VocError(
-            f"{path} is missing; splits there: {splits}; name one, or lay the folder out as Pascal VOC is"
+            f"{path} is missing; splits there: {splits}; name one of them, or use Pascal VOC's "
+            "folder layout"
         )
     if not (stems := _read_text(path).split()):
-        raise VocError(f"{path} lists no images; write one stem a line")
+        raise VocError(f"{path} lists no images; write one stem per line")
     for stem in stems:
         if stem.startswith("/") or ".." in stem.split("/"):
             raise VocError(
@@ -112,7 +110,8 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) > _IGNORE or len(set(classes)) < len(classes):
         raise VocError(
-            f"{path} has {len(classes)} classes, {len(set(classes))} of them different; name 255, each once"
+            f"{path} has {len(classes)} classes, {len(set(classes))} of them different; "
+            "name at most 255, each once"
         )
     return classes
 
@@ -132,7 +131,8 @@ def _find_image(root: Path, stem: str) -> Path:
     found = next((path for path in candidates if _is_file(path)), None)
     if found is None:
         raise VocError(
-            f"{candidates[0]} is missing ({', '.join(_SUFFIXES[1:])} as well); add it, or drop its stem"
+            f"{candidates[0]} is missing ({', '.join(_SUFFIXES[1:])} as well); "
+            "add it, or drop its stem"
         )
     return found
 
@@ -152,25 +152,24 @@ def _find_label(root: Path, stem: str) -> Path:
 
 
 def _read_label(path: Path) -> NDArray[np.uint8]:
-    picture = _open(path)
-    if picture.mode not in ("P", "L"):
+    image = _open(path)
+    if image.mode not in ("P", "L"):
         raise VocError(
-            f"{path} has mode {picture.mode}, not one class id a pixel; save it as a palette or grey PNG"
+            f"{path} has mode {image.mode}, not one class id per pixel; "
+            "save it as a palette or grey PNG"
         )
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                raise ValueError(
-                    f"{picture.width} x {picture.height} pixels, more than {_MOST_PIXELS}"
-                )
-            picture.verify()  # checksums of every part, which loading leaves out
-        with Image.open(path, formats=_FORMATS) as picture:
-            picture.load()
-            return picture
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {_MOST_PIXELS}")
+            image.verify()  # checksums of all parts, which loading does not check
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+            return image
     except Exception as error:  # damage leads Pillow's decoders to errors of every kind
         raise VocError(f"{path} is no readable image ({error}); export it again") from error
 

@@ -307,6 +307,20 @@ def test_a_mistake_in_a_unit_is_found(right: str, wrong: str, tmp_path: Path) ->
     assert units(tmp_path, right, wrong).stderr
 
 
+# the version
+
+
+TAG = re.compile(r"segmint-(?:cpu|gpu|\$\{DEVICE:-cpu\}):(\S+)|newTag: (\S+)")
+
+
+def test_every_image_tag_is_the_version_of_pyproject() -> None:
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    files = [DOCKERFILE, *COMPOSE.glob("*.yaml"), *MANIFESTS.rglob("*.yaml")]
+    tags = [a or b for file in files for a, b in TAG.findall(file.read_text())]
+    assert tags == [version] * 7
+    assert Settings().compute.kubernetes.image == f"segmint-gpu:{version}"
+
+
 # commands
 
 
