@@ -23,8 +23,8 @@ from infra.store import Store, check_marker
 from tasks.run.layout import stage_folder
 
 NAME = "twin"
-IMAGES = {"quick": 24, "default": 160, "full": 240}  # per run
-SHARDS = {"quick": 2, "default": 4, "full": 6}
+IMAGES = {"quick": 24, "default": 120, "full": 240}  # per run
+SHARDS = {"quick": 2, "default": 3, "full": 6}
 STEPS = {"quick": 2, "default": 100, "full": 400}  # of the training
 ROUNDS = {"quick": 1, "default": 2, "full": 3}
 
