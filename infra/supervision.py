@@ -115,6 +115,8 @@ def _kill_group(leader: int) -> None:
         while time.monotonic() < deadline:
             os.killpg(leader, signal.SIGKILL)
             time.sleep(0.02)
+            with suppress(ChildProcessError):  # orphans are ours if we are a container's process 1
+                os.waitpid(-1, os.WNOHANG)
 
 
 def _exit(number: int | None, status: int, again: str) -> None:
