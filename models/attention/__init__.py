@@ -1,11 +1,10 @@
-"""The recorder: where in the picture each word of a prompt was looked at, read while an unchanged
-pipeline samples.
+"""The recorder: attention maps of a prompt's words, read while an unchanged pipeline samples.
 
     with AttentionRecorder(pipeline, prompts, phrases, self_attention=True) as recorder:
         images = pipeline(prompt=prompts, generator=generators).images
     recorder.cross[16]  # (images, phrases, 16, 16), mean over steps, layers and heads
 
-Attention processors are exchanged through diffusers' own `set_attn_processor`; the pictures stay
+Attention processors are replaced by diffusers' own `set_attn_processor`; the images stay
 bit-identical.
 """
 

@@ -1,8 +1,7 @@
-"""Attention processors that look on: the output is the original processor's own, the probabilities
-a running mean.
+"""Attention processors that record: the output is the original's, the probabilities are averaged.
 
-`RecordingProcessor` calls the processor that it covers, so the picture cannot change, and overhears
-the queries and keys that this projects. Of the conditional half, softmax(QKᵀ) is computed again, in
+`RecordingProcessor` calls the processor that it wraps, so the image cannot change, and keeps the
+queries and keys that this one projects. softmax(QKᵀ) of the conditional half is computed again, in
 small blocks, and added to sums.
 """
 
@@ -18,19 +17,17 @@ from torch import Tensor
 
 __all__ = ["Means", "Overheard", "RecordingProcessor", "grid", "split_heads"]
 
-# Probabilities computed at once. On a CPU 1 MB, which stays in its cache and on the heap: with 16
-# MB the same sums took 1.3 times as long at 16² and 1.4 times at 32². Elsewhere 64 MB, for few
-# launches.
+# Probabilities computed at once. On a CPU 1 MB, which fits its cache: with 16 MB the same sums took
+# 1.3 times as long at 16² and 1.4 times at 32². On other devices 64 MB, for few kernel launches.
 BLOCK = {"cpu": 2**18, "else": 2**24}
 
 
 class Means:
-    """Sums of head-wise attention by resolution, and how the U-Net call that is under way has to be
-    read.
+    """Sums of attention over heads by resolution, and how to read the present U-Net call.
 
-    `size`: latent (height, width) · `conditional`: rows of the batch that carry prompts ·
-    `weights`: (B, T, W), see `Spans` · `text`: (B, T, d), read in the prompts' place unless None ·
-    `largest`: the most positions a self-attention layer may have to be recorded; 0 records none.
+    `size`: latent (height, width). `conditional`: rows of the batch with prompts. `weights`:
+    (B, T, W), see `Spans`. `text`: (B, T, d), read instead of the prompts unless None. `largest`:
+    the most positions of a self-attention layer that is recorded; 0 records none.
     """
 
     size: tuple[int, int]
@@ -69,9 +66,7 @@ class Means:
             total.add_(summed) if weights is None else total.baddbmm_(summed, weights[rows])
 
     def mean(self, kind: str) -> dict[int, tuple[Tensor, tuple[int, int]]]:
-        """Longer side of the grid → mean (B, N, W or N) and the grid's (height, width), smallest
-        first.
-        """
+        """Return longer side → mean (B, N, W or N) and grid (height, width), smallest first."""
         found = sorted((h * w, h, w) for name, h, w in self._sums if name == kind)
         return {
             max(h, w): (self._sums[kind, h, w] / self._counts[kind, h, w], (h, w))
@@ -80,7 +75,7 @@ class Means:
 
 
 class RecordingProcessor:
-    """Covers one attention layer's processor, and adds what the layer attends to, to `means`."""
+    """Wraps one attention layer's processor, and adds the layer's attention to `means`."""
 
     def __init__(self, original: Any, means: Means) -> None:
         self.original = original
@@ -95,7 +90,7 @@ class RecordingProcessor:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """The original processor's output for the same arguments."""
+        """Return the original processor's output for the same arguments."""
         is_own = encoder_hidden_states is None
         layer: Any = (
             attn if is_own and hidden_states.shape[1] > self.means.largest else Overheard(attn)
@@ -109,19 +104,20 @@ class RecordingProcessor:
 
     @torch.no_grad()
     def _record(self, layer: Overheard, kind: str, mask: Tensor | None) -> None:
-        means, rows = self.means, self.means.conditional
+        means = self.means
+        rows = means.conditional
         query = split_heads(layer.query[rows].float(), layer.heads)
-        keys, bias = layer.key[rows], None if mask is None else mask[rows].float()
+        keys = layer.key[rows]
+        bias = None if mask is None else mask[rows].float()
         if kind == "cross" and means.text is not None:
-            keys, bias = layer.to_k(means.text), None  # the mask is of the prompts' tokens
+            keys = layer.to_k(means.text)
+            bias = None  # the mask belongs to the prompts' tokens
         key = split_heads(keys.float() * layer.scale, layer.heads)
         means.add(kind, query, key, bias, means.weights if kind == "cross" else None)
 
 
 class Overheard:
-    """An attention layer to the processor called with it; keeps what the layer projects, to save
-    doing it twice.
-    """
+    """Stands for an attention layer and keeps its projections, so that none is computed twice."""
 
     query: Tensor
     key: Tensor
@@ -133,19 +129,20 @@ class Overheard:
         return getattr(self._layer, name)
 
     def to_q(self, hidden_states: Tensor) -> Tensor:
-        """The layer's own queries, kept."""
+        """Return the layer's queries, and keep them."""
         self.query = self._layer.to_q(hidden_states)
         return self.query
 
     def to_k(self, hidden_states: Tensor) -> Tensor:
-        """The layer's own keys, kept."""
+        """Return the layer's keys, and keep them."""
         self.key = self._layer.to_k(hidden_states)
         return self.key
 
 
 def grid(positions: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer with so many positions, in a U-Net that halves latents of `size`,
-    rounding up.
+    """Return (height, width) of a layer with `positions`, in a U-Net for latents of `size`.
+
+    The U-Net halves both sides, rounding up. Raises `ValueError` if no halving has that many.
     """
     height, width = size
     while height * width > positions:
@@ -164,9 +161,7 @@ def split_heads(projected: Tensor, heads: int) -> Tensor:
 
 
 def _blocks(images: int, heads: int, scores: int, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Images and heads to take at once so that at most `limit` probabilities exist, `scores` of
-    them a head.
-    """
+    """Yield images and heads to compute together: at most `limit` of `scores` per head."""
     some_heads = max(1, min(heads, limit // scores))
     some_images = max(1, limit // (heads * scores)) if some_heads == heads else 1
     for image in range(0, images, some_images):

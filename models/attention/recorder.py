@@ -1,4 +1,4 @@
-"""The context manager around a pipeline call: checks first, watches the call, puts everything back."""
+"""The context manager around a pipeline call: checks, records, and restores the pipeline."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ from models.attention.spans import locate_phrases
 __all__ = ["AttentionRecorder", "UnsupportedPipelineError"]
 
 _SUPPORTED = (
-    "the recorder supports pipelines with a fast tokenizer and a UNet2DConditionModel of plain Attention layers with "
-    "diffusers' default processors, AttnProcessor2_0 or AttnProcessor (Stable Diffusion 1 and 2)"
+    "the recorder supports pipelines with a fast tokenizer and a UNet2DConditionModel of plain "
+    "Attention layers with diffusers' default processors, AttnProcessor2_0 or AttnProcessor "
+    "(Stable Diffusion 1 and 2)"
 )
 _EXTRAS = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k", "added_kv_proj_dim")
 
 
 class UnsupportedPipelineError(TypeError):
-    """The pipeline's architecture, or the way its attention is computed, is not one the recorder
-    can read.
-    """
+    """The recorder does not support the pipeline's architecture or its attention processors."""
 
 
 class AttentionRecorder:
-    """Records one call of `pipeline` with `prompts`, any number of images each, for `phrases[i]` of
-    `prompts[i]`.
+    """Records the attention of `phrases[i]` of `prompts[i]` in one call of `pipeline`.
 
-    Results, on the pipeline's device, once the block is left; B images in the order the pipeline
-    returns them, W the most phrases of any prompt:
+    Each prompt may have any number of images. The results are set when the block is left, on the
+    pipeline's device. B images are in the pipeline's order; W is the most phrases of any prompt:
 
     - `cross`: grid size r → (B, W, r, r) float32 in [0, 1], the mean over steps, layers and heads
       of that resolution and over the phrase's tokens (DAAM, Tang et al. 2023; DiffuMask §3.2). Zero
@@ -45,18 +43,16 @@ class AttentionRecorder:
     - `self_attention`: r → (B, r², r²) float32 with rows summing to 1, the mean over steps, layers
       and heads, for r ≤ `max_resolution`; empty unless asked for.
 
-    `class_prompts`, if given, are other texts whose phrases are recorded: class names alone, say,
-    so that nothing but classes competes for a place, while the picture follows its own prompt
-    (Nguyen et al. 2023, "Dataset Diffusion").
+    `class_prompts`, if given, are other texts whose phrases are recorded, such as class names
+    alone. Then only classes compete for a position, while the image follows its own prompt (Nguyen
+    et al. 2023, "Dataset Diffusion").
 
-    If the picture is not square, r is its grid's longer side and the maps are (B, W, h, w) and (B,
-    h·w, h·w). Of a guided batch only the conditional half is read. Whether a call is guided is what
-    the pipeline says of it; for a sampling loop written by hand around `pipeline.unet`, say it with
-    `guidance`.
+    If the image is not square, r is its grid's longer side and the maps are (B, W, h, w) and (B,
+    h·w, h·w). Of a guided batch only the conditional half is read. The pipeline reports whether a
+    call is guided; for your own sampling loop around `pipeline.unet`, pass `guidance`.
 
     Raises before anything is sampled: `UnsupportedPipelineError`; `ValueError` if a prompt is too
-    long, lacks one of its phrases, or is not what the pipeline was called with. A recorder may be
-    used again, and then starts afresh.
+    long, lacks one of its phrases, or differs from the pipeline's. A recorder may be used again.
     """
 
     def __init__(
@@ -67,7 +63,7 @@ class AttentionRecorder:
         *,
         class_prompts: Sequence[str] | None = None,
         self_attention: bool = False,
-        max_resolution: int = 32,  # 64² of Stable Diffusion 1.5 would be 537 MB a layer and image
+        max_resolution: int = 32,  # 64² of Stable Diffusion 1.5: 537 MB per layer and image
         guidance: bool | None = None,
     ) -> None:
         self._unet = _supported_unet(pipeline)
@@ -121,19 +117,17 @@ class AttentionRecorder:
 
     @torch.no_grad()
     def _encode(self, ids: Tensor | None) -> Tensor | None:
-        """Hidden states (P, T, d) of token ids, as the pipeline makes those of its prompts."""
+        """Return hidden states (P, T, d) of token ids, computed as the pipeline's are."""
         encoder = self._pipeline.text_encoder
         text: Tensor | None = None if ids is None else encoder(ids.to(encoder.device))[0]
         return text
 
     def _on_text(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The pipeline encodes its prompts first, then negative ones: they have to be the prompts
-        recorded.
-        """
+        """Check the prompts, which the pipeline encodes first, before the negative prompts."""
         ids = args[0] if args else kwargs["input_ids"]
         if self._images is not None:
             raise ValueError(
-                "a second pipeline call would be averaged into the first: one recorder block a call"
+                "a second pipeline call would be averaged with the first: use one recorder per call"
             )
         if not self._encoded and not torch.equal(ids.cpu(), self._prompts):
             raise ValueError(
@@ -148,8 +142,8 @@ class AttentionRecorder:
         each, over = divmod(images, len(self._spans.ids))
         if left or over or images != (self._images or images):
             raise ValueError(
-                f"{len(self._spans.ids)} prompts were given to the recorder, but the U-Net got a batch of "
-                f"{sample.shape[0]} {'with' if guided else 'without'} guidance"
+                f"{len(self._spans.ids)} prompts were given to the recorder, but the U-Net got a "
+                f"batch of {sample.shape[0]} {'with' if guided else 'without'} guidance"
             )
         if self._images is None:
             self._images = images

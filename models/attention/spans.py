@@ -1,9 +1,8 @@
-"""Which tokens of a prompt make up a word or phrase, by character offsets, however the tokenizer
-splits.
+"""Which tokens of a prompt belong to a word or phrase, by character offsets.
 
-CLIP splits "aeroplane" into "aerop" and "lane" and puts punctuation and digits into tokens of their
-own, so comparing decoded tokens with words (as DiffuMask and Dataset-Diffusion do) misses words
-without a sign.
+CLIP splits "aeroplane" into "aerop" and "lane", and puts punctuation and digits into tokens of
+their own. Comparing decoded tokens with words, as DiffuMask and Dataset-Diffusion do, silently
+misses such words.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Span = tuple[int, int]  # first character, one past the last
 
 @dataclass(frozen=True)
 class Spans:
-    """Tokenised prompts and the share of every token in every phrase.
+    """Tokenised prompts, and the weight of each token in each phrase.
 
     `ids`: (P, T) int64, padded as the pipeline pads. `weights`: (P, W, T) float32, W the most
     phrases of any prompt; a phrase's row holds 1/n at each of its n tokens, a row of padding is
@@ -38,12 +37,11 @@ class Spans:
 def locate_phrases(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], phrases: Sequence[Sequence[str]]
 ) -> Spans:
-    """Find each prompt's phrases among its tokens: whole words, any case; all occurrences count
-    alike.
+    """Find the tokens of each prompt's phrases: whole words, any case, all occurrences alike.
 
-    "car" is not found in "carpet" nor in "cars". Words of a phrase may stand any white space apart.
+    "car" is not found in "carpet" nor in "cars". Any white space may separate a phrase's words.
     Raises `ValueError` if a prompt is longer than the tokenizer takes, if a phrase is not in its
-    prompt, or if the two lists do not go together.
+    prompt, or if the two lists differ in length.
     """
     _check_lists(tokenizer, prompts, phrases)
     limit = tokenizer.model_max_length
@@ -53,7 +51,8 @@ def locate_phrases(
     for prompt, mask in zip(prompts, encoded["attention_mask"], strict=True):
         if len(mask) > limit:
             raise ValueError(
-                f"prompt {prompt!r} has {len(mask)} tokens and the text encoder takes {limit}: shorten it"
+                f"prompt {prompt!r} has {len(mask)} tokens and the text encoder takes {limit}: "
+                "shorten it"
             )
     weights = torch.zeros(len(prompts), max(map(len, phrases), default=0), limit)
     for row, (prompt, wanted, offsets) in enumerate(
@@ -74,18 +73,18 @@ def _tokens_of(phrase: str, prompt: str, offsets: Sequence[Span]) -> list[int]:
     ]
     if not tokens:
         raise ValueError(
-            f"{phrase!r} is not a word or phrase of the prompt {prompt!r}: name it as the prompt does"
+            f"{phrase!r} is not a word or phrase of the prompt {prompt!r}: "
+            "name it as the prompt does"
         )
     return tokens
 
 
 def _find(phrase: str, prompt: str) -> list[Span]:
     words = r"\s+".join(map(re.escape, phrase.split()))
-    return (
-        [match.span() for match in re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE)]
-        if words
-        else []
-    )
+    if not words:
+        return []
+    found = re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE)
+    return [match.span() for match in found]
 
 
 def _check_lists(
@@ -97,9 +96,9 @@ def _check_lists(
         )
     if isinstance(prompts, str) or any(isinstance(wanted, str) for wanted in phrases):
         raise ValueError(
-            "prompts is a list of strings and phrases a list of lists of strings, one list a prompt"
+            "prompts is a list of strings, phrases a list of lists of strings, one per prompt"
         )
     if not prompts or len(prompts) != len(phrases):
         raise ValueError(
-            f"{len(prompts)} prompts with {len(phrases)} lists of phrases: give one list a prompt"
+            f"{len(prompts)} prompts with {len(phrases)} lists of phrases: give one list per prompt"
         )

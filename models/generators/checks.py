@@ -1,8 +1,6 @@
-"""What a pipeline directory has to hold before anything of it is loaded: whole, of a known kind,
-and no pickles.
+"""Checks of a pipeline directory before it is loaded: complete, of a known kind, no pickles.
 
-Only names, JSON files and safetensors headers are read, so a check takes milliseconds for a model
-of any size.
+Only names, JSON files and safetensors headers are read, so a check takes milliseconds.
 """
 
 from __future__ import annotations
@@ -30,15 +28,15 @@ _SAVE_AGAIN = "write the directory again with StableDiffusionPipeline.save_pretr
 
 
 class PipelineError(Exception):
-    """A directory that cannot be sampled from; the message names the file and the remedy."""
+    """A pipeline directory cannot be used; the message names the file and the remedy."""
 
 
 def check_pipeline(path: str | Path) -> None:
-    """Raise `PipelineError` unless `path` holds a whole Stable Diffusion pipeline in safetensors.
+    """Raise `PipelineError` unless `path` is a complete Stable Diffusion pipeline in safetensors.
 
-    Looked for, in this order: the directory and its model_index.json, pickles anywhere, the
-    architecture, each component's configuration, and its weights' every file, none of them cut
-    short. A safety checker is not loaded and so not looked at.
+    Checked in this order: the directory and its model_index.json, pickles anywhere, the
+    architecture, each component's configuration, and every file of its weights, also for its
+    length. A safety checker is not loaded and not checked.
     """
     root = Path(path)
     if not root.is_dir():
@@ -61,8 +59,9 @@ def check_pipeline(path: str | Path) -> None:
 
 
 def pipeline_digest(path: str | Path) -> str:
-    """SHA-256 of names and contents of the directory's weights and configurations: what its
-    pictures depend on.
+    """Return the SHA-256 of names and contents of the weights and configurations.
+
+    The images depend on these files.
     """
     digest = hashlib.sha256()
     for file in sorted(f for f in Path(path).rglob("*") if f.suffix in (".json", ".safetensors")):
@@ -78,8 +77,9 @@ def _refuse_pickles(root: Path) -> None:
     )
     if pickles:
         raise PipelineError(
-            f"{root} holds pickles, which can run code when loaded: {', '.join(pickles)}. Delete them if the same "
-            f"weights are there as .safetensors; else convert them where you trust them and {_SAVE_AGAIN}"
+            f"{root} holds pickles, which can run code when loaded: {', '.join(pickles)}. "
+            "Delete them if the same weights exist as .safetensors; "
+            f"else convert them where you trust them and {_SAVE_AGAIN}"
         )
 
 
@@ -89,9 +89,8 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
         entry if isinstance(entry, list) and list(map(type, entry)) == [str, str] else (None, None)
     )
     home = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
-    own = (
-        kind in classes if classes else str(kind).endswith("Scheduler")
-    )  # a pipeline in its place could bring code
+    # any other class could run code of its own
+    own = kind in classes if classes else str(kind).endswith("Scheduler")
     if library != home or not kind or not own:
         wanted = " or ".join(sorted(classes)) or "a scheduler"
         raise PipelineError(
@@ -101,7 +100,8 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
     described = _read_json(folder / config)
     if stem is not None and home == "diffusers" and described.get("_class_name") != kind:
         raise PipelineError(
-            f"{folder / config} describes a {described.get('_class_name')}, model_index.json a {kind}"
+            f"{folder / config} describes a {described.get('_class_name')}, "
+            f"model_index.json a {kind}: {_SAVE_AGAIN}"
         )
     for file in _weights(folder, stem) if stem else ():
         _check_weights(file)
@@ -118,7 +118,7 @@ def _has(folder: Path, *names: str) -> bool:
 
 
 def _weights(folder: Path, stem: str) -> list[Path]:
-    """The one file of weights, or all the files that an index names."""
+    """Return the file of weights, or all files that an index names."""
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return [folder / f"{stem}.safetensors"]
@@ -128,7 +128,8 @@ def _weights(folder: Path, stem: str) -> list[Path]:
         "/" in name or "\0" in name or not name.endswith(".safetensors") for name in names
     ):
         raise PipelineError(
-            f"{index} names no files of its own folder in weight_map: copy it again, or {_SAVE_AGAIN}"
+            f"{index} names no files of its own folder in weight_map: "
+            f"copy it again, or {_SAVE_AGAIN}"
         )
     return [folder / name for name in sorted(names)]
 

@@ -1,6 +1,4 @@
-"""A pipeline directory into memory: once a process, from local safetensors only, never running code
-that it brings.
-"""
+"""Loads a pipeline directory once per process, from local safetensors, without its code."""
 
 from __future__ import annotations
 
@@ -27,30 +25,25 @@ __all__ = ["fastest_dtype", "load_pipeline", "pipeline_folder", "resolve_device"
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "pipeline"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_UNUSED = (
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-)  # they take no part in text → picture
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # not needed for text → image
 
 _loaded: dict[tuple[Path, str, torch.dtype], StableDiffusionPipeline] = {}
 _loading = threading.Lock()
 
 
 def pipeline_folder(path: str | Path) -> Path:
-    """The directory of a pipeline; "embedded" is the one that ships with the project."""
+    """Return the directory of a pipeline; "embedded" is the one that ships with the project."""
     return (EMBEDDED if str(path) == "embedded" else Path(path)).resolve()
 
 
 def load_pipeline(
     path: str | Path, *, device: str = "auto", dtype: str = "auto"
 ) -> StableDiffusionPipeline:
-    """The pipeline in directory `path`, or the embedded one for "embedded", in evaluation mode and
-    without its bar.
+    """Return the pipeline of directory `path`, or of "embedded", in evaluation mode.
 
-    `device` and `dtype` as in `resolve_device` and `resolve_dtype`. The second call for the same
-    model gives the same object, from any thread. Raises `PipelineError` for a directory that
-    `check_pipeline` refuses or diffusers cannot open, and for a device that is not there.
+    `device` and `dtype` as in `resolve_device` and `resolve_dtype`. Later calls for the same model
+    return the same object, from any thread. Raises `PipelineError` for a directory that
+    `check_pipeline` refuses or diffusers cannot open, and for a device that does not exist.
     """
     root = pipeline_folder(path)
     where = resolve_device(device)
@@ -89,15 +82,18 @@ def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipelin
 
 
 def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """The model in `folder`; both libraries fill tensors that are not in the file with noise, and
-    merely log it.
+    """Return the model in `folder`.
+
+    Both libraries fill tensors that are missing in the file with noise and only log it, so missing
+    tensors raise `PipelineError` here.
     """
     model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     absent = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
     if absent:
         raise PipelineError(
-            f"{folder} lacks {len(absent)} tensors of the model that its config.json describes, such as {absent[0]}: "
-            f"configuration and weights are of different models, or the weights were not saved whole"
+            f"{folder} lacks {len(absent)} tensors of the model that its config.json describes, "
+            f"such as {absent[0]}: configuration and weights are of different models, "
+            "or the weights were not saved completely"
         )
     return model.eval().requires_grad_(False)
 
@@ -117,9 +113,9 @@ def _no_bars() -> Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """`device`, or for "auto" the best there is: cuda, mps, cpu.
+    """Return `device`, or for "auto" the best of this machine: cuda, mps, cpu.
 
-    Raises `PipelineError` if it is not there.
+    Raises `PipelineError` if this machine does not have it.
     """
     present = {
         "cuda": torch.cuda.is_available(),
@@ -138,11 +134,11 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """The precision called `dtype`; "auto" is float32 on a CPU and float16 elsewhere.
+    """Return the precision called `dtype`; "auto" is float32 on a CPU and float16 elsewhere.
 
-    Never a matter of timing, because precision changes the pictures: a run restarted on another
-    machine would go on with others. Whoever wants the faster one measures it with `fastest_dtype`
-    and names it in the settings.
+    "auto" does not measure: precision changes the images, so a run that resumes on another machine
+    would continue with different ones. To use the faster precision, measure it by `fastest_dtype`
+    and set it in the settings.
     """
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.float16
@@ -153,22 +149,21 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 
 @torch.no_grad()
 def fastest_dtype(pipeline: StableDiffusionPipeline, *, repeats: int = 3) -> str:
-    """Name of the precision in which a U-Net step is fastest here: float32 or bfloat16 on a CPU,
-    else either half.
+    """Return the precision whose U-Net step is fastest here, by measurement on a copy.
 
-    Measured, as processors differ: with AVX-512's bf16 instructions bfloat16 is twice as fast,
-    without them 5-80 times slower. The U-Net is copied for it; the pipeline stays as it is.
+    Candidates are float32 and bfloat16 on a CPU, float16 and bfloat16 elsewhere. Processors differ:
+    with AVX-512's bf16 instructions bfloat16 is twice as fast, without them 5-80 times slower.
     """
     parts: Any = pipeline
     unet, tokens = parts.unet, parts.tokenizer.model_max_length
     names = ("float32", "bfloat16") if unet.device.type == "cpu" else ("float16", "bfloat16")
     return min(
         names,
-        key=lambda name: _seconds_a_step(copy.deepcopy(unet).to(_DTYPES[name]), tokens, repeats),
+        key=lambda name: _seconds_per_step(copy.deepcopy(unet).to(_DTYPES[name]), tokens, repeats),
     )
 
 
-def _seconds_a_step(unet: Any, tokens: int, repeats: int) -> float:
+def _seconds_per_step(unet: Any, tokens: int, repeats: int) -> float:
     config, like = unet.config, {"device": unet.device, "dtype": unet.dtype}
     size = config.sample_size
     height, width = size if isinstance(size, list | tuple) else (size, size)

@@ -1,4 +1,4 @@
-"""Attention → label, as pure batched functions of tensors."""
+"""Attention → label: pure, batched functions of tensors."""
 
 from models.masks.colours import grow_by_colour, split_by_colour
 from models.masks.contours import tidy

@@ -1,6 +1,4 @@
-"""Foreground by colour: where attention is too coarse to see an edge, the object's colours against
-the ground's do.
-"""
+"""Foreground by colour: colours show the edges that attention is too coarse for."""
 
 from __future__ import annotations
 
@@ -20,36 +18,36 @@ Bools = NDArray[np.bool_]
 
 # scores nearer than this to 0 or 1 are certain; 0.25 and 0.05 gave label IoU 0.010 and 0.003 less
 SURE = 0.1
-# What follows was chosen on 80 drawn scenes and 80 generated pictures, by label IoU against truth
+# The following were chosen on 80 drawn scenes and 80 generated images, by label IoU against truth
 # and oracle.
-CORE = 0.3  # scores above are of the object
-FAR = 0.25  # of the shorter side: further than this from the core there is ground alone
-COLOURS = 5  # of the ground; bricks have two, and some light and shadow each
-# least variance of a colour of the ground, in squared 8-bit levels: sensor noise and compression
+CORE = 0.3  # higher scores belong to the object
+FAR = 0.25  # of the shorter side: further than this from the core is background only
+COLOURS = 5  # colours of the background; bricks have two, each in light and in shadow
+# least variance of a background colour, in squared 8-bit levels: sensor noise and compression
 SPREAD = 30.0
-SHADOW = 0.55  # darkest shadow on the ground, as a share of its light
-# share of the far ground that counts as ground by its colour; sets how unlike an object has to be
+SHADOW = 0.55  # brightness of the darkest shadow on the background, relative to full light
+# share of the far background that counts as such by its colour; sets how different objects must be
 COMMON = 0.98
-LIFTED = 0.6  # score of what is grown: of the object, though not beyond doubt
-_DETAIL = 128  # pixels of the side of a picture whose noise is smoothed over one pixel
+LIFTED = 0.6  # score of grown parts: object, but not certain
+_DETAIL = 128  # side in pixels of an image whose noise is smoothed over one pixel
 
 
 def split_by_colour(images: Tensor, foreground: Tensor) -> Tensor:
-    """GrabCut (Rother et al. 2004) of `images` (B, H, W, 3) uint8 from `foreground` (B, H, W) in
-    [0, 1], to 0 and 1.
+    """Return GrabCut's masks (0 and 1) of `images` (B, H, W, 3) uint8 from `foreground` (B, H, W).
 
-    Colours are learnt from the sides of 0.5 and only uncertain pixels change side. An image whose
-    foreground has no pixel on one of the sides comes back as it was.
+    Rother et al. 2004. `foreground` is in [0, 1]. Colours of object and background are learnt from
+    the pixels above and below 0.5, and only uncertain pixels change. An image with pixels on one
+    side of 0.5 only is not changed.
     """
     return _each(_split, images, foreground)
 
 
 def grow_by_colour(images: Tensor, foreground: Tensor) -> Tensor:
-    """`foreground` (B, H, W) in [0, 1] with the parts that attention missed lifted to `LIFTED`.
+    """Return `foreground` (B, H, W) in [0, 1] with missed parts of objects raised to `LIFTED`.
 
-    Attention shows what tells a class from others, such as a mushroom's cap, and leaves out the
-    stem. A part is what touches the object, lies near it, and has a colour that the ground far from
-    it does not have, in light or in shadow.
+    Attention shows what distinguishes a class, such as a mushroom's cap, and misses the stem. A
+    missed part touches the object, is near it, and has a colour that the far background does not
+    have, neither in light nor in shadow.
     """
     return _each(_grow, images, foreground)
 
@@ -68,44 +66,39 @@ def _split(image: NDArray[np.uint8], foreground: Floats) -> Bools:
     mask = np.where(before, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     mask[foreground < SURE] = cv2.GC_BGD
     mask[foreground > 1 - SURE] = cv2.GC_FGD
-    cv2.setRNGSeed(
-        0
-    )  # its clustering draws from a global generator; a label must not depend on those made before
-    models = (
-        np.zeros((1, 65)),
-        np.zeros((1, 65)),
-    )  # the layout OpenCV asks for: ground's mixture and object's
+    # its clustering draws from a global generator, and labels must not depend on earlier calls
+    cv2.setRNGSeed(0)
+    models = (np.zeros((1, 65)), np.zeros((1, 65)))  # OpenCV's mixtures of background and object
     cv2.grabCut(np.ascontiguousarray(image), mask, (0, 0, 0, 0), *models, 1, cv2.GC_INIT_WITH_MASK)
     return np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
 def _grow(image: NDArray[np.uint8], foreground: Floats) -> Floats:
-    inside, core = foreground > 0.5, foreground > CORE
+    inside = foreground > 0.5
+    core = foreground > CORE
     if not inside.any() or core.all():
         return foreground
     side = min(core.shape)
     distance = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, 5)
-    far = distance >= min(
-        FAR * side, float(np.quantile(distance, 0.8))
-    )  # a fifth of the picture at the least
+    # at least a fifth of the image
+    far = distance >= min(FAR * side, float(np.quantile(distance, 0.8)))
     smooth = cv2.GaussianBlur(image, (0, 0), side / _DETAIL).reshape(-1, 3).astype(np.float32)
     unlike = _distance_to_colours(smooth, smooth[far.ravel()]).reshape(core.shape)
     parts = (unlike > np.quantile(unlike[far], COMMON)) & ~far
     width = 1 + 2 * round(side / _DETAIL)
-    parts = (
-        cv2.morphologyEx(parts.astype(np.uint8), cv2.MORPH_OPEN, np.ones((width, width), np.uint8))
-        > 0
-    )
+    square = np.ones((width, width), np.uint8)
+    parts = cv2.morphologyEx(parts.astype(np.uint8), cv2.MORPH_OPEN, square) > 0
     _, pieces = cv2.connectedComponents((parts | inside).astype(np.uint8))
     joined = parts & np.isin(pieces, np.unique(pieces[inside]))
     return np.where(joined, np.maximum(foreground, LIFTED), foreground)
 
 
-def _distance_to_colours(pixels: Floats, ground: Floats) -> Floats:
-    """Squared Mahalanobis distance (N,) of colours (N, 3) to the nearest of the ground's, in light
-    or shadow.
+def _distance_to_colours(pixels: Floats, background: Floats) -> Floats:
+    """Return the squared Mahalanobis distance (N,) of colours (N, 3) to the background's nearest.
+
+    The background's colours may be in light or in shadow.
     """
-    some = ground[:: max(1, len(ground) // 3000)]
+    some = background[:: max(1, len(background) // 3000)]
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 1.0)
     count = min(COLOURS, len(some))

@@ -1,6 +1,4 @@
-"""Contours made whole: small holes of an object filled, specks far too small for one left to
-nobody.
-"""
+"""Contours: small holes in objects are filled, and specks too small for an object become 255."""
 
 from __future__ import annotations
 
@@ -21,12 +19,11 @@ HOLE, SPECK = 0.003, 0.003
 
 
 def tidy(labels: Tensor, *, hole: float = HOLE, speck: float = SPECK) -> Tensor:
-    """Label maps (B, H, W) uint8 with classes' small holes filled and their specks 255, for each
-    image by itself.
+    """Fill small holes of label maps (B, H, W) uint8 and set specks to 255, per image.
 
-    A hole is a piece of anything else, smaller than `hole` of the image, with one class alone all
-    around it. A speck is a piece smaller than `speck` of a class that has a larger one, so that no
-    class vanishes.
+    A hole is a region of other labels, smaller than `hole` of the image, that one class surrounds.
+    A speck is a region of a class smaller than `speck` of the image, if the class has a larger one,
+    so no class vanishes.
     """
     return torch.from_numpy(
         np.stack([_tidied(label, hole, speck) for label in labels.cpu().numpy()])
@@ -52,7 +49,7 @@ def _tidied(label: NDArray[np.uint8], hole: float, speck: float) -> NDArray[np.u
 def _pieces(
     mask: NDArray[np.bool_], connectivity: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Each pixel's piece of `mask`, from 1 on, 0 outside; and the pieces' areas."""
+    """Return the number of each pixel's piece of `mask`, 0 outside, and the pieces' areas."""
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=connectivity
     )

@@ -1,6 +1,4 @@
-"""Scores → label map: every named class and the ground compete; what is nearly undecided becomes
-255.
-"""
+"""Scores → label map: named classes and background compete; close decisions become 255."""
 
 from __future__ import annotations
 
@@ -16,8 +14,9 @@ _BINS = 64
 
 
 class Labels(NamedTuple):
-    """Label maps (B, H, W) uint8 (0 ground, class ids, 255 undecided) and confidence (B, H, W)
-    float32 in [0, 1].
+    """Label maps (B, H, W) uint8 and confidence (B, H, W) float32 in [0, 1].
+
+    Labels are 0 (background), class ids, and 255 (uncertain).
     """
 
     label: Tensor
@@ -25,7 +24,7 @@ class Labels(NamedTuple):
 
 
 def otsu(values: Tensor) -> Tensor:
-    """Otsu's threshold (1979) of each row of `values` (N, M) in [0, 1], as (N,)."""
+    """Return Otsu's threshold (1979) of each row of `values` (N, M) in [0, 1], as (N,)."""
     bins = (values * _BINS).long().clamp(0, _BINS - 1)
     histogram = torch.zeros(len(values), _BINS, device=values.device).scatter_add_(
         1, bins, torch.ones_like(values)
@@ -38,11 +37,10 @@ def otsu(values: Tensor) -> Tensor:
 
 
 def label_maps(scores: Tensor, ids: Tensor, band: float) -> Labels:
-    """The winner of `scores` (B, C, H, W), read as odds; `ids` (B, C) gives each channel's class (0
-    = ground).
+    """Return the class with the highest of `scores` (B, C, H, W) per pixel, and its confidence.
 
-    Confidence is the winner's lead over the next class, as a share of both. Pixels with less than
-    `band` are 255.
+    `ids` (B, C) holds each channel's class id, 0 = background. Scores are normalised to sum to 1;
+    confidence is the difference of the two highest. Pixels with less than `band` are 255.
     """
     total = scores.sum(1, keepdim=True).clamp_min(1e-12)
     top = (scores / total).topk(min(2, scores.shape[1]), dim=1)

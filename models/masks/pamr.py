@@ -1,5 +1,6 @@
-"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, section 3.3): scores spread where
-colours agree.
+"""Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, section 3.3).
+
+Scores spread between pixels of similar colour.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ from torch.nn import functional as F
 
 __all__ = ["pamr"]
 
-# Distances of the eight neighbours that a pixel compares itself with, as in the paper's released
-# configuration.
+# Distances of the eight neighbours of each pixel, from the released configuration.
 DILATIONS = (1, 2, 4, 8, 12, 24)
-_SCALE = 0.1  # unit of colour distance, in standard deviations of the neighbourhood: the paper's
+_SCALE = 0.1  # unit of colour distance, in standard deviations of the neighbourhood (paper)
 
 
 def pamr(
     images: Tensor, scores: Tensor, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS
 ) -> Tensor:
-    """Refine `scores` (B, C, H, W) by `images` (B, 3, H, W) in [0, 1]; same shape, each pixel a
-    mean of its neighbours.
+    """Refine `scores` (B, C, H, W) by `images` (B, 3, H, W) in [0, 1]; returns the same shape.
 
-    The weight of a neighbour falls with its colour's distance in units of the neighbourhood's
-    standard deviation.
+    Each iteration replaces a pixel's scores by a weighted mean of its neighbours'. A neighbour's
+    weight falls with the distance of the colours, in units of the neighbourhood's standard
+    deviation.
     """
     shifts = [
         (y * d, x * d)
@@ -42,7 +42,7 @@ def pamr(
 
 
 def _weights(images: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
-    """(N, B, H, W), summing to one over the N neighbours."""
+    """Return the N neighbours' weights (N, B, H, W), which sum to 1."""
     padded = _extend(images, shifts)
     colours = torch.stack([_shifted(padded, shift, images.shape) for shift in shifts])
     unit = _SCALE * colours.std(0) + 1e-6
@@ -50,7 +50,7 @@ def _weights(images: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
 
 
 def _extend(maps: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
-    """(B, C, H, W) with the border repeated outwards as far as the shifts reach."""
+    """Return maps (B, C, H, W) with the border repeated outwards by the largest shift."""
     return F.pad(maps, (max(x for _, x in shifts),) * 4, mode="replicate")
 
 

@@ -1,8 +1,8 @@
 """Cross-attention spread along self-attention (Dataset-Diffusion, Nguyen et al. 2023, section 3.3).
 
-A word's cross-attention lights up the telling parts of its object, such as a mushroom's cap.
-Self-attention knows which places belong together, so a few steps of a random walk along it fill the
-object out to its border.
+A word's cross-attention is high on the distinctive parts of its object, such as a mushroom's cap.
+Self-attention is high between positions of one object. A few steps of a random walk along it spread
+the attention over the whole object.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from torch.nn import functional as F
 
 __all__ = ["merge_resolutions", "propagate"]
 
-# Below, a word attends to much beside its object: on drawn scenes, 16² alone gave label IoU 0.76,
-# with 8² 0.64, and with 4² 0.57. Stable Diffusion keeps 16², 32² and 64².
+# At lower resolutions a word also attends to much outside its object: on drawn scenes, 16² alone
+# gave label IoU 0.76, with 8² 0.64, and with 4² 0.57. Stable Diffusion keeps 16², 32² and 64².
 COARSEST = 16
 
 
 def merge_resolutions(
     cross: Mapping[int, Tensor], size: int, chosen: Sequence[Sequence[Sequence[int]]] | None = None
 ) -> Tensor:
-    """Mean over resolutions of maps (B, W, r, r), each resized to `size` and divided by its maximum
-    (DiffuMask §3.2).
+    """Return the mean over resolutions of maps (B, W, r, r), (B, W, size, size) float32 in [0, 1].
 
-    `chosen` names the resolutions that count for each word of each image; where it names none that
-    there is, those from `COARSEST` on do, or the finest. Returns (B, W, size, size) float32 in [0,
-    1].
+    Each map is resized to `size` and divided by its maximum (DiffuMask §3.2). `chosen` lists the
+    resolutions used for each word of each image. Where none of them exists, those from `COARSEST`
+    on are used, or the finest.
     """
     usual = [r for r in cross if r >= min(COARSEST, max(cross))]
     first = cross[max(cross)]
-    wished = chosen or [[()] * first.shape[1]] * len(first)
+    requested = chosen or [[()] * first.shape[1]] * len(first)
     counted = [
-        [[r for r in of_word if r in cross] or usual for of_word in of_image] for of_image in wished
+        [[r for r in of_word if r in cross] or usual for of_word in of_image]
+        for of_image in requested
     ]
     total = first.new_zeros(*first.shape[:2], size, size, dtype=torch.float32)
     for resolution, maps in cross.items():
@@ -48,11 +48,10 @@ def merge_resolutions(
 
 
 def propagate(maps: Tensor, affinity: Tensor, power: int) -> Tensor:
-    """`power` steps of the walk `affinity` (B, r², r²), rows summing to one, from `maps` (B, W, r,
-    r); same shape.
+    """Return `maps` (B, W, r, r) after `power` steps of the walk along `affinity` (B, r², r²).
 
-    Each step replaces a place's value by the mean over the places that it attends to, so the range
-    never widens.
+    Rows of `affinity` are normalised to sum to 1. Each step replaces a position's value by the
+    weighted mean of the positions that it attends to, so the range of values never grows.
     """
     flat = maps.flatten(2).transpose(1, 2)
     walk = affinity / affinity.sum(-1, keepdim=True)

@@ -1,8 +1,7 @@
-"""Objects → scenes: cut objects out of labelled images, put several into one picture, tile pictures
-into mosaics.
+"""Objects → scenes: cut objects out, paste several into one image, tile images as mosaics.
 
-Free-Mask's composition (arXiv 2411.01819) with colour statistics in place of its networks, and
-DiffuMask's splicing. Pure functions of arrays; whatever is random takes a `numpy.random.Generator`.
+Free-Mask's composition (arXiv 2411.01819) with colour statistics instead of its networks, and
+DiffuMask's splicing. Pure functions of arrays; random choices take a `numpy.random.Generator`.
 """
 
 from models.scenes.blending import harmonise, paste

@@ -1,9 +1,8 @@
-"""Blending: an object takes on some of its surroundings' colour statistics, and is laid over them
-by its alpha.
+"""Blending: adapt an object's colours to its surroundings, and paste it by its alpha.
 
 The idea of RainNet's region-aware instance normalisation (Ling et al. 2021), used by Free-Mask, in
-pixel space: mean and spread of the object move towards those of the ground around it. Geometry and
-ground stay as they are.
+pixel space: mean and standard deviation of the object's colours move towards those of the
+background around it. Geometry and background do not change.
 """
 
 from __future__ import annotations
@@ -18,26 +17,27 @@ from models.scenes.cutout import Cutout, Floats
 
 __all__ = ["STRENGTH", "harmonise", "paste"]
 
-# How far an object's Lab statistics move towards its surroundings': light may change by a fifth,
-# and colour, by which classes and prompts are told apart, by a twentieth. Judged by eye on scenes
-# of the drawn world.
+# How far an object's Lab statistics move towards those of its surroundings: lightness by a fifth,
+# and colour, which tells classes apart, by a twentieth. Judged by eye on drawn scenes.
 STRENGTH = (0.2, 0.05, 0.05)
-_MOST_STRETCH = 1.5  # an even ground must not flatten an object, nor a busy one make it garish
+_MOST_STRETCH = 1.5  # limits the effect of very even and very busy backgrounds on contrast
 
 
 def harmonise(
     cutout: Cutout, surroundings: NDArray[np.uint8], strength: tuple[float, float, float] = STRENGTH
 ) -> Cutout:
-    """The cutout with mean and deviation of L, a and b moved by `strength` (0..1) towards
-    `surroundings` (N, 3) RGB.
+    """Return the cutout with its Lab statistics moved by `strength` towards `surroundings`.
+
+    `strength` is a share in [0, 1] for each of L, a and b; `surroundings` are RGB colours (N, 3).
     """
     if not len(surroundings) or not cutout.solid.any():
         return cutout
-    lab, ground = _lab(cutout.colour), _lab(surroundings[None].astype(np.float32))[0]
+    lab = _lab(cutout.colour)
+    around = _lab(surroundings[None].astype(np.float32))[0]
     own = lab[cutout.solid]
     amount = np.array(strength, np.float32)
-    stretch = np.clip((ground.std(0) + 1) / (own.std(0) + 1), 1 / _MOST_STRETCH, _MOST_STRETCH)
-    centre = own.mean(0) + amount * (ground.mean(0) - own.mean(0))
+    stretch = np.clip((around.std(0) + 1) / (own.std(0) + 1), 1 / _MOST_STRETCH, _MOST_STRETCH)
+    centre = own.mean(0) + amount * (around.mean(0) - own.mean(0))
     moved = centre + (lab - own.mean(0)) * (1 + amount * (stretch - 1))
     return replace(cutout, colour=_rgb(moved.astype(np.float32)))
 
@@ -51,9 +51,7 @@ def _rgb(lab: Floats) -> Floats:
 
 
 def paste(image: NDArray[np.uint8], cutout: Cutout, top: int, left: int) -> None:
-    """Lay the cutout over `image` (H, W, 3), in place; pixels where its alpha is 0 keep their
-    bytes.
-    """
+    """Paste the cutout into `image` (H, W, 3), in place; where its alpha is 0, nothing changes."""
     window = image[top : top + cutout.alpha.shape[0], left : left + cutout.alpha.shape[1]]
     alpha = cutout.alpha[..., None]
     mixed = np.round(alpha * cutout.colour + (1 - alpha) * window).astype(np.uint8)

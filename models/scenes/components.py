@@ -1,4 +1,4 @@
-"""Connected components of label maps: which pixels of a class hang together."""
+"""Connected components of label maps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ __all__ = ["IGNORE", "Component", "components", "instance_map"]
 
 IGNORE = 255
 MOST_INSTANCES = IGNORE - 1
-_CONNECTIVITY = 8  # diagonal neighbours hang together: thin slanted parts stay one object
+_CONNECTIVITY = 8  # diagonal neighbours are connected, so thin slanted parts stay one object
 
 
 class Component(NamedTuple):
-    """One component: class, pixels, box (top, left, height, width) and its mask (height, width)
-    bool within the box.
-    """
+    """One component: class, number of pixels, box (top, left, height, width), mask in the box."""
 
     class_id: int
     area: int
@@ -28,9 +26,7 @@ class Component(NamedTuple):
 
 
 def components(label: NDArray[np.uint8]) -> Iterator[Component]:
-    """Components of every class (not 0, not 255) of a label map (H, W), by class, the largest
-    first.
-    """
+    """Yield the components of a label map (H, W) by class, without 0 and 255, largest first."""
     for class_id in np.flatnonzero(np.bincount(label.ravel(), minlength=IGNORE + 1)[:IGNORE]):
         if class_id:
             yield from sorted(
@@ -49,10 +45,9 @@ def _of_class(label: NDArray[np.uint8], class_id: int) -> Iterator[Component]:
 
 
 def instance_map(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Instance ids (H, W) uint8 of a label map: components numbered from 1, 0 = ground, 255 =
-    unsure.
+    """Return instance ids (H, W) uint8 of a label map, 0 = background, 255 = ignored.
 
-    What comes after the 254th component, in the order of `components`, is unsure.
+    Components are numbered from 1 in the order of `components`; those after the 254th are 255.
     """
     instance = np.where(label == IGNORE, label, 0).astype(np.uint8)
     for number, component in enumerate(components(label), 1):

@@ -1,10 +1,10 @@
-"""Cutting objects out of labelled images, with an alpha that leaves the old ground behind.
+"""Cutting objects out of labelled images, with an alpha that leaves the old background behind.
 
-The label gives a trimap: sure inside, sure outside, and between them the outline's own pixels and
-what the label calls unsure (255). There alpha is the share of the nearest inside colour in the
-pixel's mixture of nearest inside and nearest outside colour (the projection of Wang & Cohen 2007,
-"Optimized Color Sampling for Robust Matting", eq. 2). On 60 drawn objects moved to another ground,
-the outline differs from the truth by 3.6 levels of 255, when pasted as it is by 5.6.
+The label gives a trimap: inside, outside, and between them the outline's pixels and those labelled
+255 (uncertain). There alpha is the share of the nearest inside colour in the pixel's mixture of
+nearest inside and nearest outside colour (the projection of Wang & Cohen 2007, "Optimized Color
+Sampling for Robust Matting", eq. 2). On 60 drawn objects moved to another background the outline
+differs from the truth by 3.6 levels of 255; pasted without alpha by 5.6.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ __all__ = ["Cutout", "cut_objects", "transform"]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-REACH = 0.06  # how far unsure pixels belong to an object, as a share of the image's shorter side
-# RGB distance of two colours, in 8-bit levels, from which their mixture can be told; 12 to 48 do as
-# well
-TELLING = 24.0
-FAINTEST = 1 / 256  # alpha that changes no 8-bit level
-RIM = 48.0  # RGB distance from any mixture that neither noise nor a textured ground explains
+REACH = 0.06  # up to which 255 pixels belong to an object, as a share of the shorter side
+# RGB distance of two colours, in 8-bit levels, from which their mixture can be computed; 12 to 48
+# work equally well
+DISTINCT = 24.0
+FAINTEST = 1 / 256  # a smaller alpha changes no 8-bit level
+RIM = 48.0  # RGB distance from any mixture that noise and textured backgrounds do not explain
 _AROUND = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """An object by itself, in the box of all it covers.
+    """An object without its background, in its bounding box.
 
-    `colour` (h, w, 3) float32 RGB in 0..255, without the old ground; `alpha` (h, w) float32 in [0,
-    1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `unsure` (h, w) bool,
-    those labelled 255.
+    `colour` (h, w, 3) float32 RGB in 0..255, without the old background; `alpha` (h, w) float32 in
+    [0, 1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `unsure` (h, w) bool,
+    its pixels labelled 255.
     """
 
     class_id: int
@@ -50,7 +50,7 @@ class Cutout:
 
     @property
     def covered(self) -> Bools:
-        """Pixels whose label the object decides (h, w)."""
+        """Mask (h, w) of the pixels whose label the object decides."""
         return self.solid | self.unsure
 
 
@@ -64,17 +64,17 @@ def cut_objects(
     max_unsure: float = 0.6,
     max_touching: float = 0.05,
 ) -> list[Cutout]:
-    """Whole, clearly labelled objects of `class_ids` in an image (H, W, 3), label (H, W); of each
-    the largest first.
+    """Return complete objects of `class_ids` in an image (H, W, 3) with label (H, W).
 
-    One object is a component of one class with `min_area` to `max_area` of the image, off the
-    border, with at most `max_unsure` of its own area unsure around it and at most `max_touching` of
-    its outline at another class, which may hide a part of it. Raises `ValueError` if image and
-    label differ in size.
+    They are ordered by class, the largest first. An object is a component of one class with
+    `min_area` to `max_area` of the image that does not touch the border. At most `max_unsure` of
+    its area may be 255 around it, and at most `max_touching` of its outline may touch another
+    class, which may hide a part of it. Raises `ValueError` if image and label differ in size.
     """
     if image.shape != (*label.shape, 3):
         raise ValueError(
-            f"image has shape {image.shape}, label {label.shape}; they have to be (H, W, 3) and (H, W)"
+            f"image has shape {image.shape}, label {label.shape}; "
+            "give (H, W, 3) and (H, W) of one size"
         )
     reach = max(2, round(REACH * min(label.shape)))
     return [
@@ -98,7 +98,7 @@ def _off_border(component: Component, shape: tuple[int, ...]) -> bool:
 def _surroundings(
     component: Component, shape: tuple[int, ...], margin: int
 ) -> tuple[tuple[slice, slice], Bools]:
-    """The component's box with a margin, clipped to the image, and the component's mask in it."""
+    """Return the component's box with a margin, clipped to the image, and its mask in there."""
     top, left, height, width = component.box
     y, x = max(0, top - margin), max(0, left - margin)
     window = np.s_[
@@ -110,13 +110,13 @@ def _surroundings(
 
 
 def _attached(solid: Bools, unsure: Bools, reach: int) -> Bools:
-    """Unsure pixels within `reach` steps of the object, walking through unsure pixels only."""
+    """Return uncertain pixels within `reach` steps of the object through uncertain pixels."""
     grown = ndimage.binary_dilation(solid, _AROUND, reach, mask=unsure | solid)
     return np.asarray(grown & unsure)
 
 
 def _touching(solid: Bools, label: NDArray[np.uint8], class_id: int) -> float:
-    """Share of the outline, just outside the object, that is another class."""
+    """Return the share of the outline, just outside the object, that is another class."""
     outline = label[ndimage.binary_dilation(solid, _AROUND) & ~solid]
     return float(np.mean((outline != 0) & (outline != IGNORE) & (outline != class_id)))
 
@@ -128,14 +128,13 @@ def _cut(
     return _trim(Cutout(class_id, colour, alpha, solid, unsure))
 
 
-def _matte(image: Floats, solid: Bools, unsure: Bools, ground: Bools) -> tuple[Floats, Floats]:
-    """Colour without the old ground, and alpha."""
+def _matte(image: Floats, solid: Bools, unsure: Bools, background: Bools) -> tuple[Floats, Floats]:
+    """Return the colour without the old background, and alpha."""
     covered = solid | unsure
     inside = _core(solid)
-    reachable = ndimage.binary_dilation(
-        covered, _AROUND
-    )  # the outline's outer half lies one pixel outside
-    outside = ground & ~reachable
+    # the outer half of the outline is one pixel outside
+    reachable = ndimage.binary_dilation(covered, _AROUND)
+    outside = background & ~reachable
     if not outside.any():
         outside = ~reachable if (~reachable).any() else ~covered
     likely, far = solid | (unsure & _nearer(solid, outside)), _spread(image, outside)
@@ -152,40 +151,35 @@ def _matte(image: Floats, solid: Bools, unsure: Bools, ground: Bools) -> tuple[F
 def _mixture(
     image: Floats, inside: Bools, far: Floats, likely: Bools
 ) -> tuple[Floats, Floats, Floats]:
-    """The image as a mixture: the nearest colour inside, its share, and what remains, which is
-    texture.
+    """Return the nearest inside colour, its share of each pixel, and the remaining texture.
 
-    Where the two colours look alike, or do not explain the pixel, the share is what is `likely`.
+    Where the two colours are alike, or do not explain the pixel, the share is that of `likely`.
     """
     near = _spread(image, inside)
     axis = near - far
     length = (axis**2).sum(-1)
     projected = np.clip(((image - far) * axis).sum(-1) / np.maximum(length, 1e-6), 0, 1)
     unexplained = ((image - far - projected[..., None] * axis) ** 2).sum(-1)
-    trust = length / (length + unexplained + TELLING**2)
+    trust = length / (length + unexplained + DISTINCT**2)
     share = np.where(inside, 1, trust * projected + (1 - trust) * likely).astype(np.float32)
     return near, share, image - far - share[..., None] * axis
 
 
 def _core(solid: Bools) -> Bools:
-    """The object without its outline; parts too thin to have an inside, and more than a jag, count
-    whole.
-    """
+    """Return the object without its outline; parts too thin to have an inside are kept."""
     inner = ndimage.binary_erosion(solid, _AROUND)
     return np.asarray(inner | (solid & ~ndimage.binary_dilation(inner, _AROUND, 2)))
 
 
 def _nearer(solid: Bools, outside: Bools) -> Bools:
-    """Pixels nearer to the object than to the ground."""
+    """Return the pixels nearer to the object than to the background."""
     return np.asarray(
         ndimage.distance_transform_edt(~solid) <= ndimage.distance_transform_edt(~outside)
     )
 
 
 def _spread(image: Floats, known: Bools) -> Floats:
-    """The image (H, W, 3) with every pixel's nearest `known` colour, averaged with its known
-    neighbours.
-    """
+    """Return for each pixel (H, W, 3) the nearest `known` colour, averaged with its neighbours."""
     weight = known.astype(np.float32)
     total = cv2.blur(weight, (3, 3))[..., None]
     mean = cv2.blur(image * weight[..., None], (3, 3)) / np.maximum(total, 1e-6)
@@ -194,7 +188,7 @@ def _spread(image: Floats, known: Bools) -> Floats:
 
 
 def _trim(cutout: Cutout) -> Cutout:
-    """Without the empty rows and columns around it."""
+    """Return the cutout without empty rows and columns around it."""
     used = (cutout.alpha > 0) | cutout.covered
     rows, columns = np.flatnonzero(used.any(1)), np.flatnonzero(used.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -208,15 +202,14 @@ def _trim(cutout: Cutout) -> Cutout:
 
 
 def transform(cutout: Cutout, scale: float, *, flip: bool = False) -> Cutout:
-    """The cutout at `scale` times its size, mirrored left to right if `flip`; masks go by the
-    majority of a pixel.
+    """Return the cutout at `scale` times its size, mirrored left to right if `flip`.
+
+    A mask has the pixels of which it covers more than half.
     """
     height, width = (max(1, round(side * scale)) for side in cutout.alpha.shape)
     alpha = _resize(cutout.alpha, height, width)
-    colour = (
-        _resize(cutout.colour * cutout.alpha[..., None], height, width)
-        / np.maximum(alpha, 1e-6)[..., None]
-    )
+    weighted = _resize(cutout.colour * cutout.alpha[..., None], height, width)
+    colour = weighted / np.maximum(alpha, 1e-6)[..., None]
     solid, covered = (
         _resize(mask.astype(np.float32), height, width) > 0.5
         for mask in (cutout.solid, cutout.covered)
@@ -238,8 +231,5 @@ def _mirrored(cutout: Cutout) -> Cutout:
 
 def _resize(array: Floats, height: int, width: int) -> Floats:
     shrinks = height * width < array.shape[0] * array.shape[1]
-    return np.asarray(
-        cv2.resize(
-            array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-    )
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(array, (width, height), interpolation=method))

@@ -1,6 +1,4 @@
-"""Scenes: several cutouts on one ground, each mostly visible, with exact bookkeeping of who covers
-whom.
-"""
+"""Scenes: several cutouts on one background, each mostly visible, with exact instance maps."""
 
 from __future__ import annotations
 
@@ -16,21 +14,20 @@ from models.scenes.cutout import Bools, Cutout, transform
 
 __all__ = ["Pasted", "Scene", "compose_scene"]
 
-# Longer side of an object, as a share of the picture's shorter side, when it is alone; n objects
-# share the room, so each gets 1/sqrt(n) of it. The drawn world's own sizes for one to five objects
-# follow the same law.
+# Longer side of a single object, as a share of the image's shorter side. With n objects it is
+# 1/sqrt(n) of that, as in the drawn world.
 SIDES = (0.45, 0.80)
-MOST_GROWTH = 1.25  # enlarging an object further would show as blur
-MIN_VISIBLE = 0.6  # of every object; the drawn world asks for 0.55
+MOST_GROWTH = 1.25  # a larger enlargement of an object would show as blur
+MIN_VISIBLE = 0.6  # share of each object; the drawn world has 0.55
 TRIES = 20
 
 
 @dataclass(frozen=True)
 class Pasted:
-    """Provenance of one object: `source` numbers the cutout it came from; box in pixels; `visible`
-    share in [0, 1].
+    """Provenance of one object: the index of its cutout, its box in pixels, its visible share.
 
-    `instance` is its value in the instance map and its rank from far to near.
+    `instance` is its value in the instance map and its rank from far to near; `visible` is in
+    [0, 1].
     """
 
     source: int
@@ -47,8 +44,9 @@ class Pasted:
 
 @dataclass(frozen=True)
 class Scene:
-    """Image (H, W, 3), label (H, W) and instance ids (H, W), uint8; 255 = unsure in both maps;
-    objects far to near.
+    """Image (H, W, 3), label (H, W) and instance ids (H, W), uint8, and the objects far to near.
+
+    255 is ignored in both maps.
     """
 
     image: NDArray[np.uint8]
@@ -58,7 +56,7 @@ class Scene:
 
 
 class _Canvas:
-    """A scene under way."""
+    """A scene under construction."""
 
     def __init__(self, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
         self.image, self.label, self.instance = image.copy(), label.copy(), instance_map(label)
@@ -66,20 +64,20 @@ class _Canvas:
         self.count = int(self.instance[self.instance < IGNORE].max(initial=0))
 
     def visible(self) -> NDArray[np.int64]:
-        """Pixels of each instance that nothing covers (256,)."""
+        """Return the number of visible pixels of each instance (256,)."""
         return np.bincount(self.instance.ravel(), minlength=IGNORE + 1)
 
     def leaves_visible(self, covered: Bools, top: int, left: int, share: float) -> bool:
-        """Whether each object keeps `share` of its own pixels visible if these are covered."""
+        """Return whether each object keeps `share` of its pixels visible if these are covered."""
         window = self.instance[top : top + covered.shape[0], left : left + covered.shape[1]]
         hidden = np.bincount(window[covered], minlength=IGNORE + 1)
         known = np.s_[1 : self.count + 1]
         touched = hidden[known] > 0
-        left_over = (self.visible()[known] - hidden[known]) >= share * self.areas[known]
-        return bool(left_over[touched].all())
+        remaining = (self.visible()[known] - hidden[known]) >= share * self.areas[known]
+        return bool(remaining[touched].all())
 
     def add(self, cutout: Cutout, top: int, left: int) -> int:
-        """Paste the object; its instance number."""
+        """Paste the object and return its instance number."""
         window = np.s_[top : top + cutout.alpha.shape[0], left : left + cutout.alpha.shape[1]]
         self.count += 1
         paste(self.image, cutout, top, left)
@@ -90,9 +88,7 @@ class _Canvas:
         return self.count
 
     def around(self, cutout: Cutout, top: int, left: int) -> NDArray[np.uint8]:
-        """Colours (N, 3) around the object's place: its box and half as much again, but not what it
-        covers.
-        """
+        """Return uncovered background colours (N, 3) in the object's box, enlarged by half."""
         height, width = cutout.alpha.shape
         y, x = max(0, top - height // 4), max(0, left - width // 4)
         free = np.ones(self.label.shape, np.bool_)
@@ -109,12 +105,11 @@ def compose_scene(
     *,
     min_visible: float = MIN_VISIBLE,
 ) -> Scene:
-    """Lay the cutouts over a ground image (H, W, 3) and its label (H, W), in order, later ones
-    nearer.
+    """Paste the cutouts in order, later ones nearer, on an image (H, W, 3) with label (H, W).
 
-    The ground's own objects stay, labelled. Size, side and place are drawn from `rng`; an object
-    that in `TRIES` finds no place where every other one keeps `min_visible` of its pixels is left
-    out.
+    The image's own objects stay and keep their labels. Size, mirroring and position are drawn from
+    `rng`. An object is left out if `TRIES` draws find no position where each other object keeps
+    `min_visible` of its pixels visible.
     """
     canvas = _Canvas(image, label)
     crowd = len(cutouts) + canvas.count
@@ -137,12 +132,13 @@ def _place(
     rng: np.random.Generator,
     min_visible: float,
 ) -> Pasted | None:
-    """Paste the cutout where it covers nobody too much;
+    """Paste the cutout where it hides no other object too much.
 
-    None if there is no such place, or no number left.
+    Returns None if there is no such position, or no instance number left.
     """
     for _ in range(TRIES if canvas.count < MOST_INSTANCES else 0):
-        scale, flip = _draw_scale(cutout, canvas.label.shape, crowd, rng), bool(rng.random() < 0.5)
+        scale = _draw_scale(cutout, canvas.label.shape, crowd, rng)
+        flip = bool(rng.random() < 0.5)
         thing = transform(cutout, scale, flip=flip)
         height, width = thing.alpha.shape
         top, left = (
@@ -159,9 +155,7 @@ def _place(
 def _draw_scale(
     cutout: Cutout, shape: tuple[int, ...], crowd: int, rng: np.random.Generator
 ) -> float:
-    """Scale that gives the object a side drawn evenly, by its logarithm, from its share of the
-    room, and fits it in.
-    """
+    """Draw the scale: the longer side log-uniformly from `SIDES`, limited to fit the image."""
     low, high = np.log(SIDES)
     side = np.exp(rng.uniform(low, high)) / np.sqrt(crowd) * min(shape)
     fits = min((room - 1) / own for room, own in zip(shape, cutout.alpha.shape, strict=True))

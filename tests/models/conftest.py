@@ -1,4 +1,4 @@
-"""A Stable Diffusion pipeline of random weights that samples in milliseconds, and the embedded one."""
+"""Fixtures: a Stable Diffusion pipeline of random weights, fast to sample, and the embedded one."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_pipeline() -> Any:
-    """Pictures of 64², latents of 8², cross-attention at 8², 4² and 2², strong enough to differ
-    from place to place.
-    """
+    """Images of 64², latents of 8², cross-attention at 8², 4² and 2² that is far from even."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     text = CLIPTextConfig(
@@ -57,9 +55,8 @@ def build_pipeline() -> Any:
     )
     for name, weight in unet.named_parameters():
         if name.endswith(("to_q.weight", "to_k.weight")):
-            weight.data *= (
-                4  # random layers attend almost evenly, and an even map would hide mistakes
-            )
+            # random layers attend almost evenly, and an even map would hide mistakes
+            weight.data *= 4
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -103,5 +100,5 @@ def tiny_directory(tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session", params=["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
 def pipeline(request: pytest.FixtureRequest, tiny_pipeline: Any) -> Any:
-    """Each of the two: what holds of random weights has to hold of the trained ones."""
+    """Each of the two: claims have to hold for random and for trained weights."""
     return tiny_pipeline if request.param == "tiny" else load_pipeline("embedded", device="cpu")

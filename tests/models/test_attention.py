@@ -92,7 +92,7 @@ def test_processors_and_hooks_are_as_before_also_after_an_exception(tiny_pipelin
 
 @contextmanager
 def projections(unet: Any) -> Iterator[dict[str, list[tuple[NDArray[Any], NDArray[Any], int]]]]:
-    """Layer name → (queries, keys, heads) of each of its calls, as its own to_q and to_k gave them."""
+    """Layer name → (queries, keys, heads) of each call, from its own to_q and to_k."""
     seen: dict[str, list[NDArray[Any]]] = defaultdict(list)
     layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Attention)}
     hooks = [
@@ -428,7 +428,7 @@ def test_a_call_with_other_prompts_or_a_second_call_is_an_error(tiny_pipeline: A
         AttentionRecorder(tiny_pipeline, PROMPTS, PHRASES),
     ):
         sample(tiny_pipeline, PROMPTS[::-1])
-    with pytest.raises(ValueError, match="one recorder block a call"):  # noqa: SIM117
+    with pytest.raises(ValueError, match="use one recorder per call"):  # noqa: SIM117
         with AttentionRecorder(tiny_pipeline, PROMPTS, PHRASES):
             sample(tiny_pipeline, PROMPTS)
             sample(tiny_pipeline, PROMPTS)

@@ -148,7 +148,7 @@ def test_nothing_grows_where_attention_saw_nothing_or_everything() -> None:
 
 @pytest.mark.slow
 def test_plain_maps_tell_apart_what_spread_maps_mix() -> None:
-    """Both classes' maps are the same, of both objects, but for what each word attended to itself."""
+    """Both classes have the maps of both objects, and differ only in what each word attended to."""
     images, truth = drawn(12, "mug", "tree")
     ids = ids_of("mug", "tree")
     words = coarse(truth, ids)

@@ -21,7 +21,7 @@ def network() -> nn.Sequential:
 
 
 def moved(parts: nn.Sequential, **options: object) -> dict[str, Tensor]:
-    """By how much one step of rate 0.1 without decay moves each weight, whose gradients are random."""
+    """Change of each weight by one step of rate 0.1 without decay, with random gradients."""
     before = {name: weight.detach().clone() for name, weight in parts.named_parameters()}
     optimiser = Muon(parts, 0.1, 0.0, **options)
     for weight in parts.parameters():

@@ -1,4 +1,4 @@
-"""Scenes: what is cut, pasted and tiled, and that every pixel's label and owner are accounted for."""
+"""Scenes: objects are cut, pasted and tiled, and every pixel's label and instance are exact."""
 
 import numpy as np
 import pytest
