@@ -197,7 +197,8 @@ def read_snapshot(snapshots: Snapshots | None, notes: Mapping[str, Any]) -> dict
         found = dict(json.loads(bytes(tensors.pop("notes").tolist())))
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise TrainingError(
-            f"snapshot.safetensors of the training is damaged ({error}); delete the file to start again"
+            f"snapshot.safetensors of the training is damaged ({error}); "
+            "delete the file to start again"
         ) from error
     same = all(found.get(name) == json.loads(json.dumps(value)) for name, value in notes.items())
     return {"tensors": tensors, "notes": found} if same else None

@@ -1,9 +1,8 @@
-"""AffinityNet: features by which neighbouring places know whether they belong together (Ahn & Kwak,
-CVPR 2018).
+"""AffinityNet: features that tell whether neighbouring positions belong to one object.
 
-DiffuMask §3.3 trains it on seeds of the generated images and lets the attention walk at random
-along what it learnt. Here the walk is taken step by step over the pairs within reach: the same
-numbers as powers of the dense matrix, without a matrix of all places by all places.
+Ahn & Kwak, CVPR 2018. DiffuMask §3.3 trains it on seeds of the generated images, and spreads the
+attention by a random walk along its affinities. Here the walk is computed step by step over pairs
+within a radius. The results equal powers of the dense matrix, without storing that matrix.
 """
 
 from __future__ import annotations
@@ -16,16 +15,15 @@ from models.masks.labels import IGNORE
 
 __all__ = ["RADIUS", "AffinityNet", "affinity_loss", "pair_affinity", "pair_offsets", "random_walk"]
 
-RADIUS = 5  # of pairs, in cells of the feature grid: 34 neighbours on one side, as published
-_LEAST = 1e-5  # affinities are kept this far from 0 and 1 in the loss
+RADIUS = 5  # of pairs, in cells of the feature grid: 34 neighbours, each pair once, as published
+_LEAST = 1e-5  # least probability in the loss
 
 
 class AffinityNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] → features (B, D, H/4, W/4) whose L1 distance is small within
-    an object.
+    """Images (B, 3, H, W) in [0, 1] → features (B, D, H/4, W/4), similar within an object.
 
-    A small residual network of strides 2 and 4, whose levels are merged as AffinityNet's three are;
-    any module with the same shapes will do in its place.
+    A small residual network with strides 2 and 4; its three levels are merged as AffinityNet's. Any
+    module with the same shapes can replace it.
     """
 
     def __init__(self, width: int = 32, features: int = 48) -> None:
@@ -37,7 +35,7 @@ class AffinityNet(nn.Module):
         self.merge = nn.Conv2d(3 * features, features, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of the images."""
+        """Return the images' features."""
         stem = self.stem(images - 0.5)
         fine = self.fine(stem)
         levels = [F.avg_pool2d(stem, 2), fine, self.coarse(fine)]
@@ -63,18 +61,17 @@ def _convolution(before: int, after: int, stride: int, dilation: int = 1) -> nn.
 
 
 def pair_offsets(radius: int = RADIUS) -> list[tuple[int, int]]:
-    """(dy, dx) of the neighbours nearer than `radius`, each pair of places once."""
+    """Return (dy, dx) of the neighbours nearer than `radius`, each pair of positions once."""
     reach = range(1 - radius, radius)
     near = [(y, x) for y in reach for x in reach if 0 < y * y + x * x < radius * radius]
     return [(y, x) for y, x in near if (y, x) > (0, 0)]
 
 
 def pair_affinity(features: Tensor, radius: int = RADIUS) -> Tensor:
-    """exp(-mean |difference of features|) of every pair, (B, P, h, w) in (0, 1], for features (B,
-    D, h, w).
+    """Return exp(-mean |difference of features (B, D, h, w)|) of each pair, (B, P, h, w) in (0, 1].
 
-    Channel p at (y, x) is for (y, x) and (y, x) + `pair_offsets(radius)[p]`; 0 if that is beyond
-    the border.
+    Channel p at (y, x) is the pair of (y, x) and (y, x) + `pair_offsets(radius)[p]`; 0 outside the
+    image.
     """
     inside = torch.ones_like(features[:, :1])
     pairs = [(_partner(features, o), _partner(inside, o)) for o in pair_offsets(radius)]
@@ -84,17 +81,19 @@ def pair_affinity(features: Tensor, radius: int = RADIUS) -> Tensor:
 
 
 def affinity_loss(affinity: Tensor, labels: Tensor, radius: int = RADIUS) -> Tensor:
-    """PSA's loss of `affinity` (B, P, h, w) given `labels` (B, h, w), 255 unsaid: a quarter for
-    pairs in the ground, a quarter for pairs in one object, half for pairs across, each the mean
-    over its pairs in the batch.
+    """Return the loss of `affinity` (B, P, h, w) for `labels` (B, h, w), 255 = unknown.
+
+    As in AffinityNet: weight 1/4 for pairs within the background, 1/4 for pairs within one object,
+    1/2 for pairs of different labels, each the mean over its pairs in the batch.
     """
     here = labels.long()[:, None]
     there = torch.cat([_partner(here, offset, IGNORE) for offset in pair_offsets(radius)], 1)
-    said, same = (here != IGNORE) & (there != IGNORE), here == there
+    known = (here != IGNORE) & (there != IGNORE)
+    same = here == there
     kinds = (
-        (0.25, said & same & (here == 0)),
-        (0.25, said & same & (here > 0)),
-        (0.5, said & ~same),
+        (0.25, known & same & (here == 0)),
+        (0.25, known & same & (here > 0)),
+        (0.5, known & ~same),
     )
     total = affinity.new_zeros(())
     for weight, chosen in kinds:
@@ -107,12 +106,11 @@ def affinity_loss(affinity: Tensor, labels: Tensor, radius: int = RADIUS) -> Ten
 def random_walk(
     scores: Tensor, affinity: Tensor, *, power: int = 16, steps: int = 256, radius: int = RADIUS
 ) -> Tensor:
-    """`scores` (B, C, h, w) after `steps` of the walk along `affinity` (B, P, h, w) to the `power`;
-    same shape.
+    """Return `scores` (B, C, h, w) after `steps` of the walk along `affinity` (B, P, h, w).
 
-    Each step replaces a place's scores by a mean over itself and its neighbours within reach,
-    weighted by affinity: the published 256 steps are the dense transition matrix squared eight
-    times.
+    Each step replaces a position's scores by the mean over itself and its neighbours, weighted by
+    affinity to the `power`. The published walk squares the dense transition matrix eight times,
+    which is 256 steps.
     """
     side = 2 * radius - 1
     window = affinity.new_zeros(len(affinity), side, side, *affinity.shape[-2:])
@@ -132,7 +130,7 @@ def random_walk(
 
 
 def _partner(maps: Tensor, offset: tuple[int, int], beyond: int = 0) -> Tensor:
-    """`maps` (B, C, h, w) at each place plus `offset`; `beyond` where that is beyond the border."""
+    """Return `maps` (B, C, h, w) at each position plus `offset`; `beyond` outside the image."""
     (y, x), (height, width) = offset, maps.shape[-2:]
     padded = F.pad(maps, (abs(x), abs(x), abs(y), abs(y)), value=beyond)
     return padded[..., abs(y) + y :, abs(x) + x :][..., :height, :width]

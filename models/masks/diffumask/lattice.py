@@ -1,9 +1,8 @@
-"""Gaussian filtering in a space of features, on the permutohedral lattice (Adams, Baek & Davis
-2010).
+"""Gaussian filtering in feature space, on the permutohedral lattice (Adams, Baek & Davis 2010).
 
-Each point is shared out to the d + 1 corners of the simplex it lies in, the corners are blurred
-along the lattice's d + 1 axes, and the points read back what their corners hold. The cost is linear
-in points, whatever the kernel's width.
+Each point is distributed to the d + 1 corners of its simplex, the corners are blurred along the
+lattice's d + 1 axes, and the points read the corners' values. The cost is linear in the points and
+does not depend on the kernel's width.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ __all__ = ["Lattice"]
 
 
 class Lattice:
-    """Filters values at `features` (B, N, d) with a Gaussian of standard deviation 1, each of B
-    sets by itself.
+    """Filters values at `features` (B, N, d) by a Gaussian of standard deviation 1, set by set.
 
-    Building finds the corners once; each `filter` after that is two weighted sums and a blur of the
-    corners alone.
+    Construction finds the corners once. Each `filter` is two weighted sums and a blur of corners.
     """
 
     def __init__(self, features: Tensor) -> None:
@@ -28,25 +25,22 @@ class Lattice:
         anchors, ranks, self._shares = _simplices(features.flatten(0, 1).float())
         owner = torch.arange(sets, device=features.device).repeat_interleave(points)
         self._corners, self._neighbours = _number(anchors, ranks, owner)
-        # the same the other way round: for each corner, whose it is
+        # the reverse: for each corner, the points that it belongs to
         order = self._corners.flatten().argsort(stable=True)
-        self._points, self._back = order // (dims + 1), self._shares.flatten()[order]
+        self._points = order // (dims + 1)
+        self._back = self._shares.flatten()[order]
         counts = self._corners.flatten().bincount(minlength=self._neighbours.shape[-1])
         self._starts = counts.cumsum(0) - counts
 
     def filter(self, values: Tensor) -> Tensor:
-        """Gaussian-weighted sums of `values` (B, N, C) float32, up to a factor common to all; same
-        shape.
-        """
+        """Return Gaussian-weighted sums of `values` (B, N, C) float32, up to a common factor."""
         flat = values.flatten(0, 1)
         corners = F.embedding_bag(
             self._points, flat, self._starts, mode="sum", per_sample_weights=self._back
         )
-        nothing = corners.new_zeros(
-            1, corners.shape[1]
-        )  # held by a corner that no point is near to
+        absent = corners.new_zeros(1, corners.shape[1])  # value of corners without a point nearby
         for before, after in self._neighbours:
-            every = torch.cat([corners, nothing])
+            every = torch.cat([corners, absent])
             corners = 0.5 * corners + 0.25 * (every[before] + every[after])
         return F.embedding_bag(
             self._corners, corners, mode="sum", per_sample_weights=self._shares
@@ -54,12 +48,11 @@ class Lattice:
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex about each of `features` (N, d), and the point's barycentric coordinates in it,
-    all (N, d + 1).
+    """Return the simplex of each of `features` (N, d), and barycentric coordinates, (N, d + 1).
 
-    `anchors` is the simplex's corner of remainder 0, int64; `ranks` orders the coordinates of the
-    point's offset from it, largest first, which tells the other corners; `shares` are the weights
-    of the corners of remainder 0 to d.
+    `anchors` is the simplex's corner of remainder 0, int64. `ranks` orders the coordinates of the
+    point's offset from it, largest first, which determines the other corners. `shares` are the
+    weights of the corners of remainder 0 to d.
     """
     dims = features.shape[1]
     steps = torch.arange(1, dims + 1, device=features.device)

@@ -1,8 +1,7 @@
-"""Seeds for AffinityNet: where a class's attention surely is its object, where surely ground
-(DiffuMask §3.3).
+"""Seeds for AffinityNet: pixels that are certainly object or background (DiffuMask §3.3).
 
-Two ground scores are read off each image's own histogram: a strict one that leaves a small, sure
-object, and a permissive one under which everything is ground. Between them nothing is said.
+Each image's histogram gives two thresholds. Above the strict one is object, below the permissive
+one is background. Between them the label is unknown.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ from models.masks.labels import IGNORE
 
 __all__ = ["SeedRule", "Thresholds", "seed_labels", "seed_thresholds"]
 
-_BIN = 0.01  # of the histogram whose fullest bin is where the thresholds start from
-_STEP = 0.03  # by which they move on while a side is too small
-_FLOOR, _CEILING = 0.3, 0.75  # where they stop moving
+_BIN = 0.01  # width of the histogram's bins; the thresholds start from the fullest bin
+_STEP = 0.03  # by which they move while a side is too small
+_FLOOR, _CEILING = 0.3, 0.75  # limits of the movement
 _KERNELS = (Kernel(3, 3), Kernel(9, 60, 10))
 _CERTAINTY = two_label_certainty(0.7, 21)
 
 
 class SeedRule(NamedTuple):
-    """Where to look for the split, in units of the map's maximum; DiffuMask's figures for most
-    classes of VOC.
+    """Where to look for the split, in units of the map's maximum.
 
-    `window` is searched for the fullest bin; each side has to have `least` of the image; `strict`
-    and `permissive` are added to the two ground scores.
+    The defaults are DiffuMask's for most classes of VOC. `window` is searched for the fullest bin;
+    each side needs `least` of the image; `strict` and `permissive` are added to the two thresholds.
     """
 
     window: tuple[float, float] = (0.45, 0.53)
@@ -43,18 +41,18 @@ PUBLISHED_RULE = SeedRule()
 
 
 class Thresholds(NamedTuple):
-    """Ground scores (B,): above `strict` is surely object, below `permissive` surely ground."""
+    """Thresholds (B,): above `strict` is object, below `permissive` is background."""
 
     strict: Tensor
     permissive: Tensor
 
 
 def seed_thresholds(maps: Tensor, rule: SeedRule = PUBLISHED_RULE) -> Thresholds:
-    """The two ground scores of each of `maps` (B, H, W) in [0, 1], whose maximum is 1.
+    """Return the two thresholds of each of `maps` (B, H, W) in [0, 1], whose maximum is 1.
 
-    A split starts at the fullest bin of the window. The strict score is the mean above the split,
-    the permissive one the mean below it; while a score leaves its side too small, the split moves
-    away, first down, then up.
+    The split starts at the fullest bin of the window. The strict threshold is the mean above the
+    split, the permissive one the mean below. While a threshold leaves its side too small, the split
+    moves away, first down, then up.
     """
     flat = maps.float().flatten(1)
     split = _fullest_bin(flat, rule.window)[:, None]
@@ -69,11 +67,10 @@ def seed_thresholds(maps: Tensor, rule: SeedRule = PUBLISHED_RULE) -> Thresholds
 
 
 def seed_labels(images: Tensor, maps: Tensor, rule: SeedRule = PUBLISHED_RULE) -> Tensor:
-    """Object (1), ground (0) or unsaid (255) of each pixel, (B, H, W) uint8, of images (B, H, W, 3)
-    uint8.
+    """Return object (1), background (0) or unknown (255) per pixel, (B, H, W) uint8.
 
-    Both thresholds' masks of `maps` (B, H, W) follow the image's edges by a CRF; what the strict
-    one keeps is object, and what the permissive one leaves out is ground.
+    The masks of `maps` (B, H, W) at both thresholds follow the edges of `images` (B, H, W, 3) uint8
+    by a CRF. Pixels in the strict mask are object; pixels outside the permissive one background.
     """
     masks = torch.stack([maps > score[:, None, None] for score in seed_thresholds(maps, rule)], 1)
     certain = torch.where(masks, _CERTAINTY, 1 - _CERTAINTY)
@@ -85,9 +82,7 @@ def seed_labels(images: Tensor, maps: Tensor, rule: SeedRule = PUBLISHED_RULE) -
 
 
 def _fullest_bin(flat: Tensor, window: tuple[float, float]) -> Tensor:
-    """Lower edge (B,) of the bin of the window that holds most values of `flat` (B, N), the lowest
-    of equals.
-    """
+    """Return the lower edge (B,) of the window's fullest bin of `flat` (B, N), lowest of equals."""
     edges = (
         torch.arange(round((window[1] - window[0]) / _BIN), device=flat.device) * _BIN + window[0]
     )
@@ -98,9 +93,7 @@ def _fullest_bin(flat: Tensor, window: tuple[float, float]) -> Tensor:
 def _moved(
     split: Tensor, step: float, side: Callable[[Tensor], Tensor], least: float, end: float
 ) -> Tensor:
-    """`split` (B, 1) moved by `step` wherever `side` of it, a share of the image, is under `least`,
-    up to `end`.
-    """
+    """Return `split` (B, 1) moved by `step`, up to `end`, until `side` has at least `least`."""
     while True:
         short = (side(split) < least) & ((end - split[:, 0]) * step >= 0)
         if not short.any():
@@ -109,6 +102,6 @@ def _moved(
 
 
 def _mean(flat: Tensor, chosen: Tensor) -> Tensor:
-    """Mean (B, 1) of the chosen values; where none is chosen, the mean of all."""
+    """Return the mean (B, 1) of the chosen values; of all where none is chosen."""
     chosen = chosen | ~chosen.any(1, keepdim=True)
     return (flat * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True)

@@ -1,5 +1,6 @@
-"""The threshold that suits each image: the one whose mask agrees best with AffinityNet's (DiffuMask
-§3.3, figure 4).
+"""Adaptive threshold: per image the one whose mask agrees best with a reference mask.
+
+DiffuMask §3.3, figure 4, where the reference is AffinityNet's.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ from models.masks.diffumask.crf import binary_crf, two_label_certainty
 __all__ = ["GRID", "SEARCH", "Thresholded", "adaptive_threshold"]
 
 GRID = tuple(g / 100 for g in range(35, 55))  # DiffuMask's, for maps whose maximum is 1
-# Side at which thresholds are tried. On 512² images of the embedded model the masks have IoU 0.999
-# with those of a search at full size (192² and 256²: 0.999 and 1.000), at a sixth of the time.
+# Side in pixels at which thresholds are compared. On 512² images of the embedded model the masks
+# have IoU 0.999 with those of a search at full size (192²: 0.999, 256²: 1.000), in a sixth of the
+# time.
 SEARCH = 128
 _CERTAINTY = two_label_certainty(0.5, 21)
 
 
 class Thresholded(NamedTuple):
-    """Masks (B, H, W) bool, the thresholds that made them (B,), and every threshold's agreement (B,
-    T) in [0, 1].
-    """
+    """Masks (B, H, W) bool, their thresholds (B,), and all thresholds' agreement (B, T)."""
 
     mask: Tensor
     threshold: Tensor
@@ -35,13 +35,12 @@ class Thresholded(NamedTuple):
 def adaptive_threshold(
     images: Tensor, maps: Tensor, reference: Tensor, grid: Sequence[float] = GRID
 ) -> Thresholded:
-    """For each image (B, H, W, 3) uint8, the threshold of `maps` (B, H, W) whose CRF mask is most
-    like `reference`.
+    """Return per image the threshold of `maps` (B, H, W) whose CRF mask is closest to `reference`.
 
-    Agreement is IoU with `reference` (B, H, W) bool; of equals the lowest threshold wins. Where no
-    mask meets the reference at all, the mask is empty. Larger images are searched at `SEARCH`
-    pixels a side, all thresholds as channels of one CRF; the mask of the best is then made at full
-    size.
+    `images` is (B, H, W, 3) uint8. Agreement is IoU with `reference` (B, H, W) bool; of equals the
+    lowest threshold wins. If no mask overlaps the reference, the mask is empty. Larger images are
+    searched at `SEARCH` pixels per side, all thresholds as channels of one CRF; the mask of the
+    best is then computed at full size.
     """
     levels = torch.tensor(list(grid), device=maps.device)
     agreement = _agreements(*_shrunk(images, maps, reference), levels)
@@ -52,15 +51,13 @@ def adaptive_threshold(
 
 def _agreements(images: Tensor, maps: Tensor, reference: Tensor, levels: Tensor) -> Tensor:
     masks = _masks(images, maps, levels.expand(len(maps), -1))
-    meets, covers = (
-        (masks & reference[:, None]).sum((2, 3)),
-        (masks | reference[:, None]).sum((2, 3)),
-    )
-    return meets / covers.clamp_min(1)
+    common = (masks & reference[:, None]).sum((2, 3))
+    union = (masks | reference[:, None]).sum((2, 3))
+    return common / union.clamp_min(1)
 
 
 def _masks(images: Tensor, maps: Tensor, levels: Tensor) -> Tensor:
-    """CRF masks (B, T, H, W) of maps (B, H, W) over levels (B, T)."""
+    """Return CRF masks (B, T, H, W) of maps (B, H, W) above levels (B, T)."""
     certain = torch.where(maps[:, None] > levels[..., None, None], _CERTAINTY, 1 - _CERTAINTY)
     return binary_crf(images, certain) > 0.5
 

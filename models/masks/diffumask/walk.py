@@ -1,10 +1,9 @@
-"""Labels by DiffuMask's whole way (ICCV 2023, §3.3): seeds, a learnt random walk, and the threshold
-that fits it.
+"""Labels by DiffuMask's full method (ICCV 2023, §3.3): seeds, random walk, adaptive threshold.
 
-The published figures are for maps whose split is near 0.5, as `object_scores` makes them. On 40
-drawn scenes seeds from those had precision 0.995 and the labels IoU 0.85; from maps not spread and
-divided by their maximum, 0.83 and 0.73. A night goes this way if `refine.method` says so; by itself
-it uses `refine_labels`.
+The published parameters suit maps whose split is near 0.5, as `object_scores` makes them. On 40
+drawn scenes seeds from those had precision 0.995 and labels IoU 0.85; from maps that are not spread
+and divided by their maximum, 0.83 and 0.73. The setting `refine.method` chooses this method; the
+default is `refine_labels`.
 """
 
 from __future__ import annotations
@@ -25,16 +24,15 @@ from models.masks.refinement import Refined, ground_alone, object_scores
 
 __all__ = ["Walked", "class_seeds", "train_affinity", "walk_attention", "walk_labels"]
 
-GROUND = 0.45  # DiffuMask's score of the ground
+GROUND = 0.45  # DiffuMask's score of the background
 _STRIDE = 4  # of AffinityNet's features
 
 
 def class_seeds(images: Tensor, scores: Tensor, rules: Sequence[SeedRule] = ()) -> Tensor:
-    """Which class is sure where, (B, H, W) uint8: 1 to C, 0 ground, 255 unsaid, by `scores` (B, C,
-    H, W) in [0, 1].
+    """Return seeds (B, H, W) uint8: class 1 to C, 0 background, 255 unknown.
 
-    Ground is what is ground for every class; what two classes are sure of is unsaid. `rules`, one a
-    class, default to the published one.
+    `scores` is (B, C, H, W) in [0, 1]. A pixel is background if it is so for every class, and
+    unknown if two classes claim it. `rules`, one per class, default to the published one.
     """
     seeds = torch.full_like(images[..., 0], IGNORE)
     every = [
@@ -59,24 +57,24 @@ def train_affinity(
     learning_rate: float = 3e-3,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train in place on batches of images (B, H, W, 3) uint8 with seeds (B, H, W), mirrored at
-    every other step.
+    """Train `net` in place on batches of images (B, H, W, 3) uint8 with seeds (B, H, W).
 
-    AdamW, the rate falling linearly to zero; `report(step, loss)` after each step.
+    AdamW with a learning rate that falls linearly to zero. Every other batch is mirrored.
+    `report(step, loss)` is called after each step.
     """
     device = next(net.parameters()).device
     optimiser = torch.optim.AdamW(net.train().parameters(), learning_rate, fused=True)
     for step, (images, seeds) in zip(range(steps), batches, strict=False):
-        pixels, said = images.to(device).permute(0, 3, 1, 2) / 255, seeds.to(device)
+        pixels = images.to(device).permute(0, 3, 1, 2) / 255
+        known = seeds.to(device)
         if step % 2:
-            pixels, said = pixels.flip(3), said.flip(2)
+            pixels, known = pixels.flip(3), known.flip(2)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * (1 - step / steps)
         features = net(pixels)
-        # seeds at the middle of the features' cells
-        loss = affinity_loss(
-            pair_affinity(features), said[:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE]
-        )
+        # the seeds next to the middle of the features' cells
+        middle = slice(_STRIDE // 2, None, _STRIDE)
+        loss = affinity_loss(pair_affinity(features), known[:, middle, middle])
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
@@ -86,9 +84,7 @@ def train_affinity(
 
 
 class Walked(NamedTuple):
-    """Scores (B, 1 + C, H, W) of ground and classes after the walk, and the threshold fitted to
-    them for each class.
-    """
+    """Scores (B, 1 + C, H, W) of background and classes after the walk; thresholds per class."""
 
     scores: Tensor
     fitted: tuple[Thresholded, ...]
@@ -98,11 +94,10 @@ class Walked(NamedTuple):
 def walk_attention(
     images: Tensor, maps: Tensor, net: AffinityNet, words: Tensor | None = None
 ) -> Walked:
-    """Let the attention in images (B, H, W, 3) uint8, maps (B, C, r, r) of C > 0 classes, walk
-    along what `net` learnt.
+    """Spread attention maps (B, C, r, r) of C > 0 classes by a walk along `net`'s affinity.
 
-    The winners are the reference to which the adaptive threshold fits each class's own map.
-    `words`: see `object_scores`.
+    `images` is (B, H, W, 3) uint8; `words`: see `object_scores`. The winning classes after the walk
+    are the reference to which the adaptive threshold fits each class's own map.
     """
     height, width = images.shape[1:3]
     own = object_scores(maps, (height, width), words)[:, 1:]
@@ -113,12 +108,9 @@ def walk_attention(
     )
     scores = F.interpolate(walked, size=(height, width), mode="bilinear", align_corners=False)
     winner = scores.argmax(1)
-    return Walked(
-        scores,
-        tuple(
-            adaptive_threshold(images, each, winner == c) for c, each in enumerate(own.unbind(1), 1)
-        ),
-    )
+    classes = enumerate(own.unbind(1), 1)
+    fitted = tuple(adaptive_threshold(images, each, winner == c) for c, each in classes)
+    return Walked(scores, fitted)
 
 
 def walk_labels(
@@ -129,12 +121,11 @@ def walk_labels(
     *,
     words: Tensor | None = None,
 ) -> Refined:
-    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids; see
-    `walk_attention`.
+    """Label images (B, H, W, 3) uint8 by maps (B, C, r, r) of C classes with these ids.
 
-    Where two classes' masks meet, the one that walked there further wins; what the walk and the
-    thresholds do not agree on is 255. Consistency is their IoU, confidence their agreement over
-    what is labelled by either.
+    See `walk_attention`. Where masks of classes overlap, the one with the higher score after the
+    walk wins. Pixels on which walk and thresholds disagree are 255. Consistency is the IoU of their
+    foregrounds, confidence their agreement over the pixels that either labels.
     """
     if not ids:
         return ground_alone(images)
