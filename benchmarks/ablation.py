@@ -74,7 +74,8 @@ Table = dict[str, dict[str, float]]
 
 
 def main(size: Size) -> list[Claim]:
-    scale, made = _SCALES[size], night(size)
+    scale = _SCALES[size]
+    made = night(size)
     ids = made.settings.load_vocabulary().ids
     table, sets = by_step(made, ids, scale)
     nights = learnt(made, min(SelectSettings().fold_steps, 3 * scale.steps))
@@ -141,7 +142,8 @@ def by_step(made: Night, ids: dict[str, int], scale: Scale) -> tuple[Table, dict
 
 def add_transfer(table: Table, sets: dict[str, Path], ids: dict[str, int], size: Size) -> None:
     """Train on each set and add the mIoU over exact truth's, mean and spread of the seeds."""
-    scale, classes = _SCALES[size], class_names(ids)
+    scale = _SCALES[size]
+    classes = class_names(ids)
     exact = drawn_file(scale.samples)
     plain = replace(recipe_for(size), steps=scale.steps)
     augmented = replace(plain, augmentation=AUGMENTED)
@@ -220,7 +222,8 @@ def continued(made: Night, name: str, select: SelectSettings, stages: Sequence[s
     """Return a run with other settings of selection that shares the `stages` of `made`, and the
     networks that judged its samples.
     """
-    store, run_name = Path(made.settings.store.url), f"{made.settings.name}-{name}"
+    store = Path(made.settings.store.url)
+    run_name = f"{made.settings.name}-{name}"
     settings = made.settings.model_copy(update={"name": run_name, "select": select})
     shared = {
         stage_folder(made.settings.name, stage): stage_folder(run_name, stage) for stage in stages

@@ -155,7 +155,10 @@ def plant(plan: pd.DataFrame, settings: Settings) -> Planted:
     """Draw the plan's rows and spoil some of the labels; sets `classes` in the plan accordingly."""
     rng = np.random.default_rng(0)
     names = {number: name for name, number in settings.load_vocabulary().ids.items()}
-    images, truth, labels, faults = {}, {}, {}, {}
+    images: dict[int, Images] = {}
+    truth: dict[int, Labels] = {}
+    labels: dict[int, Labels] = {}
+    faults: dict[int, str] = {}
     for index, row in enumerate(plan.itertuples()):
         scene = world.sample_scene(np.random.default_rng(row.seed), row.classes, row.background)
         drawing = world.draw_scene(scene)
@@ -286,7 +289,8 @@ def label_edge(label: Labels) -> NDArray[np.bool_]:
 
 def auroc(scores: NDArray[np.floating] | pd.Series[float], positive: NDArray[np.bool_]) -> float:
     """Return the chance that a positive has the higher score of two; ties count half."""
-    ranks, count = rankdata(scores), int(positive.sum())
+    ranks = rankdata(scores)
+    count = int(positive.sum())
     return float((ranks[positive].mean() - (count + 1) / 2) / (len(positive) - count))
 
 

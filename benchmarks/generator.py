@@ -19,7 +19,8 @@ _PROMPTS = {"quick": 20, "default": 500, "full": 2000}
 
 
 def main(size: Size) -> list[Claim]:
-    oracle, made = load_oracle(), night(size)
+    oracle = load_oracle()
+    made = night(size)
     counts = made.table["classes"].map(len)
     rows = {n: made.table[counts == n].head(_PROMPTS[size]) for n in (1, 2)}
     images = {n: made.read("synthesize", "image", some) for n, some in rows.items()}

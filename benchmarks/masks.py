@@ -156,7 +156,8 @@ def denoise(
     pipeline = load_pipeline(chosen.path, device=chosen.device, dtype=chosen.dtype)
     sampler = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     sampler.set_progress_bar_config(disable=True)
-    vocabulary, prompts = settings.load_vocabulary(), list(rows["prompt"])
+    vocabulary = settings.load_vocabulary()
+    prompts = list(rows["prompt"])
     phrases = [phrases_of(row, vocabulary) for row in rows.to_dict("records")]
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     generators = [torch.Generator().manual_seed(int(row)) for row in rows["row"]]

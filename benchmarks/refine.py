@@ -73,7 +73,8 @@ def attended(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     masks that the threshold is chosen by.
     """
     settings = Settings(seed=3, plan={"images": count, "multi": 0, "negatives": 0})
-    plan, chosen = make_plan(settings, settings.load_vocabulary()), settings.generator
+    plan = make_plan(settings, settings.load_vocabulary())
+    chosen = settings.generator
     rows = zip(plan["prompt"], plan["phrases"], plan["seed"], strict=True)
     sampling = Sampling(
         num_inference_steps=chosen.num_inference_steps,

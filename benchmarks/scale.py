@@ -142,12 +142,12 @@ def run_resumed(url: str, count: int) -> dict[str, float]:
 
     begun = time.monotonic()
 
-    def told(event: Event) -> None:
+    def leave(event: Event) -> None:
         if event.stage == "synthesize" and event.name:
             print(json.dumps({"seconds": time.monotonic() - begun}), flush=True)
             os._exit(0)
 
-    with listening(told):
+    with listening(leave):
         nightly(night(url, count))  # with threads, whose events are heard in this process
     raise RuntimeError("no shard was left")
 

@@ -63,13 +63,14 @@ def scenes(count: int, side: int) -> Samples:
     label = np.zeros((count, side, side), np.uint8)
     for row in range(count):
         waves = np.sin(x / random.uniform(8, 40)) + np.cos(y / random.uniform(8, 40))
-        picture = (128 + 40 * waves)[..., None] * random.uniform(0.6, 1.2, 3)
+        pixels = (128 + 40 * waves)[..., None] * random.uniform(0.6, 1.2, 3)
         for _ in range(3):
-            centre, radius = random.uniform(0, side, 2), random.uniform(side / 10, side / 3)
+            centre = random.uniform(0, side, 2)
+            radius = random.uniform(side / 10, side / 3)
             disc = np.hypot(x - centre[0], y - centre[1]) < radius
             label[row][disc] = random.integers(1, 11)
-            picture[disc] = picture[disc] / 2 + random.uniform(0, 128, 3)
-        image[row] = np.clip(picture + random.normal(0, 6, picture.shape), 0, 255)
+            pixels[disc] = pixels[disc] / 2 + random.uniform(0, 128, 3)
+        image[row] = np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255)
     ids = [f"{row:08d}" for row in range(count)]
     return {"image": image, "label": label}, pd.DataFrame(
         {"id": ids, "prompt": "a small red car on wet sand"}

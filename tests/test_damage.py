@@ -31,7 +31,7 @@ from models.segmenters import build_segmenter, pack_segmenter
 from tasks.refine.affinity import read_affinity
 from tasks.train.checkpoints import _sha256, load_checkpoint, snapshots_in
 from tests.malformed import file
-from tests.malformed.pictures import voc
+from tests.malformed.images import voc
 from tests.malformed.stored import store_of
 from tests.models.test_segmenters import TINY
 
@@ -99,7 +99,8 @@ def test_a_damaged_shard_is_read_as_it_was_or_named(store: Store, suffix: str) -
 
 @pytest.mark.parametrize("suffix", [".zarr/zarr.json", ".zarr/label/zarr.json"])
 def test_damaged_zarr_metadata_is_not_used_and_is_named(store: Store, suffix: str) -> None:
-    path, true = Path(store.url, SHARD + suffix), whole(store)
+    path = Path(store.url, SHARD + suffix)
+    true = whole(store)
     content = path.read_bytes()
     for what, damaged in damages(content, 0):
         path.write_bytes(damaged)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.malformed import networks, pictures, pipelines, settings, stored, tables, words
+from tests.malformed import images, networks, pipelines, settings, stored, tables, words
 
 ROOM = 2 << 30  # bytes that a refusal may take beyond what the process has
 _VERBS = (
@@ -33,7 +33,7 @@ NAMED = re.compile(
     r"|\b[a-z]\w*(?:\.\w+)+\b|`\w+`|--set \w+|--set: .* field \"\w+\"|environment: .* \"\w+\""
     r"|\bsetting '?[\w.]+|\b(?:version|run|checkpoint|vocabulary) '|\bstore url of \w"
 )
-MODULES = (networks, pictures, pipelines, settings, stored, tables, words)
+MODULES = (networks, images, pipelines, settings, stored, tables, words)
 LISTED = [case for module in MODULES for case in module.cases()]
 CASES = dict(LISTED)
 

@@ -147,7 +147,8 @@ def poison(night: Night, draw: random.Random) -> str:
     """Make a shard that kills every worker that takes it; in two of three nights the rest is
     published.
     """
-    stage, shard = draw.choice(["synthesize", "refine", "select"]), draw.randrange(GENERATED)
+    stage = draw.choice(["synthesize", "refine", "select"])
+    shard = draw.randrange(GENERATED)
     night.partial = draw.random() < 2 / 3
     night.poison = stage, shard, 0
     night.fleet.dask.poison.write_text(f"{stage} {shard}")

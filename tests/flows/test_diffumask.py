@@ -33,7 +33,8 @@ def labels(chosen: Settings) -> np.ndarray:
 
 
 def test_refine_method_diffumask_labels_by_a_random_walk(folder: Path, tmp_path: Path) -> None:
-    chosen, usual = walking(folder), nights.settings(tmp_path / "other" / "store")
+    chosen = walking(folder)
+    usual = nights.settings(tmp_path / "other" / "store")
     worked = nights.run(chosen)
     assert worked["learn-affinity"] == STEPS + 6  # and the seeds of each image with a class
     nights.run(usual)

@@ -126,8 +126,8 @@ def vocabularies() -> Cases:
         ),
         "escape in its own name": (lambda v: v.update(name="\x1b[2J"), "name"),
     }
-    for name, (change, told) in changes.items():
-        yield f"vocabulary: {name}", Case(lambda d, c=change: spoilt(d, c), VocabularyError, told)
+    for name, (change, words) in changes.items():
+        yield f"vocabulary: {name}", Case(lambda d, c=change: spoilt(d, c), VocabularyError, words)
     for name, path in {"NUL": "a\0b", "long": "a" * 5000, "folder": "."}.items():
         yield (
             f"vocabulary path: {name}",

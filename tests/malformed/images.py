@@ -56,7 +56,7 @@ def cases() -> Cases:
     Image.new("L", (64, 64), 1).save(whole, "PNG")
     label = whole.getvalue()
     huge = zlib.compress(b"\0" * (1 << 24))
-    pictures = {
+    contents = {
         "nothing": b"",
         "text": b"hello",
         "NUL": b"\0" * 64,
@@ -93,7 +93,7 @@ def cases() -> Cases:
         "JPEG": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
         "pickle": b"\x80\x04cos\nsystem\n.",
     }
-    for name, content in pictures.items():
+    for name, content in contents.items():
         yield f"label: {name}", Case(lambda d, c=content: labelled(d, c), VocError, r"a\.png")
     stems = {
         "parent": "../a",
