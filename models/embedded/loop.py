@@ -69,11 +69,9 @@ def fit(
 ) -> nn.ModuleDict:
     """Train `modules` on `loss(modules, step)`; return their exponential average in eval mode.
 
-    State is saved to `folder/state.pt` every few minutes and at the end. A later call resumes from
-    it; a finished one returns at once. `loss` must draw its randomness from the step alone, so that
-    a resumed training meets the same batches. `dtype` None is the faster of float32 and bfloat16.
-    Each process of `side_by_side` trains on batches of its own, so a step has one batch per
-    process; only the first process saves, logs and reports.
+    State is saved to `folder/state.pt`; a later call resumes from it. `loss` must draw its
+    randomness from the step alone, so that a resumed training meets the same batches. `dtype` None
+    is the faster of float32 and bfloat16. Each process of `side_by_side` has a batch per step.
     """
     rank, processes = rank_and_count()
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +86,7 @@ def fit(
         meter.add(_update(modules, loss, optimiser, step * processes + rank, rate, dtype))
         _blend(average, modules, min(schedule.average, (step + 1) / (step + 10)))
         step += 1
-        if rank:
+        if rank:  # only the first process saves, logs and reports
             continue
         if progress := meter.due(step):
             _log(folder / "log.jsonl", progress)
