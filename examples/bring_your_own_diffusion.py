@@ -18,7 +18,7 @@ from PIL import Image
 import segmint
 from models.masks import merge_resolutions, propagate
 
-PROMPTS = {"a red car on grass": "car", "a bird on sand": "bird"}  # prompt: object
+PROMPTS = {"a red car on a street": "car", "a bird in the sky": "bird"}  # prompt: object
 PALETTE = [0, 0, 0, 230, 120, 30] + [255] * 762  # black, orange, white; the pixels stay label ids
 
 
