@@ -1,4 +1,4 @@
-"""One blur for maps of attention, so that a single position counts less than a patch."""
+"""The blur of attention maps, so that a single position counts less than a patch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from torch.nn import functional as F
 
 __all__ = ["smooth"]
 
-_LINE = (
-    0.25,
-    0.5,
-    0.25,
-)  # as near as 3 cells come to the Gaussian of Attend-and-Excite (Chefer et al. 2023)
+# the closest that 3 cells come to the Gaussian of Attend-and-Excite (Chefer et al. 2023)
+_LINE = (0.25, 0.5, 0.25)
 
 
 def smooth(maps: Tensor) -> Tensor:
-    """Maps (B, C, h, w) blurred over 3×3 cells, borders repeated; same shape, differentiable."""
+    """Return maps (B, C, h, w) blurred over 3×3 cells, borders repeated; differentiable."""
     line = maps.new_tensor(_LINE)
     padded = F.pad(maps.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
     return F.conv2d(padded, torch.outer(line, line)[None, None]).view_as(maps)

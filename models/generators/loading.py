@@ -155,7 +155,8 @@ def fastest_dtype(pipeline: StableDiffusionPipeline, *, repeats: int = 3) -> str
     with AVX-512's bf16 instructions bfloat16 is twice as fast, without them 5-80 times slower.
     """
     parts: Any = pipeline
-    unet, tokens = parts.unet, parts.tokenizer.model_max_length
+    unet = parts.unet
+    tokens = parts.tokenizer.model_max_length
     names = ("float32", "bfloat16") if unet.device.type == "cpu" else ("float16", "bfloat16")
     return min(
         names,
@@ -164,7 +165,8 @@ def fastest_dtype(pipeline: StableDiffusionPipeline, *, repeats: int = 3) -> str
 
 
 def _seconds_per_step(unet: Any, tokens: int, repeats: int) -> float:
-    config, like = unet.config, {"device": unet.device, "dtype": unet.dtype}
+    config = unet.config
+    like = {"device": unet.device, "dtype": unet.dtype}
     size = config.sample_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
     latents = torch.zeros(2, config.in_channels, height, width, **like)

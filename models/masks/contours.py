@@ -12,7 +12,7 @@ from models.masks.labels import IGNORE
 
 __all__ = ["tidy"]
 
-# Shares of the image. On 1,900 generated pictures of one, two and three objects both together took
+# Shares of the image. On 1,900 generated images of one, two and three objects both together took
 # label IoU against the oracle from 0.917, 0.803, 0.740 to 0.919, 0.807, 0.745; holes of 0.001 to
 # 0.01 and specks of 0.001 to 0.005 differ by 0.0015 at most.
 HOLE, SPECK = 0.003, 0.003

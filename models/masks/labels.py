@@ -31,7 +31,8 @@ def otsu(values: Tensor) -> Tensor:
     )
     share = histogram / values.shape[1]
     centres = (torch.arange(_BINS, device=values.device) + 0.5) / _BINS
-    below, moment = share.cumsum(1), (share * centres).cumsum(1)
+    below = share.cumsum(1)
+    moment = (share * centres).cumsum(1)
     between = (moment[:, -1:] * below - moment) ** 2 / (below * (1 - below)).clamp_min(1e-9)
     return (between[:, :-1].argmax(1) + 1) / _BINS
 

@@ -38,7 +38,7 @@ class Cutout:
     """An object without its background, in its bounding box.
 
     `colour` (h, w, 3) float32 RGB in 0..255, without the old background; `alpha` (h, w) float32 in
-    [0, 1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `unsure` (h, w) bool,
+    [0, 1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `uncertain` (h, w) bool,
     its pixels labelled 255.
     """
 
@@ -46,12 +46,12 @@ class Cutout:
     colour: Floats
     alpha: Floats
     solid: Bools
-    unsure: Bools
+    uncertain: Bools
 
     @property
     def covered(self) -> Bools:
         """Mask (h, w) of the pixels whose label the object decides."""
-        return self.solid | self.unsure
+        return self.solid | self.uncertain
 
 
 def cut_objects(
@@ -61,13 +61,13 @@ def cut_objects(
     *,
     min_area: float = 0.01,
     max_area: float = 0.6,
-    max_unsure: float = 0.6,
+    max_uncertain: float = 0.6,
     max_touching: float = 0.05,
 ) -> list[Cutout]:
     """Return complete objects of `class_ids` in an image (H, W, 3) with label (H, W).
 
     They are ordered by class, the largest first. An object is a component of one class with
-    `min_area` to `max_area` of the image that does not touch the border. At most `max_unsure` of
+    `min_area` to `max_area` of the image that does not touch the border. At most `max_uncertain` of
     its area may be 255 around it, and at most `max_touching` of its outline may touch another
     class, which may hide a part of it. Raises `ValueError` if image and label differ in size.
     """
@@ -78,14 +78,14 @@ def cut_objects(
         )
     reach = max(2, round(REACH * min(label.shape)))
     return [
-        _cut(image[window], label[window], component.class_id, solid, unsure)
+        _cut(image[window], label[window], component.class_id, solid, uncertain)
         for component in components(label)
         if component.class_id in class_ids
         if min_area <= component.area / label.size <= max_area
         and _off_border(component, label.shape)
         for window, solid in [_surroundings(component, label.shape, reach + 2)]
-        for unsure in [_attached(solid, label[window] == IGNORE, reach)]
-        if unsure.sum() <= max_unsure * component.area
+        for uncertain in [_attached(solid, label[window] == IGNORE, reach)]
+        if uncertain.sum() <= max_uncertain * component.area
         and _touching(solid, label[window], component.class_id) <= max_touching
     ]
 
@@ -109,10 +109,10 @@ def _surroundings(
     return window, solid
 
 
-def _attached(solid: Bools, unsure: Bools, reach: int) -> Bools:
+def _attached(solid: Bools, uncertain: Bools, reach: int) -> Bools:
     """Return uncertain pixels within `reach` steps of the object through uncertain pixels."""
-    grown = ndimage.binary_dilation(solid, _AROUND, reach, mask=unsure | solid)
-    return np.asarray(grown & unsure)
+    grown = ndimage.binary_dilation(solid, _AROUND, reach, mask=uncertain | solid)
+    return np.asarray(grown & uncertain)
 
 
 def _touching(solid: Bools, label: NDArray[np.uint8], class_id: int) -> float:
@@ -122,22 +122,28 @@ def _touching(solid: Bools, label: NDArray[np.uint8], class_id: int) -> float:
 
 
 def _cut(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], class_id: int, solid: Bools, unsure: Bools
+    image: NDArray[np.uint8],
+    label: NDArray[np.uint8],
+    class_id: int,
+    solid: Bools,
+    uncertain: Bools,
 ) -> Cutout:
-    colour, alpha = _matte(image.astype(np.float32), solid, unsure, (label == 0))
-    return _trim(Cutout(class_id, colour, alpha, solid, unsure))
+    colour, alpha = _matte(image.astype(np.float32), solid, uncertain, (label == 0))
+    return _trim(Cutout(class_id, colour, alpha, solid, uncertain))
 
 
-def _matte(image: Floats, solid: Bools, unsure: Bools, background: Bools) -> tuple[Floats, Floats]:
+def _matte(
+    image: Floats, solid: Bools, uncertain: Bools, background: Bools
+) -> tuple[Floats, Floats]:
     """Return the colour without the old background, and alpha."""
-    covered = solid | unsure
+    covered = solid | uncertain
     inside = _core(solid)
     # the outer half of the outline is one pixel outside
     reachable = ndimage.binary_dilation(covered, _AROUND)
     outside = background & ~reachable
     if not outside.any():
         outside = ~reachable if (~reachable).any() else ~covered
-    likely, far = solid | (unsure & _nearer(solid, outside)), _spread(image, outside)
+    likely, far = solid | (uncertain & _nearer(solid, outside)), _spread(image, outside)
     _, _, texture = _mixture(image, inside, far, likely)
     inside |= solid & ((texture**2).sum(-1) > RIM**2)  # no mixture: a rim of another colour
     near, alpha, texture = _mixture(image, inside, far, likely)
@@ -197,7 +203,7 @@ def _trim(cutout: Cutout) -> Cutout:
         cutout.colour[box],
         cutout.alpha[box],
         cutout.solid[box],
-        cutout.unsure[box],
+        cutout.uncertain[box],
     )
 
 
@@ -225,7 +231,7 @@ def _mirrored(cutout: Cutout) -> Cutout:
         cutout.colour[every],
         cutout.alpha[every],
         cutout.solid[every],
-        cutout.unsure[every],
+        cutout.uncertain[every],
     )
 
 

@@ -83,7 +83,7 @@ class _Canvas:
         paste(self.image, cutout, top, left)
         for target, value in ((self.label, cutout.class_id), (self.instance, self.count)):
             target[window][cutout.solid] = value
-            target[window][cutout.unsure] = IGNORE
+            target[window][cutout.uncertain] = IGNORE
         self.areas[self.count] = int(cutout.solid.sum())
         return self.count
 

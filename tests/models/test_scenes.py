@@ -24,9 +24,9 @@ def drawn(seed: int, classes: list[str], ground: str = "sand") -> world.Drawing:
 
 
 def disc(
-    radius: float = 30, centre: tuple[int, int] = (64, 64), unsure: float = 0
+    radius: float = 30, centre: tuple[int, int] = (64, 64), uncertain: float = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A red disc with a smooth edge on a green ground, class 1, with an unsure band of that many
+    """A red disc with a smooth edge on a green ground, class 1, with an uncertain band of that many
     pixels around it.
     """
     y, x = np.mgrid[:128, :128]
@@ -34,8 +34,8 @@ def disc(
     alpha = np.clip(radius - distance + 0.5, 0, 1)[..., None]
     image = np.round(alpha * RED + (1 - alpha) * GREEN).astype(np.uint8)
     label = (distance <= radius).astype(np.uint8)
-    label[(distance > radius - unsure / 2) & (distance <= radius + unsure / 2)] = (
-        IGNORE if unsure else 1
+    label[(distance > radius - uncertain / 2) & (distance <= radius + uncertain / 2)] = (
+        IGNORE if uncertain else 1
     )
     return image, label
 
@@ -65,7 +65,7 @@ def test_a_cutout_is_solid_where_the_label_says_so():
     (cutout,) = cut_objects(image, label)
     assert cutout.class_id == 1
     assert cutout.solid.sum() == (label == 1).sum()
-    assert not cutout.unsure.any()
+    assert not cutout.uncertain.any()
 
 
 def test_an_object_at_the_border_is_not_whole_and_not_cut():
@@ -78,18 +78,18 @@ def test_an_object_beside_another_class_may_be_hidden_by_it_and_is_not_cut():
     assert cut_objects(image, label) == []
 
 
-def test_an_object_that_is_too_small_too_large_or_too_unsure_is_not_cut():
+def test_an_object_that_is_too_small_too_large_or_too_uncertain_is_not_cut():
     assert cut_objects(*disc(radius=5)) == []
     assert cut_objects(*disc(radius=30), max_area=0.1) == []
-    assert cut_objects(*disc(radius=12, unsure=8)) == []
+    assert cut_objects(*disc(radius=12, uncertain=8)) == []
 
 
-def test_unsure_pixels_come_along_from_near_the_object_only():
-    image, label = disc(unsure=4)
+def test_uncertain_pixels_come_along_from_near_the_object_only():
+    image, label = disc(uncertain=4)
     label[:20] = IGNORE
     (cutout,) = cut_objects(image, label)
-    assert cutout.unsure.any()
-    assert cutout.unsure.shape[0] < 70
+    assert cutout.uncertain.any()
+    assert cutout.uncertain.shape[0] < 70
 
 
 def test_an_image_and_a_label_of_different_size_are_refused():
@@ -98,9 +98,9 @@ def test_an_image_and_a_label_of_different_size_are_refused():
         cut_objects(image, label[:64])
 
 
-@pytest.mark.parametrize("unsure", [0, 4])
-def test_nothing_of_the_old_ground_shows_around_a_pasted_object(unsure: int):
-    (cutout,) = cut_objects(*disc(unsure=unsure))
+@pytest.mark.parametrize("uncertain", [0, 4])
+def test_nothing_of_the_old_background_shows_around_a_pasted_object(uncertain: int):
+    (cutout,) = cut_objects(*disc(uncertain=uncertain))
     image, _ = plain(BLUE)
     paste(image, cutout, 10, 10)
     between = np.minimum(RED, BLUE)[1], np.maximum(RED, BLUE)[1]
@@ -208,7 +208,7 @@ def test_an_object_without_a_place_is_left_out():
 
 
 def test_uncertain_border_pixels_stay_uncertain_in_the_scene():
-    scene = compose_scene(*plain(BLUE), cut_objects(*disc(unsure=4)), np.random.default_rng(0))
+    scene = compose_scene(*plain(BLUE), cut_objects(*disc(uncertain=4)), np.random.default_rng(0))
     (thing,) = scene.objects
     ring = scene.label == IGNORE
     assert ring.sum() == pytest.approx(2 * np.pi * 30 * 4 * thing.scale**2, rel=0.15)
@@ -223,7 +223,7 @@ def test_a_scene_depends_on_its_seed_and_sources_alone():
     assert not np.array_equal(scene.label, other.label)
 
 
-def test_instances_are_numbered_by_component_and_unsure_stays():
+def test_instances_are_numbered_by_component_and_uncertain_stays():
     label = np.zeros((8, 8), np.uint8)
     label[0, :2], label[4:6, 4:6], label[7, 0], label[3, 3] = 5, 5, 2, IGNORE
     instance = instance_map(label)

@@ -131,9 +131,11 @@ def walk_labels(
         return ground_alone(images)
     scores, fitted = walk_attention(images, maps, net, words)
     winner = torch.where(torch.stack([each.mask for each in fitted], 1), scores[:, 1:], -1.0).max(1)
-    reference, found = scores.argmax(1), torch.where(winner.values > -1, winner.indices + 1, 0)
+    reference = scores.argmax(1)
+    found = torch.where(winner.values > -1, winner.indices + 1, 0)
     named = torch.tensor([0, *ids], dtype=torch.uint8, device=images.device)[found]
-    agree, either = found == reference, (found > 0) | (reference > 0)
+    agree = found == reference
+    either = (found > 0) | (reference > 0)
     labelled = either.sum((1, 2)).clamp_min(1)
     confidence = (agree & either).sum((1, 2)) / labelled
     consistency = ((found > 0) & (reference > 0)).sum((1, 2)) / labelled
