@@ -182,16 +182,16 @@ def label_ious(labels: Labels, examples: Examples) -> dict[str, float]:
     """Return the mean IoU with the reference over the classes that prompts name.
 
     "one object" is of prompts that name one class, "several" of those that name more. Pixels of 255
-    count as not labelled; "labelled" is "one object" with these pixels left out.
+    count as not labelled; "certain" is "one object" with these pixels left out.
     """
     one, several = (
         [i for i, classes in enumerate(examples.classes) if classes and (len(classes) > 1) == many]
         for many in (False, True)
     )
-    labelled = np.where(labels == IGNORE, IGNORE, examples.reference)
+    certain = np.where(labels == IGNORE, IGNORE, examples.reference)
     return {
         "one object": mean_iou(labels, examples.reference, one, examples.classes),
-        "labelled": mean_iou(labels, labelled, one, examples.classes),
+        "certain": mean_iou(labels, certain, one, examples.classes),
         "several": mean_iou(labels, examples.reference, several, examples.classes),
     }
 
