@@ -38,8 +38,8 @@ class Cutout:
     """An object without its background, in its bounding box.
 
     `colour` (h, w, 3) float32 RGB in 0..255, without the old background; `alpha` (h, w) float32 in
-    [0, 1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `uncertain` (h, w) bool,
-    its pixels labelled 255.
+    [0, 1], feathered; `solid` (h, w) bool, the pixels labelled as the object; `uncertain` (h, w)
+    bool, its pixels labelled 255.
     """
 
     class_id: int
