@@ -68,9 +68,10 @@ def build_sd15() -> Any:
         bos_token_id=26,
         eos_token_id=27,
     )
+    # the rest are diffusers' defaults
+    unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
     pipeline: Any = StableDiffusionPipeline(
-        # the rest are diffusers' defaults
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval(),
+        unet=unet.eval(),
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32,) * 4
         ),
