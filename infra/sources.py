@@ -8,19 +8,18 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic_settings
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
+from infra.config_files import SettingsError, read_file
 from infra.parsing import parse_json
 
 __all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
@@ -29,10 +28,6 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
-
-
-class SettingsError(ValueError):
-    """A setting is unknown, wrong or in conflict. The message holds no credential."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ def read_layers(
             _read_texts(model, variables, "environment"),
             secret=True,
         ),
-        Layer(f"from {file}, {{path}}", _read_file(file) if file else {}),
+        Layer(f"from {file}, {{path}}", read_file(file) if file else {}),
     ]
 
 
@@ -122,7 +117,7 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
     """
     layers = [
         Layer("from --set {path}", dict(map(_split_flag, flags))),
-        Layer(f"from {file}, {{path}}", _read_file(file) if file else {}),
+        Layer(f"from {file}, {{path}}", read_file(file) if file else {}),
     ]
     try:
         return model.model_validate(merge(layers))
@@ -165,54 +160,6 @@ def _decode(value: Any, origin: str) -> Any:
         raise SettingsError(
             f"{origin}: a value that begins with {value[0]!r} has to be JSON"
         ) from None
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise SettingsError(f"there is no configuration file {file}; give a .toml or .yaml file")
-    if file.suffix not in _READERS:
-        raise SettingsError(
-            f"configuration file {file} ends in {file.suffix!r}; "
-            "give a file that ends in .toml or .yaml"
-        )
-    try:
-        values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))
-        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise TypeError("it does not hold named values")
-    except Exception as error:  # the two parsers have different errors
-        kind = "TOML" if file.suffix == ".toml" else "YAML"
-        raise SettingsError(
-            f"configuration file {file} is not a table of settings in {kind}: {error}; correct it"
-        ) from None
-    return values
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML restricted to what TOML and JSON have: no objects, no duplicate keys, no aliases.
-
-    A few lines of aliases can expand to billions of values.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse aliases."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse duplicate keys."""
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            raise yaml.MarkedYAMLError("a table has a key twice", node.start_mark)
-        return mapping
-
-
-def _read_yaml(text: str) -> Any:
-    values = yaml.load(text, _PlainLoader)
-    return {} if values is None else values
-
-
-_READERS: dict[str, Any] = {".toml": tomllib.loads, ".yaml": _read_yaml, ".yml": _read_yaml}
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from infra.settings.data import (
     RefineSettings,
     SelectSettings,
 )
-from infra.settings.identity import check_same_run
 from infra.settings.operation import (
     AlarmSettings,
     ComputeSettings,
@@ -32,6 +31,7 @@ from infra.settings.operation import (
     StoreSettings,
     WatchSettings,
 )
+from infra.settings.resume import check_same_run
 from infra.settings.settings import Settings
 from infra.settings.training import EvaluateSettings, TrainSettings
 from infra.sources import SettingsError

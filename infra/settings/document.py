@@ -101,7 +101,8 @@ def _flat(metadata: Any) -> Iterator[Any]:
 
 
 def _name(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if hasattr(annotation, "__metadata__"):
         return _name(arguments[0])
     if origin is Literal:

@@ -10,41 +10,40 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.sources import SettingsError
+from infra.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from infra.settings.settings import Settings
-
-__all__ = ["check_same_run", "hash_samples", "in_identity", "sample_settings"]
+__all__ = ["EXCLUDED", "INCLUDED", "differences", "hash_samples", "in_identity", "sample_settings"]
 
 # Settings and sections that can change a sample, and by content `vocabulary` and `classes`. The
 # others (name, store, compute, train, evaluate, publish, retention, alarm, watch) cannot.
-_INCLUDED = {"seed", "plan", "generator", "refine", "compose", "select"}
+INCLUDED = {"seed", "plan", "generator", "refine", "compose", "select"}
 _BY_CONTENT = {"vocabulary", "classes"}
 # Fields of these sections that cannot change a sample.
-_EXCLUDED = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
+EXCLUDED = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
 # Fields that are younger than runs in users' stores, with the value that makes the samples of those
 # runs. At this value they are left out, so those runs keep their identity.
 _ADDED_SINCE: dict[str, dict[str, Any]] = {"generator": {"attention": "phrases"}}
 
 
-def sample_settings(settings: Settings) -> dict[str, Any]:
+def sample_settings(dumped: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Return the settings that can change a sample as JSON values.
 
+    `dumped` are the settings as JSON values, restricted to `INCLUDED` without `EXCLUDED`.
     Vocabulary and captions are represented by their content, not by their names. Raises
-    `SettingsError` and `VocabularyError` for files that cannot be read.
+    `SettingsError` for captions that cannot be read.
     """
-    dumped = settings.model_dump(mode="json", include=_INCLUDED, exclude=_EXCLUDED)
-    dumped["plan"]["captions"] = _file_digest(settings.plan.captions)
+    plan = dumped["plan"] | {"captions": _file_digest(dumped["plan"]["captions"])}
+    samples = {**dumped, "plan": plan, "vocabulary": vocabulary.model_dump(mode="json")}
     for section, added in _ADDED_SINCE.items():
-        dumped[section] = {
+        samples[section] = {
             name: value
-            for name, value in dumped[section].items()
+            for name, value in samples[section].items()
             if name not in added or value != added[name]
         }
-    return dumped | {"vocabulary": settings.load_vocabulary().model_dump(mode="json")}
+    return samples
 
 
 def hash_samples(samples: Mapping[str, Any]) -> str:
@@ -58,20 +57,7 @@ def in_identity(field: str) -> bool:
     section, _, name = field.partition(".")
     if section in _BY_CONTENT:
         return True
-    return section in _INCLUDED and name not in _EXCLUDED.get(section, ())
-
-
-def check_same_run(stored: Mapping[str, Any], settings: Settings) -> None:
-    """Raise `SettingsError`, listing the differences, if the run would make other samples.
-
-    `stored` is the `record()` of the run of the same name in the store.
-    """
-    differing = list(_differences(stored["sample_settings"], sample_settings(settings)))
-    if differing:
-        raise SettingsError(
-            f"run {settings.name!r} is in the store with other settings: {'; '.join(differing)}. "
-            "Give this run another name, or the same settings to resume it"
-        )
+    return section in INCLUDED and name not in EXCLUDED.get(section, ())
 
 
 def _file_digest(captions: str | None) -> str | None:
@@ -86,12 +72,13 @@ def _file_digest(captions: str | None) -> str | None:
         ) from None
 
 
-def _differences(stored: Any, ours: Any, path: str = "") -> Iterator[str]:
+def differences(stored: Any, ours: Any, path: str = "") -> Iterator[str]:
+    """Yield what differs between two results of `sample_settings`, one text per field."""
     if path == "vocabulary":
         if stored != ours:
             yield "vocabulary has other content"
     elif isinstance(stored, Mapping) and isinstance(ours, Mapping):
         for name in sorted(stored.keys() | ours.keys()):
-            yield from _differences(stored.get(name), ours.get(name), f"{path}.{name}".lstrip("."))
+            yield from differences(stored.get(name), ours.get(name), f"{path}.{name}".lstrip("."))
     elif stored != ours:
         yield f"{path} was {stored!r}, is {ours!r}"

@@ -51,9 +51,9 @@ class RetentionSettings(Section):
     """What `segmint gc` keeps. It always keeps the champion's version and pinned versions."""
 
     versions: Count = 14
-    """Number of the newest versions to keep, whatever their age."""
+    """Number of newest versions to keep, at any age."""
     days: Annotated[float, Field(ge=0)] = 30.0
-    """Age in days up to which versions are kept, whatever their number."""
+    """Age in days up to which all versions are kept."""
     run_days: Annotated[float, Field(ge=0)] = 7.0
     """Days to keep the working shards of a published run."""
     abandoned_days: Annotated[float, Field(ge=1)] = 30.0

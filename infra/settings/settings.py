@@ -18,7 +18,7 @@ from infra.settings.data import (
     RefineSettings,
     SelectSettings,
 )
-from infra.settings.identity import hash_samples, sample_settings
+from infra.settings.identity import EXCLUDED, INCLUDED, hash_samples, sample_settings
 from infra.settings.operation import (
     AlarmSettings,
     ComputeSettings,
@@ -128,7 +128,8 @@ class Settings(BaseSettings):
 
     def sample_settings(self) -> dict[str, Any]:
         """Return the settings that can change a sample, see `infra.settings.identity`."""
-        return sample_settings(self)
+        dumped = self.model_dump(mode="json", include=INCLUDED, exclude=EXCLUDED)
+        return sample_settings(dumped, self.load_vocabulary())
 
     def record(self) -> dict[str, Any]:
         """Return what a run stores: `identity`, `settings` (resolved) and `sample_settings`."""

@@ -30,7 +30,7 @@ _Statements = set[tuple[str, str]]  # word and value
 
 
 def agree(store: Store, folder: str, proposal: bytes) -> bytes:
-    """Return the winning proposal in `folder`: the same one for every caller, whatever it proposes.
+    """Return the winning proposal in `folder`: the same one for every caller.
 
     Of two processes whose listings hold their own statements, the one that lists later also sees
     the other's statement. So no round has two values that are `agreed`. If one process sees nothing

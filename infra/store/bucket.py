@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fsspec
-from botocore.exceptions import NoCredentialsError, PartialCredentialsError  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 
 from infra.store.errors import CorruptShardError, MissingError, StoreError
 from infra.store.place import Usage

@@ -57,7 +57,7 @@ class Folder:
         Raises `CorruptShardError` if a file is too short.
         """
         for path, start, buffer in pieces:
-            with self._explained(path), open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - hot path
+            with self._explained(path), open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
                 file.seek(start)
                 got = file.readinto(buffer)
             if got != len(buffer):
@@ -92,7 +92,7 @@ class Folder:
         """Return the names directly below `path`, unsorted; none if it does not exist."""
         with self._explained(path):
             folder = Path(self.root, path)
-            names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names are all we need
+            names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
         return [name for name in names if not name.endswith(PARTIAL)]
 
     def delete(self, path: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from infra.store.errors import StoreError
+from infra.store.footer import TAIL_BYTES, Footer, check_whole, footer_size
 from infra.store.layout import check
 from infra.store.store import Store
-from infra.store.tables import TAIL_BYTES, Footer, check_whole, footer_size
 
 __all__ = ["GroupedTable"]
 

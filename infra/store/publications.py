@@ -103,8 +103,8 @@ class _Entry:
 def list_versions(store: Store) -> list[Published]:
     """Return all published versions in the order of publication, the newest last.
 
-    A version that appears later follows all that were listed before, on every reader and whatever
-    the clocks say: `number` is how far a reader has come. A manifest is read only for a version
+    A version that appears later follows all that were listed before, for every reader and with
+    any clocks: `number` is how far a reader has come. A manifest is read only for a version
     without an entry, whose publisher is between manifest and entry. If that manifest is damaged,
     the version is left out and logged; damage in others shows when they are read or verified.
     Raises `FormatError` for entries and manifests of another format.

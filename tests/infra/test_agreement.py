@@ -1,4 +1,4 @@
-"""Publishers' agreement: one of the proposals wins, for ever, and nobody is told of another one."""
+"""Agreement of publishers: one of the proposals wins for ever, and every publisher gets it."""
 
 import hashlib
 import sys
@@ -30,7 +30,7 @@ def test_one_alone_is_agreed_with_and_stays(any_store: Store) -> None:
 
 
 @pytest.mark.usefixtures("switching")
-def test_of_rivals_all_are_told_the_same_and_whoever_comes_later_as_well(store: Store) -> None:
+def test_all_rivals_and_latecomers_get_the_same_proposal(store: Store) -> None:
     start = Barrier(RIVALS)
     with ThreadPoolExecutor(RIVALS) as pool:
         for attempt in range(50):
@@ -45,7 +45,7 @@ def test_of_rivals_all_are_told_the_same_and_whoever_comes_later_as_well(store: 
 
 
 @pytest.mark.parametrize("said", [[], ["proposed"], ["proposed", "open"], ["proposed", "agreed"]])
-def test_who_was_killed_in_between_holds_nobody_up(store: Store, said: list[str]) -> None:
+def test_a_killed_publisher_blocks_no_other(store: Store, said: list[str]) -> None:
     value = hashlib.sha256(b"killed").hexdigest()
     store.write_bytes(f"publications/1/{value}", b"killed")
     for word in said:
@@ -53,7 +53,7 @@ def test_who_was_killed_in_between_holds_nobody_up(store: Store, said: list[str]
     told = agree(store, "publications/1", b"living")
     assert told in (b"killed", b"living")
     assert agree(store, "publications/1", b"killed") == told
-    if "agreed" in said:  # whoever voted so may have been told it
+    if "agreed" in said:  # a process that voted so may have returned it
         assert told == b"killed"
 
 

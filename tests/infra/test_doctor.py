@@ -129,7 +129,7 @@ def test_a_package_out_of_bounds_is_found_with_the_command_that_mends_it(
     assert found[1].detail == "not installed"
 
 
-def test_what_is_wrong_is_told_without_credentials(tmp_path: Path) -> None:
+def test_findings_hold_no_credentials(tmp_path: Path) -> None:
     with temporary_settings({PREFECT_API_URL: f"http://me:hush@127.0.0.1:{closed_port()}/api"}):
         found = checks(tmp_path)
     assert not found["prefect"].ok

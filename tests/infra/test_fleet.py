@@ -35,7 +35,8 @@ def client(fleet: Prefect, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPref
 def made(slots: int | None = None) -> dict[str, list[str]]:
     done = set_up(SETTINGS, slots)
     return {
-        how: [each.what for each in done if each.how == how] for how in ("made", "changed", "unchanged")
+        how: [each.what for each in done if each.how == how]
+        for how in ("made", "changed", "unchanged")
     }
 
 

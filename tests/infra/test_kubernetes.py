@@ -54,7 +54,7 @@ def closed(schema: Any) -> Any:
 
 
 def operator_schema() -> dict[str, Any]:
-    """What the operator's own custom resource definition says of a DaskCluster."""
+    """The operator's own custom resource definition of a DaskCluster."""
     (version,) = yaml.safe_load((files("dask_kubernetes") / CRD).read_text())["spec"]["versions"]
     schema = closed(version["schema"]["openAPIV3Schema"])
     # the API server's own fields of every object
@@ -178,8 +178,8 @@ def seen():
     worker = get_worker()
     health = urllib.request.urlopen(f"http://127.0.0.1:{worker.http_server.port}/health").status
     limit, slots = worker.memory_manager.memory_limit, worker.state.total_resources
-    return {"threads": worker.state.nthreads, "memory": limit, "slots": slots, "health": health, "name": worker.name,
-            "environment": dict(os.environ)}
+    return {"threads": worker.state.nthreads, "memory": limit, "slots": slots, "health": health,
+            "name": worker.name, "environment": dict(os.environ)}
 
 if __name__ == "__main__":
     with Client(sys.argv[1]) as client:
@@ -234,7 +234,9 @@ def test_every_run_gets_a_cluster_of_its_own_name() -> None:
     assert runners[0].cluster_kwargs["namespace"] == "nights"
 
 
-def test_without_the_operator_s_client_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_the_operator_s_client_has_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "dask_kubernetes", None)
     with pytest.raises(SettingsError, match=r"pip install 'segmint\[kubernetes\]'"):
         task_runner(compute())

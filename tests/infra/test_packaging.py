@@ -1,4 +1,4 @@
-"""What a team installs is judged by the tools that own its formats, and says of segmint what is so.
+"""Deployment files are checked by the tools of their formats, and fit segmint's own settings.
 
 hadolint for the Dockerfile, docker-compose for the compose files, kubectl's kustomize and
 Kubernetes' own schemas for the manifests, systemd-analyze for the units. None needs a daemon or a
@@ -155,7 +155,7 @@ def test_every_service_that_stays_is_watched_and_limited() -> None:
     )
 
 
-def test_services_of_compose_are_told_settings_that_there_are(
+def test_services_of_compose_get_valid_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = with_environment(
@@ -228,7 +228,7 @@ def test_a_mistake_in_a_manifest_is_found(right: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
-def test_whatever_a_manifest_refers_to_is_there(overlay: str) -> None:
+def test_everything_that_a_manifest_refers_to_exists(overlay: str) -> None:
     objects = [*built(MANIFESTS / overlay), *template()]
     there = {(each["kind"], each["metadata"]["name"]) for each in objects}
     secrets = {ref["name"] for key in ("secretRef", "secretKeyRef") for ref in values(objects, key)}
@@ -260,7 +260,7 @@ def test_every_pod_is_as_restricted_as_its_namespace_demands() -> None:
 
 
 @pytest.mark.parametrize(("overlay", "gpus"), [("base", 0), ("gpu", 1)])
-def test_flows_in_the_cluster_are_told_settings_that_there_are(
+def test_flows_in_the_cluster_get_valid_settings(
     overlay: str, gpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = built(MANIFESTS / overlay)

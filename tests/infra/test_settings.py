@@ -366,7 +366,7 @@ def test_a_credential_in_a_file_or_a_flag_is_refused(
         assert SECRET not in str(caught.value)
 
 
-def test_the_same_run_goes_on_and_another_of_its_name_is_told_what_differs() -> None:
+def test_the_same_run_goes_on_and_another_of_its_name_gets_the_differences() -> None:
     record = json.loads(json.dumps(Settings(seed=1, plan={"images": 10}).record()))
     check_same_run(
         record, Settings(seed=1, plan={"images": 10, "shard_size": 3}, compute={"workers": 5})

@@ -1,4 +1,4 @@
-"""The store's files: whole or not there, and clear words when the disk will not have them."""
+"""The store's files: whole or absent, and clear errors when the disk refuses them."""
 
 import os
 import pickle

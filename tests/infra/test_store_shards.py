@@ -1,6 +1,4 @@
-"""Shards: plain Zarr, marker last, the same bytes for the same samples, and damage found as it is
-read.
-"""
+"""Shards: plain Zarr, marker last, equal bytes for equal samples, damage found on reading."""
 
 import json
 import signal
@@ -261,7 +259,8 @@ image = np.random.default_rng(0).integers(0, 256, (20, 200, 200, 3), dtype=np.ui
 table = pd.DataFrame({"id": [str(row) for row in range(20)]})
 print(flush=True)
 for number in range(10**6):
-    write_shard(store, f"runs/a/refine/{number:05d}", {"image": image, "label": image[..., 0] // 200}, table)
+    arrays = {"image": image, "label": image[..., 0] // 200}
+    write_shard(store, f"runs/a/refine/{number:05d}", arrays, table)
 """
 
 

@@ -1,4 +1,4 @@
-"""Versions: there whole or not at all, never changed, and every fault in one is named."""
+"""Versions: whole or absent, never changed, and every fault in one is named."""
 
 import json
 import signal
@@ -46,7 +46,7 @@ def publish(
     )
 
 
-def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> None:
+def test_a_version_lists_its_content(any_store: Store, samples: Samples) -> None:
     manifest = publish(any_store, samples)
     assert read_version(any_store, "v1") == manifest
     (listed,) = list_versions(any_store)
@@ -61,7 +61,7 @@ def test_a_version_tells_what_it_holds(any_store: Store, samples: Samples) -> No
     assert verify_version(any_store, "v1") == []
 
 
-def test_versions_are_listed_as_they_were_published_whatever_the_clocks_say(
+def test_versions_are_listed_as_they_were_published_with_any_clocks(
     any_store: Store, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("on-time", "fast", "slow", "again-on-time")
@@ -243,7 +243,8 @@ import sys
 import numpy as np, pandas as pd
 from infra.store import Store, publish_version, write_shard
 store = Store.open(sys.argv[1])
-arrays, table = {"label": np.zeros((50, 300, 300), np.uint8)}, pd.DataFrame({"id": [str(row) for row in range(50)]})
+arrays = {"label": np.zeros((50, 300, 300), np.uint8)}
+table = pd.DataFrame({"id": [str(row) for row in range(50)]})
 print(flush=True)
 for number in range(10**6):
     path = f"versions/v{number}/data/00000"
@@ -281,9 +282,11 @@ sys.stdin.readline()
 paths = [f"versions/{version}/data/{number:05d}-{seed}" for number in range(3)]
 try:
     for number, path in enumerate(paths):
-        image = np.random.default_rng([int(seed), number]).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+        random = np.random.default_rng([int(seed), number])
+        image = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
         table = pd.DataFrame({"id": [f"{number}-{row}" for row in range(4)]})
-        write_shard(store, path, {"image": image, "label": image[..., 0]}, table, seconds=float(os.getpid()))
+        arrays = {"image": image, "label": image[..., 0]}
+        write_shard(store, path, arrays, table, seconds=float(os.getpid()))
     files = {"card.md": seed.encode()}
     print(publish_version(store, version, shards=paths, meta={"run": version}, files=files).digest)
 except PublishedError:
@@ -301,7 +304,7 @@ except PublishedError:
     ],
     ids=["of different versions", "of the same", "of the same name with different content"],
 )
-def test_of_publications_at_once_each_version_survives_whole_and_who_was_told_so_has_published_it(
+def test_of_publications_at_once_each_version_survives_whole_and_only_its_publisher_succeeds(
     any_store: Store, names: tuple[str, ...], seeds: str, versions: int, winners: int
 ) -> None:
     with ExitStack() as stack:

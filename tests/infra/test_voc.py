@@ -1,4 +1,4 @@
-"""The reader of VOC-layout folders: what it gives, and what it says of a folder that is wrong."""
+"""The reader of VOC-layout folders: its items, and its errors for wrong folders."""
 
 from pathlib import Path
 
@@ -27,9 +27,9 @@ def add(
     Image.new("RGB", size or label.shape[::-1], (200, 40, 40)).save(
         root / "JPEGImages" / f"{stem}{suffix}"
     )
-    picture = Image.fromarray(label.astype(np.uint8), "L").convert("P")
-    picture.putdata(label.ravel().tolist())
-    picture.save(root / "SegmentationClass" / f"{stem}.png")
+    image_file = Image.fromarray(label.astype(np.uint8), "L").convert("P")
+    image_file.putdata(label.ravel().tolist())
+    image_file.save(root / "SegmentationClass" / f"{stem}.png")
     with (root / "ImageSets/Segmentation/val.txt").open("a") as split:
         split.write(f"{stem}\n")
 
