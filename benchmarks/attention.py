@@ -69,13 +69,14 @@ def build_sd15() -> Any:
         eos_token_id=27,
     )
     # the rest are diffusers' defaults
-    unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    encoder: Any = CLIPTextModel(text)
     pipeline: Any = StableDiffusionPipeline(
         unet=unet.eval(),
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(32,) * 4
         ),
-        text_encoder=CLIPTextModel(text).eval(),
+        text_encoder=encoder.eval(),
         tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
