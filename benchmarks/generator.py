@@ -95,7 +95,8 @@ def variety(images: NDArray[np.uint8], size: Size) -> float:
 
 def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     cells = images.reshape(len(images), 16, 8, 16, 8, 3)
-    return cells.mean((2, 4), dtype=np.float32).reshape(len(images), -1)
+    means: NDArray[np.float32] = cells.mean((2, 4), dtype=np.float32)
+    return means.reshape(len(images), -1)
 
 
 if __name__ == "__main__":

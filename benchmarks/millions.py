@@ -210,7 +210,7 @@ def publish(store: Store, versions: int, shards: int) -> None:
         first = write_shard(store, path, {}, pd.DataFrame({"id": ["00000000"]}))
         sums = dict.fromkeys(names, ShardSum.of(first))
         meta = {"run": f"night-{number:04d}", "identity": "0123abcd" * 8, "classes": {"car": 1}}
-        append(store, Manifest(name, "2026-01-01T00:00:00+00:00", sums, {}, meta))
+        append(store, Manifest(name, "2026-01-01T00:00:00+00:00", sums, {}, meta, number + 1))
     run = Path(store.url, "runs/unfinished/synthesize")
     run.mkdir(parents=True)
     store.write_json("runs/unfinished/settings.json", {})

@@ -41,7 +41,7 @@ class Night:
 
     def read(self, stage: str, field: str, rows: pd.DataFrame) -> NDArray[Any]:
         """Return a field of `rows`, which are of `table` and in any order."""
-        parts = {}
+        parts: dict[int, NDArray[Any]] = {}
         for shard, group in rows.groupby("shard", sort=False):
             arrays, columns = read_shard(
                 self.store, f"runs/{self.settings.name}/{stage}/{shard:05d}", [field]

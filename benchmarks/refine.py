@@ -112,7 +112,8 @@ def _crf(image: NDArray[np.uint8], hard: Bools) -> Bools:
     crf.setUnaryEnergy(-np.log(chance).reshape(LABELS, -1))
     crf.addPairwiseGaussian(sxy=3, compat=3)
     crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
-    return np.array(crf.inference(10)).reshape(chance.shape)[1] > 0.5
+    probabilities = np.array(crf.inference(10)).reshape(chance.shape)
+    return np.asarray(probabilities[1] > 0.5)
 
 
 def stored_bytes(count: int = 64) -> float:

@@ -27,6 +27,7 @@ from infra.settings import Settings
 from infra.store import Store
 from tasks.plan.prepare import prepare
 from tasks.publish.samples import version_of
+from tasks.run.failures import Failures
 from tasks.run.layout import shard_folders
 from tasks.run.progress import Event, Report, listening
 from tasks.run.shards import Made, ShardJob, over_shards
@@ -53,7 +54,7 @@ nothing = over_shards("synthesize", make_one, rows=one_row)
 
 
 @flow(name="nothing")
-def make_nothing(settings: Settings, shards: list[int]) -> dict[int | str, str]:
+def make_nothing(settings: Settings, shards: list[int]) -> Failures:
     """Submit one stage of all shards."""
     stages = Stages(settings, shards, alone=False)
     stages.each(nothing, shards)

@@ -71,6 +71,9 @@ class Discs(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self._count
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self._count:
             raise IndexError(index)
@@ -177,7 +180,8 @@ def _shift(soft: Floats, label: Bytes, mask: NDArray[np.bool_]) -> list[Floats]:
 
 def _centroid(weight: Floats) -> Floats:
     rows, columns = np.indices(weight.shape)
-    return np.array([(weight * rows).sum(), (weight * columns).sum()]) / weight.sum()
+    sums = np.array([(weight * rows).sum(), (weight * columns).sum()])
+    return np.asarray(sums / weight.sum())
 
 
 def drawn(count: int) -> Maps:

@@ -81,7 +81,7 @@ def answers(port: int) -> bool:
 
 
 def wait_until(
-    condition: Callable[[], Found], seconds: float, otherwise: Callable[[], str] = lambda: ""
+    condition: Callable[[], Found | None], seconds: float, otherwise: Callable[[], str] = lambda: ""
 ) -> Found:
     """Return what `condition` returns, as soon as that is true.
 

@@ -181,7 +181,8 @@ class Disk:
 
     def __enter__(self) -> Disk:
         if self.is_small:
-            mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", self._folder]
+            options = ["-t", "tmpfs", "-o", f"size={DISK}"]
+            mount: list[str | Path] = ["mount", *options, "chaos", self._folder]
             self.is_small = subprocess.run(mount, capture_output=True).returncode == 0
             (self._folder / "d1").mkdir(exist_ok=True)
         return self

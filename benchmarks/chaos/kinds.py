@@ -194,7 +194,8 @@ def start_twin(night: Night, draw: random.Random) -> str:
     night.retrainings += 1
     settings = night.fleet.folder("twins") / f"{night.outcome.night}.yaml"
     settings.write_text(json.dumps(night.settings))  # JSON is YAML
-    command = [Path(sys.executable).with_name("segmint"), "run", "--config", settings, "--no-train"]
+    program = Path(sys.executable).with_name("segmint")
+    command: list[str | Path] = [program, "run", "--config", settings, "--no-train"]
     with settings.with_suffix(".log").open("ab") as log:
         night.twin = subprocess.Popen(
             command, env=night.fleet.prefect.environment, stdout=log, stderr=log

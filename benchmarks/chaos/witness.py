@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prefect.context import TaskRunContext
 
@@ -22,7 +22,7 @@ __all__ = ["LOG", "POISON", "Sight", "dask_setup", "flows", "sights"]
 
 LOG = "CHAOS_LOG"
 POISON = "CHAOS_POISON"
-_kept = []  # a listener that nothing refers to is garbage
+_kept: list[Any] = []  # a listener that nothing refers to is garbage
 
 
 class Sight(NamedTuple):
