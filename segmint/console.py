@@ -63,11 +63,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     are separated by tabs, so that other programs can read them.
     """
     cells = [[visible(str(value)) for value in row] for row in rows]
+    heading = visible(title)
     if not console.is_terminal:
-        for line in [[title], columns, *cells] if rows else [[title]]:
+        for line in [[heading], columns, *cells] if rows else [[heading]]:
             print("\t".join(line))
         return
-    console.print(Text(visible(title), style="bold"), soft_wrap=True)
+    console.print(Text(heading, style="bold"), soft_wrap=True)
     if not rows:
         return
     shown = Table(header_style="bold")
