@@ -28,6 +28,7 @@ def planted(chosen: Settings, planned: pd.DataFrame) -> Planted:
     return plant(planned, chosen)
 
 
+@pytest.mark.slow
 def test_every_kind_of_fault_is_planted_and_changes_the_label(planted: Planted) -> None:
     faulty = planted.faults[planted.faults != ""]
     assert set(faulty) == {fault.__name__ for fault in FAULTS}

@@ -253,6 +253,7 @@ for number in range(10**6):
 """
 
 
+@pytest.mark.slow
 def test_a_publication_killed_before_its_manifest_is_invisible(store: Store) -> None:
     begun = published = 0
     while begun == published:  # a kill between two publications leaves none unfinished

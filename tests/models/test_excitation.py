@@ -123,6 +123,7 @@ def test_processors_come_back_also_after_an_exception(
     assert tiny_pipeline.unet.attn_processors == before
 
 
+@pytest.mark.slow
 def test_two_objects_are_drawn_more_often() -> None:
     settings = Settings(seed=5, plan={"images": 40, "multi": 1.0, "negatives": 0.0})
     vocabulary, chosen = settings.load_vocabulary(), settings.generator

@@ -218,6 +218,7 @@ class PowerCutError(Exception):
     """Stands for a machine that is switched off."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_in_the_same_weights(recipe: TrainingRecipe) -> None:
     kept: dict[str, bytes] = {}
     snapshots = Snapshots(

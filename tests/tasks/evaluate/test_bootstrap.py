@@ -84,6 +84,7 @@ def test_a_better_network_is_told_from_a_worse_one() -> None:
     assert sum(low > 0 for low in found) >= 19
 
 
+@pytest.mark.slow
 def test_equal_challengers_hardly_move_the_champion_and_its_reported_figure_is_unbiased() -> None:
     nights, worlds = 25, 8
     moves = 0
