@@ -78,7 +78,7 @@ def field_reader(store: Store, unreadable: set[str]) -> Read:
             return None
         try:
             reader = opened(path)
-            if field not in reader.fields:
+            if field not in reader.fields or sample_id not in reader.ids:
                 return None
             return reader.read(field, reader.ids.index(sample_id))
         except (CorruptShardError, MissingError):

@@ -142,16 +142,18 @@ def _held_out(
 ) -> list[Image8]:
     """Return the prediction of the network that never saw the sample, and the label's loss there.
 
-    Nothing for a run without noise learning, and for a sample that the screen rejected.
+    Nothing for a run without noise learning, and for a sample that the screen rejected. A sample
+    that the filter of pixels left without a class has a prediction too.
     """
-    if sample["reason"] not in ("", "rank") or not stored.settings.get("select", {}).get("folds"):
+    if not stored.settings.get("select", {}).get("folds"):
         return []
+    missing = [blank(traced.size)] * 2 if sample["reason"] in ("", "rank") else []
     path = shard_path(stored.run, "hold-out", sample["shard"])
     if not store.exists(f"{path}.json"):  # not run, which is no damage
-        return [blank(traced.size)] * 2
+        return missing
     predicted, loss = (read(path, field, sample["id"]) for field in ("predicted", "loss"))
     if predicted is None or loss is None:
-        return [blank(traced.size)] * 2
+        return missing
     return [
         overlay(traced.shown, enlarge(predicted, traced.size[0]), palette_of(stored)),
         attention_heat(loss.astype(np.float32), traced.size),
