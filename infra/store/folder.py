@@ -57,7 +57,8 @@ class Folder:
         Raises `CorruptShardError` if a file is too short.
         """
         for path, start, buffer in pieces:
-            with self._explained(path), open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
+            name = f"{self.root}/{path}"
+            with self._explained(path), open(name, "rb", buffering=0) as file:  # noqa: PTH123
                 file.seek(start)
                 got = file.readinto(buffer)
             if got != len(buffer):
