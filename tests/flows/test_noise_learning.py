@@ -24,6 +24,20 @@ def learning(folder: Path) -> Settings:
     return nights.settings(folder, select=LEARNING, plan=plan, classes=("ball", "fish"))
 
 
+def filtered_labels(chosen: Settings) -> dict[int, np.ndarray]:
+    """Whether each pixel of a judged row's label, after the pixel filter, names a class."""
+    store = nights.store_of(chosen)
+    found = {}
+    for shard in nights.STAGES["refine"]:
+        judged = store.read_table(f"runs/night/hold-out/{shard:05d}.parquet")["row"].tolist()
+        planned = store.read_table("runs/night/plan.parquet").set_index("row")["classes"]
+        arrays, table = read_shard(store, f"runs/night/select/{shard:05d}", ["label"])
+        for row, label in zip(table["row"], arrays["label"], strict=True):
+            if row in judged and len(planned[row]):
+                found[row] = (label > 0) & (label < 255)
+    return found
+
+
 def test_noise_learning_publishes_what_the_networks_agree_with(folder: Path) -> None:
     chosen = learning(folder)
     worked = nights.run(chosen)
@@ -38,7 +52,10 @@ def test_noise_learning_publishes_what_the_networks_agree_with(folder: Path) -> 
     )
     assert worked["hold-out"] == len(judged)
     verdicts = verdicts[verdicts["row"].isin(judged["row"])]
-    assert set(verdicts.loc[~verdicts["keep"], "reason"]) == {"rank"}
+    rejected = verdicts[~verdicts["keep"]]
+    assert set(rejected["reason"]) - {"missing class"} == {"rank"}
+    emptied = {row for row, label in filtered_labels(chosen).items() if not label.any()}
+    assert set(rejected.loc[rejected["reason"] == "missing class", "row"]) == emptied
     published, columns = [], []
     for shard in nights.SHARDS:
         arrays, table = read_shard(store, read_version(store, nights.version(chosen)).paths[shard])
