@@ -61,8 +61,8 @@ class EvaluateSettings(Section):
     """Evaluation set of the segmenter: held-out drawn scenes, or a folder in VOC layout."""
 
     images: Count = 500
-    """Number of held-out drawn scenes."""
+    """Held-out drawn scenes to report on. As many others decide whether the champion changes."""
     batch_size: Count = 16
     """Images per batch."""
     voc: str | None = None
-    """Folder in VOC layout to evaluate on. Default: scenes of the drawn world."""
+    """Folder in VOC layout: half of its val images are reported, half decide. Default: drawn scenes."""
