@@ -65,4 +65,4 @@ class EvaluateSettings(Section):
     batch_size: Count = 16
     """Images per batch."""
     voc: str | None = None
-    """Folder in VOC layout: half of its val images are reported, half decide. Default: drawn scenes."""
+    """Folder in VOC layout; half of its val images are reported. Default: drawn scenes."""
