@@ -24,7 +24,7 @@ from threading import Thread
 __all__ = ["on_stop", "supervise"]
 
 REPORT_SECONDS = 5.0  # for the callbacks of `on_stop`, such as telling a Prefect server
-STOP_SECONDS = 7.0  # from the signal to SIGKILL, if the child does not end by itself
+STOP_SECONDS = 6.0  # from the signal to SIGKILL, if the child does not end by itself
 GONE_SECONDS = 2.0  # for the killed group to disappear before the prompt returns
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar that is killed leaves the cursor hidden
 
