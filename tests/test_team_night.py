@@ -214,7 +214,7 @@ def see_the_tables(page: Page, team: Team, shown: Mapping[str, Artifact]) -> Non
         page.goto(f"{team.pages}/artifacts/artifact/{shown[key].id}")
         expect(page.get_by_role("table")).to_be_visible()
         cells = page.get_by_role("table").inner_text()
-        rows = json.loads(shown[key].data)[:10]
+        rows = json.loads(str(shown[key].data))[:10]
         assert rows
         values = [as_shown(value) for row in rows for value in row.values()]
         assert [value for value in values if value not in cells] == []

@@ -10,6 +10,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from benchmarks import trainings
+from benchmarks.claims import Size
 from benchmarks.trainings import InMemory, Training, recipe_for, results
 from infra.settings import Settings
 from infra.store import Store
@@ -36,7 +37,7 @@ def test_the_default_size_trains_with_the_default_settings() -> None:
 
 
 @pytest.mark.parametrize("size", ["quick", "full"])
-def test_other_sizes_change_the_number_of_steps_and_nothing_else(size: trainings.Size) -> None:
+def test_other_sizes_change_the_number_of_steps_and_nothing_else(size: Size) -> None:
     usual = recipe_for("default")
     assert recipe_for(size) == replace(usual, steps=trainings.STEPS[size])
     assert recipe_for(size) != usual

@@ -32,7 +32,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     }
     server = get_current_settings().to_environment_variables(exclude_unset=True)
     program = Path(sys.executable).with_name("segmint")
-    command = [program, "run", "--config", folder / "night.yaml", "--no-train"]
+    config = folder / "night.yaml"
+    command: list[str | Path] = [program, "run", "--config", config, "--no-train"]
     environment = {**os.environ, **server, **json_logs}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert "shard 00001: refine StoreError" in done.stderr, done.stderr

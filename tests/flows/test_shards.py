@@ -44,6 +44,7 @@ def test_a_task_takes_as_many_shards_as_keeps_the_run_small(
 def test_a_flow_run_has_the_name_of_its_run(undisturbed: Settings) -> None:
     state = nightly(undisturbed, return_state=True)
     with get_client(sync_client=True) as client:
+        assert state.state_details.flow_run_id
         flow_run = client.read_flow_run(state.state_details.flow_run_id)
     assert flow_run.name == undisturbed.name
 

@@ -46,12 +46,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         patch.setattr(shards, "MOST_TASK_RUNS", 10)  # 5 shards in 6 folders: groups of three
         state = nightly(chosen, return_state=True)
     assert state.is_completed(), state
+    assert state.state_details.flow_run_id
     with get_client(sync_client=True) as client:
         run = ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])
         found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
-    artifacts = defaultdict(list)
+    artifacts: dict[str, list[Any]] = defaultdict(list)
     for artifact in found:
-        artifacts[artifact.key].append(artifact)
+        artifacts[str(artifact.key)].append(artifact)
     text = (folder / "segmint-nightly.prom").read_text()
     lines = [json.loads(line) for line in (folder / "night.jsonl").read_text().splitlines()]
     return Watched(chosen, artifacts, metrics_of(text), lines)
