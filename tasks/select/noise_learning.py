@@ -74,8 +74,10 @@ def learn_fold(settings: Settings, fold: int) -> str:
 
 
 def _recipe(settings: Settings) -> TrainingRecipe:
+    """The default training, without pasted objects: a network learns each label as it is."""
     steps = settings.select.fold_steps
-    recipe = recipe_of(TrainSettings().model_copy(update={"steps": steps}), settings.seed)
+    train = TrainSettings().model_copy(update={"steps": steps, "paste": 0.0})
+    recipe = recipe_of(train, settings.seed)
     return replace(recipe, warmup=min(recipe.warmup, steps // 5))
 
 
