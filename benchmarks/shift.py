@@ -50,6 +50,8 @@ SIDE = 128
 CLASSES = ("background", "disc")
 GREY = 80  # of every background, so that the edges of a mosaic's tiles do not show
 MARGIN = 8  # pixels around a disc in which all of its blurred edge is counted
+DEPTH = 3  # pixels from the outline; beyond them brightness is that of the inside or the background
+UNEVEN = 0.03  # standard deviation as a share of the contrast; single discs reach 0.021
 RECIPE = replace(recipe_of(TrainSettings(), 0), steps=300, crop=(64, 64))
 
 Floats = NDArray[np.floating[Any]]
@@ -103,7 +105,7 @@ def main(size: Size) -> list[Claim]:
     """Measure the shift on every path."""
     claims = []
     for name, maps in paths(COUNTS[size]).items():
-        shifts = np.concatenate([disc_shifts(*pair) for pair in maps()])
+        shifts = shifts_of(maps())
         down, right = shifts.mean(0)
         error = shifts.std(0) / np.sqrt(len(shifts))
         print(
@@ -145,11 +147,21 @@ def paths(count: int) -> dict[str, Callable[[], Maps]]:
     }
 
 
+def shifts_of(maps: Maps) -> Floats:
+    """Return the shifts (n, 2) of all objects of a path, as `disc_shifts`."""
+    return np.concatenate([disc_shifts(*pair) for pair in maps])
+
+
 def disc_shifts(soft: Floats, label: Bytes) -> Floats:
     """Return the label's centroid minus the image's, (n, 2) pixels down and right, per object.
 
     The image's disc is weighted by brightness between the local background and the disc. Pixels
-    labelled 255 count for neither. Objects near another object or the border are left out.
+    labelled 255 count for neither. An object's brightness must give its position, so these are left
+    out: an object within `MARGIN` of another or of the border; one whose inside is uneven, as two
+    overlapping discs of different greys are, which the label joins and the brightness weighs
+    differently; one with an uneven surrounding, such as the blurred edge of an occluding patch; and
+    one less than 2 * `DEPTH` pixels thick, which has no inside. Both regions that must be even keep
+    away from the outline, so the choice does not depend on a shift of less than `DEPTH` pixels.
     """
     found = []
     for part in components(label):
@@ -165,17 +177,20 @@ def disc_shifts(soft: Floats, label: Bytes) -> Floats:
 
 
 def _shift(soft: Floats, label: Bytes, mask: NDArray[np.bool_]) -> list[Floats]:
-    near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * MARGIN + 1,) * 2, np.uint8)) > 0
-    known = near & (label != IGNORE)
-    far = known & (cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0)
-    core = mask & (cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
-    if (known & (label > 0) & ~mask).any() or not far.any() or not core.any():
+    known = _grown(mask, MARGIN) & (label != IGNORE)
+    inside, around = ~_grown(~mask, DEPTH), known & ~_grown(mask, DEPTH + 1)
+    if (known & (label > 0) & ~mask).any() or not inside.any() or not around.any():
         return []
-    dark, bright = np.median(soft[far]), np.median(soft[core])
+    dark, bright = np.median(soft[around]), np.median(soft[inside])
+    if max(soft[inside].std(), soft[around].std()) > UNEVEN * abs(bright - dark):
+        return []
     weight = np.where(known, (soft - dark) / (bright - dark), 0)
-    if abs(weight.sum() / mask.sum() - 1) > 0.1:  # two discs of different greys that touch
-        return []
     return [_centroid(mask.astype(np.float64)) - _centroid(weight)]
+
+
+def _grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Return the mask grown by `pixels` in every direction, diagonals included."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0
 
 
 def _centroid(weight: Floats) -> Floats:
