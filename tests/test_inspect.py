@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -351,6 +351,6 @@ def test_a_damaged_checkpoint_is_listed_as_damaged_and_hides_no_other(
     assert sound["evaluations"]
     assert not sound["damaged"]
     assert torn["name"] == CHECKPOINT
-    (fault,) = [*torn["damaged"], *found["damaged"]]
+    (fault,) = cast(list[str], [*torn["damaged"], *found["damaged"]])
     assert path in fault
     assert f"damaged: {fault}" in shell("checkpoints")[2]

@@ -142,7 +142,7 @@ def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
     """
     # Prefect looks for new schedules once a minute
     soon = datetime.now(UTC) + timedelta(seconds=75)
-    schedule = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=soon)
+    schedule: Any = IntervalSchedule(interval=timedelta(minutes=10), anchor_date=soon)
     (made,) = client.create_deployment_schedules(deployment, [(schedule, True)])
     return made.id
 

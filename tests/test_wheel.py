@@ -49,7 +49,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel."""
     built = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", built]
+    options: list[str | Path] = ["--no-deps", "--no-build-isolation", "--wheel-dir", built]
     run(source, sys.executable, "-m", "pip", "wheel", *options, source)
     (found,) = built.glob("*.whl")
     return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(params=["folder", "bucket"])
 def any_store(request: pytest.FixtureRequest) -> Store:
     if request.param == "folder":
-        return request.getfixturevalue("store")
+        return cast(Store, request.getfixturevalue("store"))
     bucket = request.getfixturevalue("bucket")
     return Store.open(f"{bucket.url}/team/segmint", bucket.options)
 

@@ -3,7 +3,9 @@ folder and bucket.
 """
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def test_items_are_the_samples_in_the_order_of_shards_and_rows(
     labels = np.concatenate([arrays["label"] for arrays, _ in made])
     ids = [name for _, table in made for name in table["id"]]
     assert len(dataset) == len(ids) == 9
-    for index, item in enumerate(dataset):
+    for index, item in enumerate(cast(Iterable[dict[str, Any]], dataset)):
         assert item["id"] == ids[index]
         assert (item["image"].dtype, item["label"].dtype) == (torch.uint8, torch.uint8)
         assert item["image"].is_contiguous()

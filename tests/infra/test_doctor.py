@@ -3,6 +3,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -18,7 +19,7 @@ def _no_server() -> Iterator[None]:
         yield
 
 
-def checks(folder: Path, needed_bytes: int = 1, **sections: object) -> dict[str, Check]:
+def checks(folder: Path, needed_bytes: int = 1, **sections: Any) -> dict[str, Check]:
     settings = Settings(**({"store": {"url": str(folder / "store")}} | sections))
     found = diagnose(settings, open_generator=lambda: "opens", needed_bytes=needed_bytes)
     return {check.name: check for check in found}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prefect.blocks.system import Secret
@@ -91,7 +92,7 @@ def test_a_block_that_is_not_there_or_holds_no_options_is_an_error(
         SettingsError, match=r"store\.block: no Secret block 'unknown'.*make it in Prefect's UI"
     ):
         open_store(StoreSettings(block="unknown"))
-    Secret(value="a password").save("password")
+    Secret(value=cast(Any, "a password")).save("password")
     with pytest.raises(
         SettingsError, match=r"store\.block: no Secret block 'password' with a JSON object"
     ) as error:

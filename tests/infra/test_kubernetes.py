@@ -12,7 +12,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import kubernetes_validate
@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 
 
 def compute(**kubernetes: object) -> ComputeSettings:
-    return ComputeSettings(runner="dask-kubernetes", workers=3, kubernetes=kubernetes)
+    return ComputeSettings(runner="dask-kubernetes", workers=3, kubernetes=cast(Any, kubernetes))
 
 
 def closed(schema: Any) -> Any:
@@ -56,7 +56,7 @@ def closed(schema: Any) -> Any:
 def operator_schema() -> dict[str, Any]:
     """The operator's own custom resource definition of a DaskCluster."""
     (version,) = yaml.safe_load((files("dask_kubernetes") / CRD).read_text())["spec"]["versions"]
-    schema = closed(version["schema"]["openAPIV3Schema"])
+    schema: dict[str, Any] = closed(version["schema"]["openAPIV3Schema"])
     # the API server's own fields of every object
     schema["properties"] |= {
         "apiVersion": {"const": "kubernetes.dask.org/v1"},

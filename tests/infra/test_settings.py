@@ -1,6 +1,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -163,7 +164,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().plan.images = 3  # type: ignore[misc]
+        Settings().plan.images = 3
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ IDENTITIES: list[tuple[dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("values", "identity"), IDENTITIES)
 def test_the_identity_of_given_settings_never_changes(
-    values: dict[str, object], identity: str
+    values: dict[str, Any], identity: str
 ) -> None:
     settings = Settings(**values)
     assert settings.identity == identity

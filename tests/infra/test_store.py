@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def test_a_reader_never_sees_half_a_file(store: Store) -> None:
     contents = [bytes([number]) * 3_000_000 for number in range(2)]
     store.write_bytes("x", contents[0])
     writer = threading.Thread(
-        target=lambda: [store.write_bytes("x", contents[turn % 2]) for turn in range(20)]
+        target=lambda: [cast(Any, store).write_bytes("x", contents[turn % 2]) for turn in range(20)]
     )
     writer.start()
     while writer.is_alive():

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -487,7 +488,7 @@ def test_a_version_is_listed_by_its_entry_alone_and_its_manifest_is_not_read(
     any_store: Store, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = publish(any_store, samples, "v1")
-    read = list[str]()
+    read: Any = list[str]()
     monkeypatch.setattr(
         Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path)
     )

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -293,7 +293,7 @@ def test_guidance_switched_off_midway_is_followed(tiny_pipeline: Any) -> None:
             return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[1]}
         return {}
 
-    options = {
+    options: dict[str, Any] = {
         "callback_on_step_end": unguide,
         "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
     }
@@ -367,7 +367,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     text = gzip.decompress(
         (files("mmseg") / "utils" / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     ).decode()
-    merges = [tuple(line.split()) for line in text.split("\n")[1 : 49152 - 256 - 2 + 1]]
+    merges: list[Any] = [tuple(line.split()) for line in text.split("\n")[1 : 49152 - 256 - 2 + 1]]
     letters = sorted(ByteLevel.alphabet())
     vocab = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
     vocab += ["<|startoftext|>", "<|endoftext|>"]
@@ -419,7 +419,7 @@ def test_bad_prompts_are_refused_before_anything_is_sampled(tiny_pipeline: Any) 
         (["a car"], ["car"], "a list of lists"),
     ]:
         with pytest.raises(ValueError, match=message):
-            AttentionRecorder(tiny_pipeline, prompts, phrases)
+            AttentionRecorder(tiny_pipeline, prompts, cast(Any, phrases))
 
 
 def test_a_call_with_other_prompts_or_a_second_call_is_an_error(tiny_pipeline: Any) -> None:

@@ -97,7 +97,7 @@ def test_the_recorder_reads_the_pipelines_own_calls_alone(
         sampling = Sampling(STEPS, guidance, excitation=excitation)
         return generate(tiny_pipeline, [Request(PROMPTS[0], OBJECTS[0], seed=3)], sampling)
 
-    pushes = []
+    pushes: Any = []
     direction = Excitation._direction
     monkeypatch.setattr(Excitation, "_direction", lambda *a: pushes.append(1) or direction(*a) * 0)
     plain, pushed = sample(0), sample(0.05)

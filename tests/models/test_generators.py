@@ -54,15 +54,15 @@ def edit(file: str, **changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def remove(*names: str) -> Callable[[Path], None]:
+def remove(*names: str) -> Callable[[Any], object]:
     return lambda root: [(root / name).unlink() for name in names] and None
 
 
-def cut(name: str) -> Callable[[Path], None]:
+def cut(name: str) -> Callable[[Path], object]:
     return lambda root: (root / name).write_bytes((root / name).read_bytes()[:-100]) and None
 
 
-def write(name: str, content: str) -> Callable[[Path], None]:
+def write(name: str, content: str) -> Callable[[Path], object]:
     return lambda root: (root / name).write_text(content) and None
 
 

@@ -1,5 +1,7 @@
 """Figures against values that can be worked out by hand."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -8,9 +10,10 @@ from models import metrics
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 255]]], np.uint8)
 SAID = np.array([[[0, 1, 1], [1, 0, 2]]], np.uint8)
+Labels = NDArray[np.integer[Any]]
 
 
-def slow_iou(said: NDArray[np.uint8], truth: NDArray[np.uint8], number: int) -> float:
+def slow_iou(said: Labels, truth: Labels, number: int) -> float:
     pairs = [(s, t) for s, t in zip(said.ravel(), truth.ravel(), strict=True) if t != 255]
     both = sum(s == t == number for s, t in pairs)
     either = sum(number in (s, t) for s, t in pairs)
@@ -36,7 +39,7 @@ def test_confusions_of_batches_add_up() -> None:
     said, truth = random.integers(0, 3, (2, 8, 4, 4), dtype=np.uint8)
     whole = metrics.confusion_matrix(said, truth, 3)
     parts = [metrics.confusion_matrix(said[i : i + 3], truth[i : i + 3], 3) for i in range(0, 8, 3)]
-    assert (sum(parts) == whole).all()
+    assert (cast(Any, sum(parts)) == whole).all()
 
 
 def test_accuracy_is_the_share_of_right_pixels() -> None:

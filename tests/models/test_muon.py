@@ -1,6 +1,7 @@
 """Muon: what kind of step each weight takes."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def network() -> nn.Sequential:
     )
 
 
-def moved(parts: nn.Sequential, **options: object) -> dict[str, Tensor]:
+def moved(parts: nn.Sequential, **options: Any) -> dict[str, Tensor]:
     """Change of each weight by one step of rate 0.1 without decay, with random gradients."""
     before = {name: weight.detach().clone() for name, weight in parts.named_parameters()}
     optimiser = Muon(parts, 0.1, 0.0, **options)
@@ -35,14 +36,14 @@ def is_orthogonal(step: Tensor) -> bool:
     return bool(values.max() < 2 * values.min())
 
 
-def test_hidden_matrices_and_convolutions_take_orthogonal_steps_of_adamws_size():
+def test_hidden_matrices_and_convolutions_take_orthogonal_steps_of_adamws_size() -> None:
     steps = moved(network())
     for name in ("1.weight", "2.weight"):
         assert is_orthogonal(steps[name])
         assert 0.1 * 0.2 * 0.6 < steps[name].square().mean().sqrt() < 0.1 * 0.2 * 1.3
 
 
-def test_embeddings_narrow_matrices_and_vectors_take_adamws_steps():
+def test_embeddings_narrow_matrices_and_vectors_take_adamws_steps() -> None:
     steps = moved(network())
     for name in set(steps) - {"1.weight", "2.weight"}:
         assert torch.allclose(steps[name].abs(), torch.tensor(0.1), atol=1e-4), (
@@ -50,7 +51,7 @@ def test_embeddings_narrow_matrices_and_vectors_take_adamws_steps():
         )  # AdamW's first step
 
 
-def test_what_is_named_plain_is_left_to_adamw():
+def test_what_is_named_plain_is_left_to_adamw() -> None:
     parts = network()
     assert torch.allclose(
         moved(parts, plain=[parts[1].weight])["1.weight"].abs(), torch.tensor(0.1), atol=1e-4
@@ -58,7 +59,7 @@ def test_what_is_named_plain_is_left_to_adamw():
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
-def test_orthogonal_keeps_singular_vectors_and_evens_their_values(shape):
+def test_orthogonal_keeps_singular_vectors_and_evens_their_values(shape: tuple[int, int]) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     found = orthogonal(matrices)
     for matrix, even in zip(matrices, found, strict=True):
@@ -69,7 +70,7 @@ def test_orthogonal_keeps_singular_vectors_and_evens_their_values(shape):
         assert torch.allclose(orthogonal(matrix[None])[0], even, atol=1e-5)
 
 
-def test_rate_and_state_are_those_that_are_seen_from_outside():
+def test_rate_and_state_are_those_that_are_seen_from_outside() -> None:
     parts = network()
     optimiser = Muon(parts, 0.1, 0.0)
     for group in optimiser.param_groups:
@@ -84,7 +85,7 @@ def test_rate_and_state_are_those_that_are_seen_from_outside():
     assert all(weight.grad is None for weight in parts.parameters())
 
 
-def test_a_restored_optimiser_goes_on_as_the_one_that_was_saved():
+def test_a_restored_optimiser_goes_on_as_the_one_that_was_saved() -> None:
     ends = []
     for stop in (False, True):
         parts = network()

@@ -1,5 +1,6 @@
 import copy
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def build() -> nn.ModuleDict:
 def batch_loss(parts: nn.ModuleDict, step: int) -> Tensor:
     """Loss of a batch that depends on the step alone; the network learns to add four numbers."""
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-    return ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean()
+    return cast(Tensor, ((parts["net"](x) - x.sum(1, keepdim=True)) ** 2).mean())
 
 
 def train(folder: Path, stop: int | None = None) -> nn.ModuleDict:
@@ -45,7 +46,9 @@ def train(folder: Path, stop: int | None = None) -> nn.ModuleDict:
     return fit(modules, loss, Schedule(40, 0.05, warmup=4), folder, dtype=torch.float32)
 
 
-def test_an_interrupted_training_ends_in_the_same_weights(tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_in_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "_SAVE_SECONDS", 0.0)
     whole = train(tmp_path / "whole")
     with pytest.raises(StoppedError):
@@ -66,7 +69,7 @@ def train_in_pairs(folder: Path) -> nn.ModuleDict:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_both_their_batches(tmp_path):
+def test_two_processes_train_as_one_with_both_their_batches(tmp_path: Path) -> None:
     with side_by_side(2, train, tmp_path / "two"):
         two = train(tmp_path / "two")
     pairs, one = train_in_pairs(tmp_path / "pairs"), train(tmp_path / "one")
@@ -77,14 +80,14 @@ def test_two_processes_train_as_one_with_both_their_batches(tmp_path):
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
 
 
-def test_every_weight_is_trained_by_one_of_the_two_optimisers(tmp_path):
+def test_every_weight_is_trained_by_one_of_the_two_optimisers(tmp_path: Path) -> None:
     before, after = build(), train(tmp_path)
     assert all(
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
 
 
-def test_training_lowers_the_loss_and_reports_it(tmp_path):
+def test_training_lowers_the_loss_and_reports_it(tmp_path: Path) -> None:
     told: list[Progress] = []
     modules = build()
     fit(
@@ -101,7 +104,7 @@ def test_training_lowers_the_loss_and_reports_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
+def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path: Path) -> None:
     corpus = open_corpus(tmp_path, 6, build_tokenizer(), first_seed=100)
     assert np.array_equal(corpus.images[3], world.draw(103).image)
     assert np.array_equal(corpus.labels[3], world.draw(103).label)
@@ -111,7 +114,7 @@ def test_the_corpus_is_the_world_and_is_drawn_once(tmp_path):
     assert (tmp_path / "images.npy").stat().st_mtime_ns == written
 
 
-def test_images_of_two_classes_and_of_hard_ones_count_more():
+def test_images_of_two_classes_and_of_hard_ones_count_more() -> None:
     labels = np.zeros((5, 6, 6), np.uint8)
     labels[1:, 0], labels[2:, 1], labels[3:, 2], labels[:, 5] = 3, 7, 5, 255
     labels[4, :4] = HARD[0]
@@ -119,7 +122,7 @@ def test_images_of_two_classes_and_of_hard_ones_count_more():
     assert {c["name"] for c in world.vocabulary()["classes"] if c["id"] in HARD} == {"fish", "bird"}
 
 
-def test_a_training_goes_on_with_a_vocabulary_of_other_words():
+def test_a_training_goes_on_with_a_vocabulary_of_other_words() -> None:
     tokenizer = build_tokenizer()
     encoder, words = build_text_encoder(tokenizer).eval(), tokenizer.get_vocab()
     turned = {token: len(words) - 1 - number for token, number in words.items()} | {
@@ -134,7 +137,7 @@ def test_a_training_goes_on_with_a_vocabulary_of_other_words():
     assert torch.equal(with_words(had, turned, tokenizer).eval()(tokens)[0], encoder(tokens)[0])
 
 
-def test_every_prompt_of_the_world_fits_the_tokenizer():
+def test_every_prompt_of_the_world_fits_the_tokenizer() -> None:
     tokenizer = build_tokenizer()
     for seed in range(500):
         rng = np.random.default_rng(seed)
@@ -144,7 +147,7 @@ def test_every_prompt_of_the_world_fits_the_tokenizer():
 
 
 @pytest.mark.slow
-def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground():
+def test_the_shipped_pipeline_is_sound_small_and_draws_the_named_ground() -> None:
     from models.embedded.oracle import load_oracle
     from models.generators.loading import EMBEDDED
 

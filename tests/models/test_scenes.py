@@ -6,6 +6,8 @@ import pytest
 from models.embedded import world
 from models.scenes import (
     IGNORE,
+    Cutout,
+    Scene,
     choose_grid,
     compose_scene,
     cut_objects,
@@ -44,7 +46,7 @@ def plain(colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.full((128, 128, 3), colour, np.uint8), np.zeros((128, 128), np.uint8)
 
 
-def a_scene(seed: int, objects: int = 3) -> tuple[world.Drawing, list, object]:
+def a_scene(seed: int, objects: int = 3) -> tuple[world.Drawing, list[Cutout], Scene]:
     ground = drawn(seed, [], "wood")
     cutouts = [
         c for k in range(9) for c in cut_objects(*image_and_label(drawn(100 * seed + k, ["mug"])))
@@ -60,7 +62,7 @@ def image_and_label(drawing: world.Drawing) -> tuple[np.ndarray, np.ndarray]:
     return drawing.image, drawing.label
 
 
-def test_a_cutout_is_solid_where_the_label_says_so():
+def test_a_cutout_is_solid_where_the_label_says_so() -> None:
     image, label = disc()
     (cutout,) = cut_objects(image, label)
     assert cutout.class_id == 1
@@ -68,23 +70,23 @@ def test_a_cutout_is_solid_where_the_label_says_so():
     assert not cutout.uncertain.any()
 
 
-def test_an_object_at_the_border_is_not_whole_and_not_cut():
+def test_an_object_at_the_border_is_not_whole_and_not_cut() -> None:
     assert cut_objects(*disc(centre=(20, 64))) == []
 
 
-def test_an_object_beside_another_class_may_be_hidden_by_it_and_is_not_cut():
+def test_an_object_beside_another_class_may_be_hidden_by_it_and_is_not_cut() -> None:
     image, label = disc()
     label[:, 64:][label[:, 64:] == 1] = 2
     assert cut_objects(image, label) == []
 
 
-def test_an_object_that_is_too_small_too_large_or_too_uncertain_is_not_cut():
+def test_an_object_that_is_too_small_too_large_or_too_uncertain_is_not_cut() -> None:
     assert cut_objects(*disc(radius=5)) == []
     assert cut_objects(*disc(radius=30), max_area=0.1) == []
     assert cut_objects(*disc(radius=12, uncertain=8)) == []
 
 
-def test_uncertain_pixels_come_along_from_near_the_object_only():
+def test_uncertain_pixels_come_along_from_near_the_object_only() -> None:
     image, label = disc(uncertain=4)
     label[:20] = IGNORE
     (cutout,) = cut_objects(image, label)
@@ -92,14 +94,14 @@ def test_uncertain_pixels_come_along_from_near_the_object_only():
     assert cutout.uncertain.shape[0] < 70
 
 
-def test_an_image_and_a_label_of_different_size_are_refused():
+def test_an_image_and_a_label_of_different_size_are_refused() -> None:
     image, label = disc()
     with pytest.raises(ValueError, match=r"\(128, 128, 3\), label \(64, 128\)"):
         cut_objects(image, label[:64])
 
 
 @pytest.mark.parametrize("uncertain", [0, 4])
-def test_nothing_of_the_old_background_shows_around_a_pasted_object(uncertain: int):
+def test_nothing_of_the_old_background_shows_around_a_pasted_object(uncertain: int) -> None:
     (cutout,) = cut_objects(*disc(uncertain=uncertain))
     image, _ = plain(BLUE)
     paste(image, cutout, 10, 10)
@@ -109,7 +111,7 @@ def test_nothing_of_the_old_background_shows_around_a_pasted_object(uncertain: i
 
 
 @pytest.mark.parametrize(("old", "new"), [("bricks", "snow"), ("grass", "water"), ("sand", "wood")])
-def test_a_moved_object_looks_more_like_the_truth_than_its_bare_pixels(old: str, new: str):
+def test_a_moved_object_looks_more_like_the_truth_than_its_bare_pixels(old: str, new: str) -> None:
     before, after = (drawn(7, [], ground).image for ground in (old, new))
     distance = np.hypot(*(np.mgrid[:128, :128] - 64))
     alpha = np.clip(30.5 - distance, 0, 1)[..., None]
@@ -126,7 +128,7 @@ def test_a_moved_object_looks_more_like_the_truth_than_its_bare_pixels(old: str,
     assert error < 0.85 * of_bare
 
 
-def test_pixels_beyond_the_object_keep_their_bytes():
+def test_pixels_beyond_the_object_keep_their_bytes() -> None:
     (cutout,) = cut_objects(*image_and_label(drawn(3, ["bird"])))
     ground = drawn(4, [], "grass").image
     image = ground.copy()
@@ -137,7 +139,7 @@ def test_pixels_beyond_the_object_keep_their_bytes():
     assert not np.array_equal(image, ground)
 
 
-def test_harmonising_moves_the_mean_by_its_strength_and_nothing_else():
+def test_harmonising_moves_the_mean_by_its_strength_and_nothing_else() -> None:
     (cutout,) = cut_objects(*disc())
     ground = np.full((50, 3), 128, np.uint8)
     none, half = (harmonise(cutout, ground, (s, s, s)) for s in (0.0, 0.5))
@@ -149,7 +151,7 @@ def test_harmonising_moves_the_mean_by_its_strength_and_nothing_else():
     assert half.solid is cutout.solid
 
 
-def test_a_transformed_object_keeps_its_proportions():
+def test_a_transformed_object_keeps_its_proportions() -> None:
     (cutout,) = cut_objects(*disc())
     half = transform(cutout, 0.5, flip=True)
     assert half.solid.sum() == pytest.approx(cutout.solid.sum() / 4, rel=0.05)
@@ -159,7 +161,7 @@ def test_a_transformed_object_keeps_its_proportions():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_pixel_of_a_scene_belongs_to_what_its_instance_says(seed: int):
+def test_every_pixel_of_a_scene_belongs_to_what_its_instance_says(seed: int) -> None:
     _, _, scene = a_scene(seed)
     assert scene.objects
     for thing in scene.objects:
@@ -175,11 +177,11 @@ def test_every_pixel_of_a_scene_belongs_to_what_its_instance_says(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_object_of_a_scene_stays_visible_enough(seed: int):
+def test_every_object_of_a_scene_stays_visible_enough(seed: int) -> None:
     assert all(thing.visible >= 0.6 for thing in a_scene(seed, objects=5)[2].objects)
 
 
-def test_the_visible_share_is_what_later_objects_left():
+def test_the_visible_share_is_what_later_objects_left() -> None:
     _, cutouts, scene = a_scene(2, objects=5)
     for thing in scene.objects:
         alone = transform(cutouts[thing.source], thing.scale, flip=thing.flip)
@@ -188,7 +190,7 @@ def test_the_visible_share_is_what_later_objects_left():
         )
 
 
-def test_objects_of_the_ground_stay_and_are_labelled():
+def test_objects_of_the_ground_stay_and_are_labelled() -> None:
     ground = drawn(8, ["house"])
     (cutout,) = cut_objects(*image_and_label(drawn(3, ["bird"])))
     scene = compose_scene(ground.image, ground.label, [cutout], np.random.default_rng(0))
@@ -197,7 +199,7 @@ def test_objects_of_the_ground_stay_and_are_labelled():
     assert [thing.instance for thing in scene.objects] == [2]
 
 
-def test_an_object_without_a_place_is_left_out():
+def test_an_object_without_a_place_is_left_out() -> None:
     image, _ = plain(GREEN)
     everywhere = np.ones((128, 128), np.uint8)
     scene = compose_scene(
@@ -207,14 +209,14 @@ def test_an_object_without_a_place_is_left_out():
     assert np.array_equal(scene.image, image)
 
 
-def test_uncertain_border_pixels_stay_uncertain_in_the_scene():
+def test_uncertain_border_pixels_stay_uncertain_in_the_scene() -> None:
     scene = compose_scene(*plain(BLUE), cut_objects(*disc(uncertain=4)), np.random.default_rng(0))
     (thing,) = scene.objects
     ring = scene.label == IGNORE
     assert ring.sum() == pytest.approx(2 * np.pi * 30 * 4 * thing.scale**2, rel=0.15)
 
 
-def test_a_scene_depends_on_its_seed_and_sources_alone():
+def test_a_scene_depends_on_its_seed_and_sources_alone() -> None:
     ground, cutouts, scene = a_scene(1)
     same, other = (
         compose_scene(ground.image, ground.label, cutouts, np.random.default_rng(s)) for s in (1, 2)
@@ -223,7 +225,7 @@ def test_a_scene_depends_on_its_seed_and_sources_alone():
     assert not np.array_equal(scene.label, other.label)
 
 
-def test_instances_are_numbered_by_component_and_uncertain_stays():
+def test_instances_are_numbered_by_component_and_uncertain_stays() -> None:
     label = np.zeros((8, 8), np.uint8)
     label[0, :2], label[4:6, 4:6], label[7, 0], label[3, 3] = 5, 5, 2, IGNORE
     instance = instance_map(label)
@@ -232,7 +234,7 @@ def test_instances_are_numbered_by_component_and_uncertain_stays():
     assert instance[0, 0] != instance[5, 5]
 
 
-def test_a_mosaic_has_each_picture_in_its_tile():
+def test_a_mosaic_has_each_picture_in_its_tile() -> None:
     pictures = [drawn(k, ["house"]) for k in range(4)]
     image, label, instance = splice(
         [p.image for p in pictures], [p.label for p in pictures], (2, 2), (128, 128)
@@ -247,19 +249,19 @@ def test_a_mosaic_has_each_picture_in_its_tile():
     assert ((instance > 0) == (label > 0)).all()
 
 
-def test_a_wide_tile_shows_the_labelled_part_undistorted():
+def test_a_wide_tile_shows_the_labelled_part_undistorted() -> None:
     image, label = disc(radius=20, centre=(40, 64))
     _, spliced, _ = splice([image, image], [label, label], (2, 1), (128, 128))
     assert (spliced[:64] == 1).sum() == pytest.approx((label == 1).sum(), rel=0.01)
 
 
-def test_as_many_pictures_as_tiles_are_needed():
+def test_as_many_pictures_as_tiles_are_needed() -> None:
     image, label = disc()
     with pytest.raises(ValueError, match="1 images and 1 labels for 2 x 2 tiles"):
         splice([image], [label], (2, 2), (128, 128))
 
 
-def test_grids_come_in_the_proportions_of_the_paper_where_tiles_are_large_enough():
+def test_grids_come_in_the_proportions_of_the_paper_where_tiles_are_large_enough() -> None:
     rng = np.random.default_rng(0)
     small = {choose_grid(rng, (128, 128)) for _ in range(200)}
     assert small == {(1, 2), (2, 1), (2, 2), (3, 3)}

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mmseg
 import numpy as np
@@ -149,7 +149,7 @@ def test_the_weight_of_no_object_is_fitted_to_the_classes() -> None:
 
 
 def test_the_fused_head_is_mmsegmentations_head() -> None:
-    segmenter = build_segmenter("segformer-b0", CLASSES)
+    segmenter: Any = build_segmenter("segformer-b0", CLASSES)
     head = segmenter.config["model"]["decode_head"] | {"type": "SegformerHead"}
     with isolated():
         plain = MODELS.build(head)
@@ -286,7 +286,7 @@ def test_training_leaves_the_process_as_it_was(
         managed = [list(MMLogger._instance_dict), list(DefaultScope._instance_dict)]
         draws = [
             random.getstate(),
-            np.random.get_state()[1].tolist(),
+            cast(Any, np.random.get_state())[1].tolist(),
             torch.get_rng_state().tolist(),
         ]
         return [
@@ -498,7 +498,7 @@ def test_pictures_of_any_size_are_answered_at_their_size(
     assert torch.allclose(probabilities.sum(1), torch.ones(2, *size), atol=1e-5)
 
 
-def test_padding_leaves_distant_pixels_alone(segmenter: Segmenter) -> None:
+def test_padding_leaves_distant_pixels_alone(segmenter: Any) -> None:
     images = torch.randint(0, 256, (1, 3, 128, 256), dtype=torch.uint8)
     segmenter.network.backbone.layers[0][1] = segmenter.network.backbone.layers[1][1] = (
         torch.nn.ModuleList()

@@ -9,7 +9,7 @@ from models.embedded.shapes import LOOKS
 from models.embedded.textures import GROUNDS
 
 
-def test_a_picture_depends_on_its_seed_alone():
+def test_a_picture_depends_on_its_seed_alone() -> None:
     first = [world.draw(seed) for seed in range(5)]
     again = [world.draw(seed) for seed in reversed(range(5))][::-1]
     for a, b in zip(first, again, strict=True):
@@ -18,7 +18,7 @@ def test_a_picture_depends_on_its_seed_alone():
     assert not np.array_equal(first[0].image, first[1].image)
 
 
-def test_label_and_instance_map_agree_with_the_scene():
+def test_label_and_instance_map_agree_with_the_scene() -> None:
     ids = {c["name"]: c["id"] for c in world.vocabulary()["classes"]}
     for seed in range(40):
         drawing = world.draw(seed)
@@ -28,7 +28,7 @@ def test_label_and_instance_map_agree_with_the_scene():
         assert ((drawing.label == 0) == (drawing.instance == 0)).all()
 
 
-def test_later_objects_hide_earlier_ones_but_not_wholly():
+def test_later_objects_hide_earlier_ones_but_not_wholly() -> None:
     hidden = 0
     for seed in range(200):
         drawing = world.draw(seed)
@@ -44,7 +44,7 @@ def test_later_objects_hide_earlier_ones_but_not_wholly():
     assert hidden > 10, "the world has to hold occlusion"
 
 
-def test_every_class_and_ground_is_drawn_and_named():
+def test_every_class_and_ground_is_drawn_and_named() -> None:
     assert set(LOOKS) == {c["name"] for c in world.vocabulary()["classes"]}
     assert set(GROUNDS) == {b["name"] for b in world.vocabulary()["backgrounds"]}
     assert len(LOOKS) >= 10
@@ -53,13 +53,13 @@ def test_every_class_and_ground_is_drawn_and_named():
 
 
 @pytest.mark.parametrize("name", sorted(LOOKS))
-def test_a_single_object_covers_at_least_two_percent(name):
+def test_a_single_object_covers_at_least_two_percent(name: str) -> None:
     for seed in range(30):
         drawing = world.draw_scene(world.sample_scene(np.random.default_rng(seed), [name]))
         assert (drawing.label > 0).mean() > 0.02
 
 
-def test_a_prompt_names_every_object_and_the_ground():
+def test_a_prompt_names_every_object_and_the_ground() -> None:
     classes = {c["name"]: c["synonyms"] + c["plurals"] for c in world.vocabulary()["classes"]}
     grounds = {b["name"]: b["synonyms"] for b in world.vocabulary()["backgrounds"]}
     for seed in range(200):
@@ -70,7 +70,7 @@ def test_a_prompt_names_every_object_and_the_ground():
         assert any(prompt.endswith(ground) for ground in grounds[scene.ground])
 
 
-def test_a_prompt_says_of_looks_and_directions_what_its_objects_share_or_nothing():
+def test_a_prompt_says_of_looks_and_directions_what_its_objects_share_or_nothing() -> None:
     shares = {"perching": lambda o: o.look == 0, "flying": lambda o: o.look == 1}
     shares |= {"leftward": lambda o: not o.flip, "rightward": lambda o: o.flip}
     named = 0
@@ -84,7 +84,7 @@ def test_a_prompt_says_of_looks_and_directions_what_its_objects_share_or_nothing
 
 
 @pytest.mark.parametrize("name", sorted(LOOKS))
-def test_every_look_has_a_sub_class_a_direction(name):
+def test_every_look_has_a_sub_class_a_direction(name: str) -> None:
     words = next(list(c["subclasses"]) for c in world.vocabulary()["classes"] if c["name"] == name)
     looks = [word.split()[-1] for word in words]
     directions = [word.split()[:-1] for word in words]
@@ -92,7 +92,7 @@ def test_every_look_has_a_sub_class_a_direction(name):
     assert directions in ([[]] * len(looks), [["leftward"], ["rightward"]] * len(LOOKS[name]))
 
 
-def test_a_scene_can_be_asked_for():
+def test_a_scene_can_be_asked_for() -> None:
     drawing = world.draw_scene(
         world.sample_scene(np.random.default_rng(3), ["car", "tree"], "snow")
     )
@@ -103,6 +103,6 @@ def test_a_scene_can_be_asked_for():
     assert world.describe(empty.scene, np.random.default_rng(0)) == "snow"
 
 
-def test_the_vocabulary_is_data():
+def test_the_vocabulary_is_data() -> None:
     path = Path(world.__file__).parent / "data" / "world.json"
     assert json.loads(path.read_text("utf-8")) == world.vocabulary()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from tasks.select.select import select
 IDS = {entry["name"]: entry["id"] for entry in world.vocabulary()["classes"]}
 IMAGES = 60
 COMPOSED = 12
+Composed = tuple[Settings, Store, pd.DataFrame, dict[str, np.ndarray], pd.DataFrame]
 
 
 def settings_at(root: Path, shard_size: int = 20) -> Settings:
@@ -57,7 +59,7 @@ def draw_run(
     return store, plan
 
 
-def draw_row(row: dict) -> world.Drawing:
+def draw_row(row: dict[str, Any]) -> world.Drawing:
     return world.draw_scene(
         world.sample_scene(np.random.default_rng(row["seed"]), row["classes"], row["background"])
     )
@@ -80,14 +82,14 @@ def compose_all(
 
 
 @pytest.fixture(scope="module")
-def composed_run(tmp_path_factory: pytest.TempPathFactory):
+def composed_run(tmp_path_factory: pytest.TempPathFactory) -> Composed:
     settings = settings_at(tmp_path_factory.mktemp("store"))
     store, plan = draw_run(settings)
     arrays, table = compose_all(settings, plan)
     return settings, store, plan, arrays, table
 
 
-def test_every_composed_row_becomes_a_scene_of_its_classes(composed_run):
+def test_every_composed_row_becomes_a_scene_of_its_classes(composed_run: Composed) -> None:
     _, _, plan, arrays, table = composed_run
     composed = plan[plan["kind"] == "composed"]
     assert list(table["id"]) == list(composed["id"])
@@ -100,13 +102,13 @@ def test_every_composed_row_becomes_a_scene_of_its_classes(composed_run):
     assert ((arrays["instance"] > 0) == (arrays["label"] > 0)).all()
 
 
-def test_scenes_and_mosaics_both_occur(composed_run):
+def test_scenes_and_mosaics_both_occur(composed_run: Composed) -> None:
     layouts = set(composed_run[-1]["layout"])
     assert "scene" in layouts
     assert layouts & {"1x2", "2x1", "2x2", "3x3"}
 
 
-def test_each_object_records_its_source(composed_run):
+def test_each_object_records_its_source(composed_run: Composed) -> None:
     _, _, plan, arrays, table = composed_run
     class_of = {row["id"]: row["classes"] for row in plan.to_dict("records")}
     for index, row in table[table["layout"] == "scene"].iterrows():
@@ -118,7 +120,7 @@ def test_each_object_records_its_source(composed_run):
             assert thing["visible"] >= 0.6
 
 
-def test_confidence_is_that_of_the_worst_source_with_objects(composed_run):
+def test_confidence_is_that_of_the_worst_source_with_objects(composed_run: Composed) -> None:
     _, _, plan, _, table = composed_run
     single = set(plan.loc[plan["kind"] == "single", "row"])
     for row in table.to_dict("records"):
@@ -127,7 +129,7 @@ def test_confidence_is_that_of_the_worst_source_with_objects(composed_run):
         )
 
 
-def test_the_shard_size_changes_no_scene(composed_run, tmp_path: Path):
+def test_the_shard_size_changes_no_scene(composed_run: Composed, tmp_path: Path) -> None:
     _, _, _, arrays, table = composed_run
     settings = settings_at(tmp_path, shard_size=7)
     _, plan = draw_run(settings)
@@ -136,7 +138,9 @@ def test_the_shard_size_changes_no_scene(composed_run, tmp_path: Path):
     assert table.to_dict("records") == again_table.to_dict("records")
 
 
-def test_a_rejected_source_is_replaced_by_one_of_its_class(composed_run, tmp_path: Path):
+def test_a_rejected_source_is_replaced_by_one_of_its_class(
+    composed_run: Composed, tmp_path: Path
+) -> None:
     *_, table = composed_run
     spoilt = table["sources"].iloc[0][-1]
     settings = settings_at(tmp_path)
@@ -148,7 +152,9 @@ def test_a_rejected_source_is_replaced_by_one_of_its_class(composed_run, tmp_pat
     assert list(again.loc[untouched, "objects"]) == list(table.loc[untouched, "objects"])
 
 
-def test_most_scenes_are_kept_and_one_without_good_sources_is_not(composed_run, tmp_path: Path):
+def test_most_scenes_are_kept_and_one_without_good_sources_is_not(
+    composed_run: Composed, tmp_path: Path
+) -> None:
     settings, _, plan, _, _ = composed_run
     shard = int(plan["shard"].max())
     assert select.shard(settings, shard).stats["kept"] >= 0.8 * COMPOSED
@@ -159,8 +165,8 @@ def test_most_scenes_are_kept_and_one_without_good_sources_is_not(composed_run, 
 
 
 def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(
-    composed_run, tmp_path: Path
-):
+    composed_run: Composed, tmp_path: Path
+) -> None:
     settings, store, plan, _, _ = composed_run
     shard = int(plan["shard"].max())
     first = compose.shard(settings, shard)
@@ -172,7 +178,9 @@ def test_a_finished_shard_is_not_made_again_and_an_unselected_source_stops_it(
         compose.shard(unselected, shard)
 
 
-def test_labels_that_noise_learning_filtered_are_the_ones_pasted(composed_run, tmp_path: Path):
+def test_labels_that_noise_learning_filtered_are_the_ones_pasted(
+    composed_run: Composed, tmp_path: Path
+) -> None:
     settings = settings_at(tmp_path)
     store, plan = draw_run(settings)
     for shard in plan.loc[plan["kind"] != "composed", "shard"].unique():
@@ -189,7 +197,7 @@ def test_labels_that_noise_learning_filtered_are_the_ones_pasted(composed_run, t
     assert (arrays["label"] == IDS["car"]).any()
 
 
-def test_a_row_that_never_splices_is_a_scene_and_one_that_always_does_a_mosaic():
+def test_a_row_that_never_splices_is_a_scene_and_one_that_always_does_a_mosaic() -> None:
     plan = make_plan(settings_at(Path("unused")), settings_at(Path("unused")).load_vocabulary())
     drawings = {
         row["row"]: draw_row(row) for row in plan[plan["kind"] != "composed"].to_dict("records")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_an_id_beyond_the_classes_is_named(painter: Segmenter) -> None:
     with pytest.raises(ValueError, match="truth holds class id 7, but there are 3 classes"):
         evaluate_segmenter(
             painter,
-            [{**painted([[0, 0]]), "label": torch.full((1, 2), 7, dtype=torch.uint8)}],
+            cast(Any, [{**painted([[0, 0]]), "label": torch.full((1, 2), 7, dtype=torch.uint8)}]),
             "odd",
         )
 

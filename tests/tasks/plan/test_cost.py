@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def test_the_rate_of_many_shards_is_measured_on_some(
             seconds=3.0,
         )
     monkeypatch.setattr("tasks.plan.cost.SAMPLED", 3)
-    read = list[str]()
+    read: Any = list[str]()
     monkeypatch.setattr(
         Store, "read_bytes", lambda store, path: read.append(path) or store.place.get(path)
     )
@@ -56,6 +57,6 @@ def test_the_rate_comes_from_shards_made_with_the_same_generator(tmp_path: Path)
     write_shard(store, "runs/first/select/00000", {}, table, seconds=1.0)
     rate = measured_rate(store, Settings(name="second", plan={"images": 7}))
     assert rate is not None
-    assert (rate.seconds, rate.measured_on) == (pytest.approx(2.0), "first")
+    assert (rate.seconds, rate.measured_on) == (cast(Any, pytest.approx(2.0)), "first")
     assert rate.bytes > 0
     assert measured_rate(store, Settings(generator={"num_inference_steps": 3})) is None

@@ -236,7 +236,7 @@ def test_a_prompt_longer_than_the_tokenizer_takes_is_shown(tmp_path: Path) -> No
     count_tokens, max_tokens = load_tokenizer(str(tmp_path))
     assert max_tokens == MAX_TOKENS
     settings = settings_of()
-    limits = {"count_tokens": count_tokens, "max_tokens": max_tokens}
+    limits: dict[str, Any] = {"count_tokens": count_tokens, "max_tokens": max_tokens}
     make_plan(settings, settings.load_vocabulary(), **limits)
     long = settings.load_vocabulary().model_copy(
         update={"templates": ("{objects} on {background}" + " of sand" * 20,)}

@@ -24,7 +24,7 @@ SETTINGS = RefineSettings()
 ROWS = pd.DataFrame({"row": [4, 5], "id": ["00000004", "00000005"], "classes": [["car"], []]})
 
 
-def sample() -> dict[str, np.ndarray]:
+def sample() -> dict[str, Any]:
     """A red square on green with attention on it, and a green image without an object.
 
     The second map is that of the background.

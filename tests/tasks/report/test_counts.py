@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ def samples() -> pd.DataFrame:
 
     Each is made or not, judged or not, and labelled or not.
     """
-    draw = np.random.default_rng(3)
+    draw: Any = np.random.default_rng(3)
     rows = []
     for row in range(600):
         names = list(draw.choice(CLASSES, draw.integers(3), replace=False))

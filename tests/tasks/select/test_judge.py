@@ -1,6 +1,7 @@
 """Judging: each rejection has its reason, and no verdict depends on other rows of the shard."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ IDS = {"car": 1, "tree": 2}
 SETTINGS = SelectSettings()
 
 
-def good(**changes) -> dict:
+def good(**changes: Any) -> dict[str, Any]:
     """One sound sample: a noisy image, a car of 14 % of it, sure of itself."""
     image = np.random.default_rng(0).integers(40, 200, (64, 64, 3)).astype(np.uint8)
     label = np.zeros((64, 64), np.uint8)
@@ -31,14 +32,14 @@ def good(**changes) -> dict:
     return sample | {"consistency": 0.8, "finite": True} | changes
 
 
-def label_with(*boxes: tuple[slice, slice], value: int = 1) -> np.ndarray:
+def label_with(*boxes: slice | tuple[slice, slice], value: int = 1) -> np.ndarray:
     label = np.zeros((64, 64), np.uint8)
     for box in boxes:
         label[box] = value
     return label
 
 
-def judge(*samples: dict, settings: SelectSettings = SETTINGS) -> pd.DataFrame:
+def judge(*samples: dict[str, Any], settings: SelectSettings = SETTINGS) -> pd.DataFrame:
     table = pd.DataFrame(
         [{k: v for k, v in s.items() if k not in ("image", "label")} for s in samples]
     )
@@ -62,7 +63,7 @@ UNSOUND = {
 }
 
 
-def test_a_sound_sample_is_kept_with_its_measures():
+def test_a_sound_sample_is_kept_with_its_measures() -> None:
     (verdict,) = judge(good()).to_dict("records")
     assert verdict["keep"] and verdict["reason"] == ""
     assert verdict["score"] == pytest.approx(0.72)
@@ -71,16 +72,16 @@ def test_a_sound_sample_is_kept_with_its_measures():
 
 
 @pytest.mark.parametrize("reason", UNSOUND)
-def test_an_unsound_sample_is_rejected_with_its_reason(reason: str):
+def test_an_unsound_sample_is_rejected_with_its_reason(reason: str) -> None:
     (verdict,) = judge(UNSOUND[reason]).to_dict("records")
     assert (verdict["keep"], verdict["reason"]) == (False, reason)
 
 
-def test_every_reason_is_tested_and_documented():
+def test_every_reason_is_tested_and_documented() -> None:
     assert set(UNSOUND) | {"rank"} == set(REASONS)
 
 
-def test_a_verdict_does_not_depend_on_the_rest_of_the_shard():
+def test_a_verdict_does_not_depend_on_the_rest_of_the_shard() -> None:
     together = judge(good(), *UNSOUND.values(), good())
     assert list(together["reason"]) == ["", *UNSOUND, ""]
     alone = pd.concat([judge(sample) for sample in (good(), *UNSOUND.values(), good())])
@@ -89,37 +90,37 @@ def test_a_verdict_does_not_depend_on_the_rest_of_the_shard():
     ).to_dict("list")
 
 
-def test_the_first_reason_of_several_is_given():
+def test_the_first_reason_of_several_is_given() -> None:
     (verdict,) = judge(good(finite=False, confidence=0.1)).to_dict("records")
     assert verdict["reason"] == "nan"
 
 
-def test_images_that_are_not_numbers_are_rejected():
+def test_images_that_are_not_numbers_are_rejected() -> None:
     image = good()["image"].astype(np.float32)
     image[3, 3, 1] = np.nan
     assert judge(good(image=image))["reason"].item() == "nan"
 
 
-def test_an_image_of_one_colour_is_rejected_whatever_the_colour():
+def test_an_image_of_one_colour_is_rejected_whatever_the_colour() -> None:
     image = np.full((64, 64, 3), (90, 120, 30), np.uint8)
     assert judge(good(image=image))["reason"].item() == "black"
 
 
-def test_scores_that_are_not_numbers_do_not_pass():
+def test_scores_that_are_not_numbers_do_not_pass() -> None:
     verdicts = judge(good(confidence=np.nan), good(consistency=np.nan))
     assert list(verdicts["reason"]) == ["confidence", "disagreement"]
     assert list(verdicts["score"]) == [0, 0]
 
 
-def test_contrast_is_judged_where_it_was_measured():
+def test_contrast_is_judged_where_it_was_measured() -> None:
     assert judge(good(contrast=np.nan), good(contrast=0.5))["keep"].all()
 
 
-def test_a_foreground_that_fills_the_image_is_rejected():
+def test_a_foreground_that_fills_the_image_is_rejected() -> None:
     assert judge(good(label=np.ones((64, 64), np.uint8)))["reason"].item() == "area"
 
 
-def test_a_negative_is_kept_if_its_label_is_empty_and_its_image_sane():
+def test_a_negative_is_kept_if_its_label_is_empty_and_its_image_sane() -> None:
     negative = {"kind": "negative", "classes": [], "confidence": np.nan, "consistency": np.nan}
     empty = np.zeros((64, 64), np.uint8)
     verdicts = judge(
@@ -131,23 +132,23 @@ def test_a_negative_is_kept_if_its_label_is_empty_and_its_image_sane():
     assert verdicts["score"].iloc[0] == 1
 
 
-def test_two_equal_objects_of_a_class_are_not_too_many_pieces():
+def test_two_equal_objects_of_a_class_are_not_too_many_pieces() -> None:
     assert judge(good(label=label_with(*QUARTERS[:2])))["keep"].item()
 
 
-def test_four_equal_pieces_are_too_many_unless_the_scene_was_composed_so():
+def test_four_equal_pieces_are_too_many_unless_the_scene_was_composed_so() -> None:
     pieces = label_with(*QUARTERS)
     verdicts = judge(good(label=pieces), good(label=pieces, kind="composed"))
     assert list(verdicts["reason"]) == ["components", ""]
 
 
-def test_specks_are_not_counted_as_pieces():
+def test_specks_are_not_counted_as_pieces() -> None:
     label = good()["label"]
     label[0, ::8] = 1
     assert judge(good(label=label))["components"].item() == 1
 
 
-def test_a_label_of_another_size_is_refused():
+def test_a_label_of_another_size_is_refused() -> None:
     table = pd.DataFrame({"id": ["a"]})
     with pytest.raises(ValueError, match="do not fit"):
         judge_rows(
@@ -155,12 +156,12 @@ def test_a_label_of_another_size_is_refused():
         )
 
 
-def test_a_label_value_that_no_class_has_is_refused_with_the_sample():
+def test_a_label_value_that_no_class_has_is_refused_with_the_sample() -> None:
     with pytest.raises(ValueError, match="label of 00000001 holds 7"):
         judge(good(), good(label=label_with(np.s_[:9], value=7)))
 
 
-def test_a_shard_in_the_store_is_judged_once(tmp_path: Path):
+def test_a_shard_in_the_store_is_judged_once(tmp_path: Path) -> None:
     settings = Settings(
         store={"url": str(tmp_path)},
         classes=("car",),

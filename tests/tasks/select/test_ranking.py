@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tasks.schemas import Threshold
-from tasks.select.ranking import Scores, pass_thresholds
+from tasks.select.ranking import Keep, Scores, pass_thresholds
 
 
 def run_of(scores: list[float], classes: list[list[str]]) -> pd.DataFrame:
@@ -16,7 +16,7 @@ def run_of(scores: list[float], classes: list[list[str]]) -> pd.DataFrame:
     )
 
 
-def kept(run: pd.DataFrame, keep: float | str, parts: int = 1) -> list[bool]:
+def kept(run: pd.DataFrame, keep: Keep, parts: int = 1) -> list[bool]:
     """Which rows stay, ranked in `parts` tables and judged one by one."""
     scores = Scores()
     for part in np.array_split(np.arange(len(run)), parts):
@@ -80,7 +80,7 @@ def test_a_row_of_two_classes_may_not_stand_out_in_either() -> None:
 
 
 @pytest.mark.parametrize("keep", [0.37, "auto"])
-def test_it_does_not_matter_in_what_parts_a_run_is_ranked(keep: float | str) -> None:
+def test_it_does_not_matter_in_what_parts_a_run_is_ranked(keep: Keep) -> None:
     random = np.random.default_rng(0)
     names = [
         list(random.choice(["car", "tree", "dog"], random.integers(0, 4), replace=False))
