@@ -11,12 +11,16 @@ from typing import NamedTuple
 DEEP = 100_000  # brackets, more than any reader can follow
 
 
+# of a folder; a lambda that binds a loop's values by defaults fits no narrower type
+Attempt = Callable[..., object]
+
+
 class Case(NamedTuple):
     """An attempt, given a folder of its own; the error that it must raise; a pattern that the
     message must match.
     """
 
-    attempt: Callable[[Path], object]
+    attempt: Attempt
     error: type[Exception] | tuple[type[Exception], ...]
     words: str
 

@@ -56,14 +56,15 @@ def cases() -> Cases:
 
         return Case(attempt, PipelineError, words)
 
-    for name, text in {
+    texts: dict[str, str | bytes] = {
         "deep": "[" * DEEP,
         "not UTF-8": b"\xff",
         "list": "[]",
         "cut off": "{",
         "text": '"a"',
         "null": "null",
-    }.items():
+    }
+    for name, text in texts.items():
         yield f"model_index.json: {name}", case("model_index.json", text, r"model_index\.json")
         yield f"unet/config.json: {name}", case("unet/config.json", text, r"unet/config\.json")
     entries = {
@@ -140,12 +141,13 @@ def cases() -> Cases:
         "a.pickle",
     ):
         yield f"pickle: {pickle}", case(pickle, b"\x80\x04.", f"pickles.*{pickle}")
-    for name, text in {
+    files: dict[str, str | bytes] = {
         "cut off": "{",
         "list": "[]",
         "model without vocabulary": '{"model": {"type": "BPE"}}',
         "not UTF-8": b"\xff",
-    }.items():
+    }
+    for name, text in files.items():
         yield (
             f"tokenizer.json: {name}",
             Case(

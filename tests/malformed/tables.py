@@ -130,7 +130,7 @@ def plans() -> Cases:
                 (PlanError, StoreError),
                 rf"plan\.parquet.*{words}",
             ),
-        )  # type: ignore[arg-type]
+        )
     for column in PLAN:
         yield (
             f"plan: without {column}",

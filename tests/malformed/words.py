@@ -41,7 +41,7 @@ def vocabularies() -> Cases:
                 r"pets\.json",
             ),
         )
-    words = {
+    words: Any = {
         "escape": "cat\x1b[31m",
         "bell": "cat\x07",
         "NUL": "cat\0",
