@@ -1,6 +1,7 @@
 """Labels stay on their images on every path; `benchmarks.shift` measures more discs."""
 
 from functools import cache
+from typing import cast
 
 import cv2
 import numpy as np
@@ -31,7 +32,10 @@ def test_a_quarter_of_a_pixel_is_found_on_every_path(name: str) -> None:
     moved = np.array([[1, 0, 0.25], [0, 1, 0]])
     shifts = np.concatenate(
         [
-            disc_shifts(cv2.warpAffine(soft * 1.0, moved, (soft.shape[1], soft.shape[0])), label)
+            disc_shifts(
+                cast(Floats, cv2.warpAffine(soft * 1.0, moved, (soft.shape[1], soft.shape[0]))),
+                label,
+            )
             for soft, label in maps(name)
         ]
     )
