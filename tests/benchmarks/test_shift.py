@@ -1,13 +1,12 @@
 """Labels stay on their images on every path; `benchmarks.shift` measures more discs."""
 
 from functools import cache
-from typing import cast
 
 import cv2
 import numpy as np
 import pytest
 
-from benchmarks.shift import SIDE, Bytes, Floats, coverage, disc_shifts, paths
+from benchmarks.shift import SIDE, Bytes, Floats, coverage, disc_shifts, paths, shifts_of
 
 COUNT = 120
 PATHS = paths(COUNT)
@@ -22,23 +21,19 @@ def maps(name: str) -> list[tuple[Floats, Bytes]]:
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_labels_stay_within_a_twentieth_of_a_pixel_of_their_images(name: str) -> None:
-    shifts = np.concatenate([disc_shifts(*each) for each in maps(name)])
+    shifts = shifts_of(iter(maps(name)))
     assert len(shifts) > COUNT / 2
     assert np.abs(shifts.mean(0)).max() <= 0.05
 
 
+def moved_right(soft: Floats, pixels: float) -> Floats:
+    view = np.array([[1, 0, pixels], [0, 1, 0]])
+    return np.asarray(cv2.warpAffine(soft.astype(np.float64), view, soft.shape[::-1]), np.float64)
+
+
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_quarter_of_a_pixel_is_found_on_every_path(name: str) -> None:
-    moved = np.array([[1, 0, 0.25], [0, 1, 0]])
-    shifts = np.concatenate(
-        [
-            disc_shifts(
-                cast(Floats, cv2.warpAffine(soft * 1.0, moved, (soft.shape[1], soft.shape[0]))),
-                label,
-            )
-            for soft, label in maps(name)
-        ]
-    )
+    shifts = shifts_of((moved_right(soft, 0.25), label) for soft, label in maps(name))
     assert len(shifts) > COUNT / 2
     assert shifts.mean(0) == pytest.approx([0, -0.25], abs=0.05)
 
