@@ -13,6 +13,7 @@ from infra.settings import Settings
 from models.attention import AttentionRecorder, Excitation
 from models.embedded.oracle import load_oracle
 from models.generators import Request, Sampling, generate, load_pipeline
+from models.smoothing import smooth
 from tasks.plan.rows import make_plan
 
 PROMPTS = [
@@ -33,10 +34,12 @@ def make(pipeline: Any, rows: list[int], excitation: float) -> NDArray[np.int64]
     return made.images.astype(np.int64)
 
 
-def peaks(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """Return the recorder's peak attention (B, 2) of each phrase of the crowded prompts.
+def neglect(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared neglect (B,) of the crowded prompts, from the recorder's maps.
 
-    A phrase's tokens are summed. Apart from blurring, this is what the excitation raises.
+    A phrase's neglect is 1 minus its peak attention: its tokens summed, then blurred. A peak
+    without the blur is one position; a push need not raise it, and on random weights it falls for
+    some latents.
     """
     prompts = [PROMPTS[i] for i in CROWDED]
     objects = [OBJECTS[i] for i in CROWDED]
@@ -46,15 +49,17 @@ def peaks(pipeline: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch
     tokens = torch.tensor(
         [[len(pipeline.tokenizer(o).input_ids) - 2 for o in objects[i]] for i in range(2)]
     )
-    return recorder.cross[max(recorder.cross)].flatten(2).amax(2) * tokens
+    peaks = smooth(recorder.cross[max(recorder.cross)]).flatten(2).amax(2) * tokens
+    return (1 - peaks).square().mean(1)
 
 
-def test_a_push_raises_the_attention_of_every_crowded_image(pipeline: Any) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_a_push_raises_the_attention_of_every_crowded_image(pipeline: Any, seed: int) -> None:
     pipeline.scheduler.set_timesteps(STEPS)
     pipeline._num_timesteps = STEPS
     config = pipeline.unet.config
     shape = (2, config.in_channels, config.sample_size, config.sample_size)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     prompts = [PROMPTS[i] for i in CROWDED]
     objects = [OBJECTS[i] for i in CROWDED]
     embeds = pipeline.encode_prompt(prompts, "cpu", 1, False)[0]
@@ -63,8 +68,8 @@ def test_a_push_raises_the_attention_of_every_crowded_image(pipeline: Any) -> No
     moved, size = (x.square().mean((1, 2, 3)).sqrt() for x in (pushed - latents, latents))
     torch.testing.assert_close(moved / size, torch.full((2,), 0.02), rtol=1e-3, atol=0)
     timestep = pipeline.scheduler.timesteps[1]
-    before, after = (peaks(pipeline, each, timestep) for each in (latents, pushed))
-    assert ((1 - after).square().mean(1) < (1 - before).square().mean(1)).all()
+    before, after = (neglect(pipeline, each, timestep) for each in (latents, pushed))
+    assert (after < before).all()
 
 
 def test_images_of_fewer_than_two_objects_stay_bit_identical(pipeline: Any) -> None:
