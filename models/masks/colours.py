@@ -102,7 +102,14 @@ def _distance_to_colours(pixels: Floats, background: Floats) -> Floats:
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 1.0)
     count = min(COLOURS, len(some))
-    _, nearest, centres = cv2.kmeans(some, count, None, criteria, 1, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
+    _, nearest, centres = cv2.kmeans(
+        some,
+        count,
+        None,  # type: ignore[call-overload]  # cv2's stubs forbid it; its C++ allows it
+        criteria,
+        1,
+        cv2.KMEANS_PP_CENTERS,
+    )
     best = np.full(len(pixels), np.inf, np.float32)
     for index, centre in enumerate(centres):
         own = some[nearest[:, 0] == index]
