@@ -267,7 +267,6 @@ for number in range(10**6):
 
 @pytest.mark.slow
 def test_a_killed_writer_leaves_shards_that_are_whole_or_never_written(store: Store) -> None:
-    shards: list[Any] = [0, 1]
     for delay in (0.11, 0.23, 0.37):
         store.delete("runs")
         store.write_json("runs/a/settings.json", {})
