@@ -163,7 +163,10 @@ def test_a_damaged_affinity_network_is_read_as_it_was_or_named(store: Store) -> 
     content = safetensors.torch.save(AffinityNet().state_dict())
     store.write_bytes("runs/nightly/affinity.safetensors", seal_tensors(content))
     path = Path(store.url, "runs/nightly/affinity.safetensors")
-    read = lambda: safetensors.torch.save(read_affinity(store, "nightly").state_dict())  # noqa: E731
+
+    def read() -> bytes:
+        return safetensors.torch.save(read_affinity(store, "nightly").state_dict())
+
     assert read() == content
     check(path, read, StoreError, "affinity.safetensors")
 
