@@ -49,9 +49,9 @@ def test_ten_kills_end_in_the_same_bytes_and_nothing_finished_is_done_twice(
         reached |= {path.split("/")[2] for path in markers}
     assert reached >= {"synthesize", "refine"}
     assert len(markers) < 18, "the kills were spread over the whole run"
-    worked = nights.run(chosen)
-    assert worked.pop("publish-shards") > 0
-    assert +worked == _missing(set(markers))
+    unpublished = len(nights.SHARDS) - len(list(folder.glob("versions/*/data/*.json")))
+    publishing = +Counter({"publish-shards": nights.ROWS * unpublished})
+    assert nights.run(chosen) == _missing(set(markers)) + publishing
     assert {path: _identity(folder, path) for path in markers} == markers
     assert nights.objects(folder) == nights.objects(theirs)
     assert verify_stored_run(nights.store_of(chosen), "night") == []
