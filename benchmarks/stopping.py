@@ -231,8 +231,10 @@ class Terminal:
         self._mark = f"{MARK}={uuid4().hex}"
         name, _, value = self._mark.partition("=")
         self._master, slave = pty.openpty()
+        # As an interactive shell starts it: no signal is ignored, although whoever started us may
+        # ignore SIGINT, and the pty is the controlling terminal. Each word becomes the next.
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *words],  # makes the pty its controlling terminal, then becomes it
+            ["env", "--default-signal", "setsid", "--ctty", *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
