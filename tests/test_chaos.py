@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.chaos.__main__ import night_plan
 from benchmarks.chaos.disturbance import disturb
 from benchmarks.chaos.fleet import Fleet
@@ -13,6 +15,8 @@ from benchmarks.chaos.kinds import KINDS
 from benchmarks.chaos.night import Fault, Night, undisturbed_night
 
 
+@pytest.mark.server
+@pytest.mark.slow
 def test_a_night_loses_worker_bucket_and_scheduler_and_nothing_else(tmp_path: Path) -> None:
     faults = [
         Fault("worker killed", 0.2, 1),

@@ -75,6 +75,7 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
     assert name in str(segmint.__doc__)
 
 
+@pytest.mark.slow  # imports everything
 def test_a_star_import_gives_exactly_the_public_names() -> None:
     program = "before = set(dir()); from segmint import *; print(*sorted(set(dir()) - before))"
     assert python(program).split() == sorted([*segmint.__all__, "before"])

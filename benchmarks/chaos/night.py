@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import s3fs
+import torch
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.chaos import witness
@@ -215,9 +216,16 @@ class Night:
 def undisturbed_night(fleet: Fleet, target: Path) -> Path:
     """Make a folder like the bucket of an undisturbed night, in this process and without waiting
     for its retraining.
+
+    One thread computes, as in Dask's workers: more would sum floats in another order.
     """
-    with temporary_settings({PREFECT_API_URL: fleet.prefect.url}):
-        nights.run(nights.settings(target, plan=PLAN, compose=SCENES, **TINY))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with temporary_settings({PREFECT_API_URL: fleet.prefect.url}):
+            nights.run(nights.settings(target, plan=PLAN, compose=SCENES, **TINY))
+    finally:
+        torch.set_num_threads(threads)
     return target
 
 

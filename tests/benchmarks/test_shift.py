@@ -19,6 +19,7 @@ def maps(name: str) -> list[tuple[Floats, Bytes]]:
     return list(PATHS[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURED)
 def test_labels_stay_within_a_twentieth_of_a_pixel_of_their_images(name: str) -> None:
     shifts = shifts_of(iter(maps(name)))
@@ -31,6 +32,7 @@ def moved_right(soft: Floats, pixels: float) -> Floats:
     return np.asarray(cv2.warpAffine(soft.astype(np.float64), view, soft.shape[::-1]), np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_quarter_of_a_pixel_is_found_on_every_path(name: str) -> None:
     shifts = shifts_of((moved_right(soft, 0.25), label) for soft, label in maps(name))

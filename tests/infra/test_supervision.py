@@ -15,6 +15,8 @@ import pytest
 from benchmarks.stopping import Terminal
 from testbed.processes import wait_until
 
+pytestmark = pytest.mark.slow  # each starts processes and waits for their end
+
 Start = Callable[..., Terminal]
 PROGRAM = """
 import subprocess, sys, time
