@@ -11,8 +11,8 @@ from infra.store import Store
 from segmint import console as show
 from tasks.plan.captions import read_captions, sort_captions
 from tasks.plan.cost import Cost, estimate, measured_rate
-from tasks.plan.resolve import resolve, stored_record
-from tasks.plan.rows import plan_groups
+from tasks.plan.resolve import resolve
+from tasks.plan.rows import plan_groups, stored_record
 from tasks.plan.tokens import TokenCounter, load_tokenizer
 from tasks.publish.samples import version_of
 from tasks.publish.version import is_published

@@ -40,8 +40,8 @@ def train(
 def described_outcome(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the rows that show what `promote` returned: the trained network and the champion."""
     rows = [
-        (name, f"{_measured(outcome[key]['evaluation'])}, {outcome[key]['checkpoint']}")
-        for name, key in (("trained", "trained"), ("champion", "champion"))
+        (name, f"{_measured(outcome[name]['evaluation'])}, {outcome[name]['checkpoint']}")
+        for name in ("trained", "champion")
     ]
     moved = "promoted" if outcome["moved"] else "not promoted"
     return [*rows, ("decision", f"{moved}: {outcome['reason']}")]
@@ -80,7 +80,7 @@ def evaluate(
         show.as_json({"checkpoint": name, **found})
         return
     rows = [(of_class, _figure(value)) for of_class, value in found["iou"].items()]
-    rows.append(("mean", f"{found['miou']:.3f}"))
+    rows.append(("mean", _figure(found["miou"])))
     show.table(f"{name} on {found['set']}", ["class", "IoU"], rows)
 
 

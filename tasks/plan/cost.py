@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from infra.settings import Settings
 from infra.store import Marker, Store, read_marker
-from tasks.schemas import Record
+from tasks.plan.rows import stored_record
 
 __all__ = ["Cost", "Rate", "estimate", "measured_rate"]
 
@@ -49,11 +49,8 @@ def measured_rate(store: Store, settings: Settings) -> Rate | None:
     """The rate of the last run, by name, with the same generator settings; None without one."""
     wanted = settings.resolved()["generator"]
     for run in reversed(store.list("runs")):
-        record = f"runs/{run}/settings.json"
-        if (
-            store.exists(record)
-            and store.read_json(record, Record)["settings"]["generator"] == wanted
-        ):
+        record = stored_record(store, run)
+        if record and record["settings"]["generator"] == wanted:
             stages = _stages(store, f"runs/{run}")
             if "synthesize" in stages and (images := stages["synthesize"].images):
                 seconds = sum(stage.seconds for stage in stages.values())

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
-from typing import Any
 
 from prefect.runtime import flow_run
 
 from infra.settings import Settings
 from infra.store import Store, read_version
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
-from tasks.plan.rows import resolve_budget
-from tasks.schemas import Record, origin_of
+from tasks.plan.rows import resolve_budget, stored_record
+from tasks.schemas import origin_of
 
 __all__ = [
     "for_version",
     "resolve",
     "resolve_date",
     "run_exists",
-    "stored_record",
     "with_weights",
 ]
 
@@ -62,12 +60,6 @@ def for_version(store: Store, settings: Settings, version: str) -> Settings:
     run = origin_of(read_version(store, version)).run
     day = _date_in(run, settings.name)
     return settings.dated(day) if day else resolve_date(settings)
-
-
-def stored_record(store: Store, run: str) -> dict[str, Any] | None:
-    """Return settings.json of a run, or None if the run has not started."""
-    path = f"runs/{run}/settings.json"
-    return store.read_json(path, Record) if store.exists(path) else None
 
 
 def with_weights(settings: Settings) -> Settings:

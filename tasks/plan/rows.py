@@ -42,7 +42,7 @@ from tasks.plan.table import plan_path, stored_plan
 from tasks.plan.tokens import CLIP_TOKENS, PromptLengths, TokenCounter
 from tasks.schemas import Planned, Record
 
-__all__ = ["PlanError", "make_plan", "plan_groups", "resolve_budget", "start_run"]
+__all__ = ["PlanError", "make_plan", "plan_groups", "resolve_budget", "start_run", "stored_record"]
 
 GROUP_ROWS = 1 << 14  # approximate rows per group of the table; a shard's task reads one group
 
@@ -158,9 +158,9 @@ def start_run(
     champion or the shard size has changed since. Raises `SettingsError` if the run was started with
     other settings, and the errors of `make_plan`, before anything is written.
     """
-    record = f"runs/{settings.name}/settings.json"
+    record = _record_path(settings.name)
     table = plan_path(settings.name)
-    stored = store.read_json(record, Record) if store.exists(record) else None
+    stored = stored_record(store, settings.name)
     settings = resolve_budget(store, settings, stored)
     if stored:
         check_same_run(stored, settings)
@@ -175,6 +175,16 @@ def start_run(
     check_same_run(store.read_json(record, Record), settings)
     store.write_bytes(table, plan)
     return settings
+
+
+def stored_record(store: Store, run: str) -> dict[str, Any] | None:
+    """Return settings.json of a run, or None if the run has not started."""
+    path = _record_path(run)
+    return store.read_json(path, Record) if store.exists(path) else None
+
+
+def _record_path(run: str) -> str:
+    return f"runs/{run}/settings.json"
 
 
 def resolve_budget(
