@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    temporary_settings,
+)
 
 from benchmarks.stopping import CONFIG, WORK, Lane, Terminal
 from infra.local_server import prefect_api
@@ -79,10 +84,12 @@ def test_dask_s_workers_share_one_temporary_server_and_end_with_the_run(tmp_path
 
 def test_a_stopped_run_is_cancelled_on_the_user_s_own_server(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        home = temporary_settings(
-            {PREFECT_HOME: tmp_path / "prefect"}, restore_defaults={PREFECT_API_URL}
+        # The flows' tests leave their server's URL and database in the settings of the process.
+        own_server = temporary_settings(
+            {PREFECT_HOME: tmp_path / "prefect"},
+            restore_defaults={PREFECT_API_URL, PREFECT_API_DATABASE_CONNECTION_URL},
         )
-        stack.enter_context(home)
+        stack.enter_context(own_server)
         stack.enter_context(prefect_api())
         url = PREFECT_API_URL.value() or ""
         client = stack.enter_context(get_client(sync_client=True))
