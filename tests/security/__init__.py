@@ -1,0 +1,1 @@
+"""Attacks, each tried with the real part."""
