@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.claims import Claim, Size, run
 from benchmarks.publish import folder, served, started
-from infra.settings import Settings
+from infra.settings import Settings, StoreSettings
 from infra.store import Store
 from tasks.evaluate.measure import HITS, PREDICTED
 from tasks.evaluate.stored import write_evaluation
@@ -75,9 +75,7 @@ def race(store: Store, operations: int) -> tuple[int, list[str]]:
     """Return how many operations of all processes at once are right, and what is wrong."""
     names = [f"c{number:03d}" for number in range(FIRST + operations)]
     ranks = np.random.default_rng(0).permutation(len(names))
-    miou = {
-        name: 0.2 + 0.6 * int(rank) / len(names) for name, rank in zip(names, ranks, strict=True)
-    }
+    miou = dict(zip(names, (0.2 + 0.6 * ranks / len(names)).tolist(), strict=True))
     with ThreadPoolExecutor(store.place.writers) as pool:
         list(pool.map(lambda name: prepare(store, name, miou[name]), names))
     for name in names[:FIRST]:
@@ -104,12 +102,13 @@ def prepare(store: Store, name: str, miou: float) -> None:
 
 
 def settings_of(store: Store) -> Settings:
-    """Return settings whose store is this one."""
-    return Settings(store={"url": store.url, "options": dict(store.options)})
+    """Return settings whose store is this one, with the credentials of its server."""
+    chosen = StoreSettings(url=store.url, options=dict(store.options))
+    return Settings().model_copy(update={"store": chosen})
 
 
 def _at_once(store: Store, names: Sequence[str]) -> list[Any]:
-    """Return the results of all operations, each a name or "" with an entry; a text if it failed."""
+    """Return each operation's name ("" for a rollback) and entry; a text if it failed."""
     _PROCESSES.set_forkserver_preload(["benchmarks.promotions"])
     go = _PROCESSES.Barrier(PROCESSES, timeout=600)
     outcomes: Any = _PROCESSES.SimpleQueue()

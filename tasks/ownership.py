@@ -80,6 +80,9 @@ def sort_out(store: Store, path: str) -> tuple[list[str], list[Foreign]]:
         listed = _listed(store, name)
         own += [each.path for each in foreign if _shard(each.path) in listed]
         foreign = [each for each in foreign if _shard(each.path) not in listed]
+    if not foreign:
+        depth = path.count("/") + 2
+        own = sorted({"/".join(each.split("/")[:depth]) for each in own})
     return own, foreign
 
 
@@ -90,14 +93,17 @@ def delete_own(store: Store, path: str) -> None:
     that what a kill leaves is still known as segmint's.
     """
     own, foreign = sort_out(store, path)
-    ends = {f"{path}/manifest.json": 0, f"{path}/{MARK}": 2}
-    if not foreign and not ends.keys() & set(own):
+    manifest = f"{path}/manifest.json"
+    mark = f"{path}/{MARK}"
+    if not foreign and mark not in own:  # the folder of a stage
         store.delete(path)
         return
-    for each in sorted(own, key=lambda each: ends.get(each, 1)):
+    for each in sorted(set(own) - {mark}, key=lambda each: each != manifest):
         store.delete(each)
-    if not foreign and not store.list(path):
-        store.delete(path)  # an empty folder, with unfinished files perhaps
+    if foreign:
+        store.delete(mark)
+    elif set(store.list(path)) <= {MARK}:  # nothing was added meanwhile
+        store.delete(path)
 
 
 def _sorted(store: Store, folder: str, names: _Names) -> tuple[list[str], list[Foreign]]:
