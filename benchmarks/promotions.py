@@ -109,7 +109,7 @@ def settings_of(store: Store) -> Settings:
 
 def _at_once(store: Store, names: Sequence[str]) -> list[Any]:
     """Return each operation's name ("" for a rollback) and entry; a text if it failed."""
-    _PROCESSES.set_forkserver_preload(["benchmarks.promotions"])
+    _PROCESSES.set_forkserver_preload(["tasks.promote.champion"])
     go = _PROCESSES.Barrier(PROCESSES, timeout=600)
     outcomes: Any = _PROCESSES.SimpleQueue()
     racers = [

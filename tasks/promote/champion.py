@@ -61,7 +61,7 @@ def _challenged(
     """Return the entry after a challenge of the champion `before`, and the reason."""
     if before is None:
         decision = Decision(True, "there was no champion")
-        standing = challenger
+        standing = {**challenger, "before": [], "lost": [], "withdrawn": []}
     else:
         champion, decision = contest(store, settings, before, challenger)
         standing = champion

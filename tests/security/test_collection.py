@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from infra.settings import RetentionSettings, Settings
-from infra.store import Store, StoreError, publish_version, write_shard
+from infra.store import Store, StoreError, Usage, publish_version, write_shard
 from infra.store.folder import ABANDONED
 from tasks.gc import DAY, Found, collect, find_garbage
 from tasks.ownership import delete_own
@@ -170,6 +170,26 @@ def test_what_another_program_adds_before_the_deletion_stays(store: Store) -> No
     for garbage in found.garbage:
         delete_own(store, garbage.path)
     assert store.list("runs/gone") == ["late"]
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("runs/locked/settings.json", "checkpoints/night-0123abcd-aaaaaaaa/weights"):
+        store.write_bytes(path, b"x")
+    usage: Callable[[Store, str], Usage] = Store.usage
+
+    def denied(self: Store, path: str) -> Usage:
+        if "locked" in path or "checkpoints" in path:
+            raise StoreError(f"{path}: Permission denied")  # root, as tests often are, is not
+        return usage(self, path)
+
+    monkeypatch.setattr(Store, "usage", denied)
+    publish_squares(store, "next-0123abcd", run="next")
+    found = collected(store)
+    assert "runs/gone" in {each.path for each in found.garbage}
+    assert stays(found) == {"runs/locked": "runs/locked/.segmint: Permission denied"}
+    assert store.exists("versions/night-0123abcd")  # the checkpoint may be in training on it
 
 
 @pytest.mark.parametrize("killed_after", range(5))
