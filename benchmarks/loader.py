@@ -69,7 +69,7 @@ def place(size: Size) -> Iterator[Store]:
             yield stack.enter_context(bucket())
         else:
             store = Store.open(str(CACHE / "loader"))
-            stack.callback(store.delete, "")
+            stack.callback(store.delete, "versions")
             yield store
 
 

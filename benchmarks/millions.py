@@ -236,7 +236,7 @@ def collected(url: str, _: int) -> dict[str, float]:
     """Collect garbage where nothing is any: all versions are kept, and one run is under way."""
     kept = RetentionSettings(versions=1, days=10_000, run_days=0, abandoned_days=1)
     with counted() as found:
-        garbage = find_garbage(Store.open(url), kept, time.time() + DAY / 2)
+        garbage = find_garbage(Store.open(url), kept, time.time() + DAY / 2).garbage
     return found | {"garbage": len(garbage)}
 
 

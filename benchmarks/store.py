@@ -153,7 +153,7 @@ def writing(store: Store, contenders: Mapping[str, Callable[[str], object]], rou
             os.sync()  # so that none waits for bytes that another wrote
             times[name].append(seconds(partial(contenders[name], "runs/b/refine/00000")))
             os.sync()
-            store.delete("runs/b")
+            store.delete("runs/b/refine")
     return times
 
 

@@ -1,4 +1,4 @@
-"""Rollback: makes an earlier champion the champion again."""
+"""Rollback: withdraws the champion and makes another checkpoint the champion."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["rollback"]
 
 @flow(name="rollback", flow_run_name=rollback_name)
 def rollback(settings: Settings, to: str | None = None) -> dict[str, Any]:
-    """Make an earlier champion the champion again; return champion.json.
+    """Withdraw the champion, make an earlier one the champion again, and return its entry.
 
     Args:
         settings: Settings of the run; those left out come from the worker's environment, or have
             their default.
-        to: A checkpoint. If it is left out, it is the champion before the current one.
+        to: A checkpoint. If it is left out, it is the best that was not withdrawn: the champion
+            before the current one, or a challenger since that beats it.
     """
     return roll_back(settings, to)

@@ -8,28 +8,31 @@
 | runs/<run>/<stage>       | `run_days` after publication   |                                 |
 | runs/<run> and versions  | `abandoned_days` after a write | they are published              |
 
-pins/<version>.json keeps a version until it is unpinned.
+pins/<version>.json keeps a version until it is unpinned. What segmint did not write stays and is
+reported (`tasks.ownership`), and so is what cannot be read or deleted.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
-from infra.store import Published, Store, list_versions, read_version
+from infra.store import Published, Store, StoreError, list_versions, read_version
+from infra.store.mark import MARK, is_marked
+from tasks.ownership import Foreign, delete_own, own_names, sort_out, why_foreign
 from tasks.promote.pointer import read_champion
-from tasks.run.layout import version_name
-from tasks.schemas import origin_of
+from tasks.run.layout import STAGES, version_name
+from tasks.schemas import Origin, origin_of
 
-__all__ = ["Garbage", "collect", "delete", "find_garbage", "pin", "pins", "unpin"]
+__all__ = ["Found", "Garbage", "collect", "find_garbage", "pin", "pins", "unpin"]
 
 DAY = 86_400.0
 TRAINING = DAY  # a training writes its snapshot every minute, so a day without one ends it
@@ -43,14 +46,49 @@ class Garbage(NamedTuple):
     why: str
 
 
-def find_garbage(store: Store, retention: RetentionSettings, now: float) -> list[Garbage]:
+class Found(NamedTuple):
+    """What can be deleted, and what stays because it is not segmint's or there was an error."""
+
+    garbage: list[Garbage]
+    left: list[Foreign]
+
+
+def find_garbage(store: Store, retention: RetentionSettings, now: float) -> Found:
     """Return everything that can be deleted at `now` (seconds since 1970), and delete nothing.
 
     It reads manifests but no samples, and lists only folders without a version, and those that can
-    be deleted. A folder is not searched further once a recent file is found.
+    be deleted. A folder is not searched further once a recent file is found. Raises `StoreError`
+    for a folder or bucket that is no store.
     """
+    if not is_marked(store):
+        if not store.list():
+            return Found([], [])
+        raise StoreError(
+            f"{store.url} has no {MARK}, so it is no store of segmint and nothing in it is "
+            "deleted; correct store.url (a store gets its mark when it is first written to)"
+        )
     versions = list_versions(store)
-    checkpoints = store.list("checkpoints")
+    checkpoints, left = own_names(store, "checkpoints")
+    unpublished, others = _unpublished(store, versions)
+    with ThreadPoolExecutor(store.place.readers) as pool:
+        due = _due(store, retention, now, versions, checkpoints)
+        judged = [pool.submit(_judged, store, path, partial(str, why)) for path, why in due]
+        for path in unpublished:
+            abandoned = partial(_abandoned, store, path, retention, now)
+            judged.append(pool.submit(_judged, store, path, abandoned))
+        found = [each.result() for each in judged]
+    garbage = [one for each in found for one in each.garbage]
+    return Found(garbage, [*left, *others, *(one for each in found for one in each.left)])
+
+
+def _due(
+    store: Store,
+    retention: RetentionSettings,
+    now: float,
+    versions: list[Published],
+    checkpoints: Collection[str],
+) -> Iterator[tuple[str, str]]:
+    """Yield path and reason of what published versions no longer need, and of old versions."""
     champion = read_champion(store) or {}
     with ThreadPoolExecutor(store.place.readers) as pool:
         trained = pool.map(lambda name: _trained_version(store, name, now), checkpoints)
@@ -60,14 +98,33 @@ def find_garbage(store: Store, retention: RetentionSettings, now: float) -> list
             for v in versions[: -retention.versions]
             if v.version not in needed and _age(v, now) > retention.days * DAY
         ]
-        found = _with_checkpoints(champion, expired, checkpoints)
+        yield from _with_checkpoints(champion, expired, checkpoints)
         done = [v for v in versions if _is_whole(v) and _age(v, now) > retention.run_days * DAY]
-        working = pool.map(lambda v: _working_folders(store, v, checkpoints), done)
-        found += itertools.chain.from_iterable(working)
-        sized = pool.map(lambda one: Garbage(one[0], store.usage(one[0]).size, one[1]), found)
-        unpublished = _unpublished(store, versions)
-        abandoned = pool.map(lambda path: _abandoned(store, path, retention, now), unpublished)
-        return [*sized, *filter(None, abandoned)]
+        for folders in pool.map(lambda v: _working_folders(store, v, checkpoints), done):
+            yield from folders
+
+
+def _judged(store: Store, path: str, reason: Callable[[], str | None]) -> Found:
+    """Return a folder as garbage, as far as it is segmint's, if there is a `reason` to delete it.
+
+    An error about this folder alone is reported, so that it does not stop the collection.
+    """
+    try:
+        if foreign := why_foreign(store, path):
+            return Found([], [Foreign(path, foreign)])
+        if not (why := reason()):
+            return Found([], [])
+        own, left = sort_out(store, path)
+        size = sum(store.usage(each).size for each in (own if left else [path]))
+    except StoreError as error:
+        return Found([], [_failed(store, path, error)])
+    return Found([Garbage(path, size, why)] if own else [], left)
+
+
+def _failed(store: Store, path: str, error: StoreError) -> Foreign:
+    """Return a path as left. Raises `StoreError` if the whole store cannot be reached."""
+    store.list()
+    return Foreign(path, str(error))
 
 
 def _age(version: Published, now: float) -> float:
@@ -80,12 +137,24 @@ def _is_whole(version: Published) -> bool:
     return not version.meta.get("without")
 
 
+def _origin(version: Published) -> Origin | None:
+    """Return where a version comes from; None for one that no run of segmint published."""
+    try:
+        return origin_of(version)
+    except StoreError:
+        return None
+
+
 def _trained_version(store: Store, checkpoint: str, now: float) -> str | None:
     """Return the version that an unfinished checkpoint is being trained on; None for others."""
     folder = f"checkpoints/{checkpoint}"
-    if store.exists(f"{folder}/meta.json") or now - store.usage(folder).modified >= TRAINING:
-        return None
-    return checkpoint.rpartition("-")[0]
+    version = checkpoint.rpartition("-")[0]
+    try:
+        if store.exists(f"{folder}/meta.json") or now - store.usage(folder).modified >= TRAINING:
+            return None
+    except StoreError as error:
+        _failed(store, folder, error)  # it may be a training
+    return version
 
 
 def _with_checkpoints(
@@ -108,46 +177,43 @@ def _working_folders(
 
     A version has its own copy of the samples.
     """
-    origin = origin_of(version)
+    origin = _origin(version)
+    if origin is None:
+        return []
     folder = f"runs/{origin.run}"
-    folders = [f"{folder}/{name}" for name in store.list(folder) if "." not in name]
+    present = set(store.list(folder))
+    folders = [f"{folder}/{each.name}" for each in STAGES if each.in_run and each.name in present]
     folds = f"{version_name(origin.run, origin.identity)}-fold-"
     folders += [f"checkpoints/{name}" for name in checkpoints if name.startswith(folds)]
     return [(path, f"run {origin.run} is published") for path in folders]
 
 
-def _unpublished(store: Store, versions: Collection[Published]) -> Iterator[str]:
-    """Yield runs without a complete version, and versions without a manifest."""
-    runs = {origin_of(v).run for v in versions if _is_whole(v)}
+def _unpublished(store: Store, versions: Collection[Published]) -> tuple[list[str], list[Foreign]]:
+    """Return runs without a complete version and versions without a manifest; and other names."""
+    whole = [origin for v in versions if _is_whole(v) and (origin := _origin(v))]
+    runs, left = own_names(store, "runs")
+    found = [f"runs/{name}" for name in runs if name not in {origin.run for origin in whole}]
+    names, others = own_names(store, "versions")
     published = {v.version for v in versions}
-    yield from (f"runs/{name}" for name in store.list("runs") if name not in runs)
-    for name in store.list("versions"):
-        # a version whose manifest is damaged is kept
-        if name not in published and not store.exists(f"versions/{name}/manifest.json"):
-            yield f"versions/{name}"
+    found += [
+        f"versions/{name}"
+        for name in names  # a version whose manifest is damaged is kept
+        if name not in published and not store.exists(f"versions/{name}/manifest.json")
+    ]
+    return found, left + others
 
 
-def _abandoned(store: Store, path: str, retention: RetentionSettings, now: float) -> Garbage | None:
-    """Return a folder as garbage if nothing in it was written for `abandoned_days`.
+def _abandoned(store: Store, path: str, retention: RetentionSettings, now: float) -> str | None:
+    """Return since when nothing in a folder was written, if that is `abandoned_days` or more.
 
     Its files come first, because a run's settings and plan decide most cases.
     """
-    size = 0
     newest = 0.0
     for name in sorted(store.list(path), key=lambda name: "." not in name) or [""]:
-        found = store.usage(f"{path}/{name}")
-        size += found.size
-        newest = max(newest, found.modified)
+        newest = max(newest, store.usage(f"{path}/{name}").modified)
         if now - newest <= retention.abandoned_days * DAY:
             return None
-    return Garbage(path, size, f"never published, untouched for {(now - newest) / DAY:.0f} days")
-
-
-def delete(store: Store, garbage: Garbage) -> None:
-    """Delete it. A version loses its manifest first, so that no reader sees a part of it."""
-    if garbage.path.startswith("versions/"):
-        store.delete(f"{garbage.path}/manifest.json")
-    store.delete(garbage.path)
+    return f"never published, untouched for {(now - newest) / DAY:.0f} days"
 
 
 def pins(store: Store) -> list[str]:
@@ -167,11 +233,18 @@ def unpin(store: Store, version: str) -> None:
 
 
 @task(name="collect", task_run_name="collect")
-def collect(settings: Settings, dry_run: bool = False) -> list[Garbage]:
+def collect(settings: Settings, dry_run: bool = False) -> Found:
     """Delete what the retention no longer keeps and return it; with `dry_run` only return it."""
     store = open_store(settings.store)
     found = find_garbage(store, settings.retention, time.time())
-    if not dry_run:
-        for garbage in found:
-            delete(store, garbage)
-    return found
+    if dry_run:
+        return found
+    deleted = []
+    for garbage in found.garbage:
+        try:
+            delete_own(store, garbage.path)
+        except StoreError as error:
+            found.left.append(_failed(store, garbage.path, error))
+        else:
+            deleted.append(garbage)
+    return Found(deleted, found.left)

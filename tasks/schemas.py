@@ -12,6 +12,7 @@ from infra.store.store import NAME
 from infra.vocabulary import Seeds
 
 __all__ = [
+    "CHAMPIONS",
     "Champion",
     "Compared",
     "Evaluated",
@@ -28,6 +29,7 @@ __all__ = [
     "origin_of",
 ]
 
+CHAMPIONS = "champions"  # log of the champions; the last entry is the champion
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Weights = dict[str, Amount]
@@ -88,17 +90,18 @@ class Measurement(Compared):
 
 
 class Champion(_Part):
-    """champion.json, as `promote` reads it."""
+    """The champion, as `promote` reads it."""
 
     checkpoint: str
     version: str
     evaluation: Compared
     before: list[str] = []
+    lost: list[str] = []
     withdrawn: list[str] = []
 
 
 class Planned(_Part):
-    """champion.json, as the next run's plan reads it."""
+    """The champion, as the next run's plan reads it."""
 
     budget: Weights = {}
 

@@ -40,7 +40,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.write_bytes("checkpoints/night-1-abc/weights", b"weights")
     files = {"weights": hashlib.sha256(b"weights").hexdigest()}
     store.write_json("checkpoints/night-1-abc/meta.json", {"files": files})
-    store.write_json("champion.json", {"checkpoint": "night-1-abc"})
+    store.write_json("champions/00000001.json", {"checkpoint": "night-1-abc"})
     return root
 
 
@@ -159,7 +159,7 @@ def test_a_version_with_a_missing_file_is_found(pattern: str, root: Path, refere
 def test_a_missing_or_damaged_champion_is_found(root: Path, reference: Path) -> None:
     (root / "checkpoints/night-1-abc/weights").write_bytes(b"others")
     assert kinds(check(root, reference)) == {"corrupt"}
-    (root / "champion.json").unlink()
+    (root / "champions/00000001.json").unlink()
     assert kinds(check(root, reference)) == {"corrupt", "lost"}
 
 

@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with out/store, as `make demo` leaves it, of the smallest run."""
     folder = tmp_path_factory.mktemp("checkout")
     python(folder, "-m", "segmint", "run", "--config", ROOT / "tests/tiny.toml")
-    assert (folder / "out/store/champion.json").exists()
+    assert (folder / "out/store/champions/00000001.json").exists()
     return folder
 
 

@@ -121,7 +121,7 @@ def crown(store: Store, name: str) -> None:
     """Make a checkpoint the champion."""
     evaluation = {"set": "drawn", "fingerprint": "0", "miou": 0.6, "iou": {}}
     champion = {"checkpoint": name, "version": VERSION, "evaluation": evaluation}
-    store.write_json("champion.json", champion)
+    store.write_json("champions/00000001.json", champion)
 
 
 # runs
@@ -336,7 +336,7 @@ def test_unfinished_trainings_and_folds_are_told_from_checkpoints(shell: Shell) 
         (f"checkpoints/{CHECKPOINT}/meta.json", b"[]"),
         (f"checkpoints/{CHECKPOINT}/meta.json", b'{"files": {}, "classes": [], "recipe": 3}'),
         (f"checkpoints/{CHECKPOINT}/evaluations/0.json", b'{"miou": "high"}'),
-        ("champion.json", b"{}"),
+        ("champions/00000001.json", b"{}"),
     ],
 )
 def test_a_damaged_checkpoint_is_listed_as_damaged_and_hides_no_other(

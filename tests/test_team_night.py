@@ -34,7 +34,9 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.store import Store, list_versions, verify_version
+from infra.store.log import read_last
 from tasks.plan.prepare import prepare
+from tasks.schemas import CHAMPIONS
 from testbed import nights
 from testbed.browser import browser
 from testbed.dasks import Dask
@@ -233,7 +235,7 @@ def see_the_links(page: Page, team: Team, links: Artifact) -> None:
     """Report, version and champion are links to the store's files."""
     page.goto(f"{team.pages}/artifacts/artifact/{links.id}")
     (version,) = list_versions(team.store)
-    champion = team.store.read_json("champion.json")
+    champion = read_last(team.store, CHAMPIONS)[1]
     for path in (
         f"versions/{version.version}/manifest.json",
         f"checkpoints/{champion['checkpoint']}/meta.json",
@@ -251,7 +253,7 @@ def keep(page: Page, team: Team, name: str) -> None:
 def check_the_champion(team: Team) -> None:
     """The champion was trained on the only version, which is intact."""
     (version,) = list_versions(team.store)
-    champion = team.store.read_json("champion.json")
+    champion = read_last(team.store, CHAMPIONS)[1]
     assert verify_version(team.store, version.version) == []
     assert champion["version"] == version.version and version.samples > 0
 
@@ -262,7 +264,7 @@ def check_the_next_plan(team: Team) -> None:
     record = team.store.read_json(f"runs/{before}/settings.json")
     assert record["settings"]["plan"]["budget"] is None
     following, _ = prepare.fn(team.settings.model_copy(update={"name": "next"}))
-    budget = team.store.read_json("champion.json")["budget"]
+    budget = read_last(team.store, CHAMPIONS)[1]["budget"]
     mean = sum(budget.values()) / len(budget)
     assert following.plan.budget == pytest.approx(
         {name: share / mean for name, share in budget.items()}, abs=1e-5

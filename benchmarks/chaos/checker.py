@@ -22,6 +22,7 @@ import zarr
 __all__ = ["Findings", "check"]
 
 _OF_TIME = ("created", "seconds", "seal")  # keys whose values differ between two equal runs
+CHAMPIONS = "champions/*.json"  # the log of champions; the last entry is the champion
 _Samples = dict[str, str]  # SHA-256 of all arrays of a sample, by its id
 
 
@@ -64,7 +65,7 @@ def check(root: Path, undisturbed: Path, without: frozenset[int] = frozenset()) 
         found.lost += [f"{name}: no version is published" for name in whole]
     _check_log(root, versions, found)
     _check_shards(root, undisturbed, without, found)
-    if (undisturbed / "champion.json").exists():
+    if any(undisturbed.glob(CHAMPIONS)):
         _check_champion(root, found)
     return found
 
@@ -175,8 +176,8 @@ def _check_files(path: Path, marker: dict[str, Any]) -> Iterator[str]:
 def _check_champion(root: Path, found: Findings) -> None:
     """Check that the champion is an existing checkpoint and that all checkpoints are intact."""
     checkpoints = sorted(path.parent.name for path in root.glob("checkpoints/*/meta.json"))
-    champion = root / "champion.json"
-    if not champion.exists() or json.loads(champion.read_bytes())["checkpoint"] not in checkpoints:
+    champion = max(root.glob(CHAMPIONS), default=None)
+    if not champion or json.loads(champion.read_bytes())["checkpoint"] not in checkpoints:
         found.lost.append(f"the champion; checkpoints are {checkpoints}")
     for name in checkpoints:
         meta = json.loads((root / "checkpoints" / name / "meta.json").read_bytes())

@@ -121,6 +121,10 @@ class Bucket:
             if key.strip("/") != self._key(path).strip("/")
         ]
 
+    def is_link(self, path: str) -> bool:
+        """Whether `path` is a link; a bucket has none."""
+        return False
+
     def usage(self, path: str) -> Usage:
         """Return size and age of all objects at and below `path`.
 

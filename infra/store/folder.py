@@ -1,15 +1,21 @@
-"""A store in a folder. Files appear whole or not at all."""
+"""A store in a folder. Files appear whole or not at all.
+
+Reading follows links. Writing and deleting follow none below the root, because a link may lead out
+of the store: each folder on the way is opened inside the one before it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from infra.store.errors import CorruptShardError, MissingError, StoreError
 from infra.store.place import Usage
@@ -18,7 +24,9 @@ __all__ = ["Folder"]
 
 BUFFER = 1 << 20  # bytes; joins small parts of a file into writes of full speed
 ABANDONED = 3600.0  # seconds; no running writer leaves its partial file untouched that long
-PARTIAL = ".partial"  # suffix of unfinished files; they are never listed
+# Unfinished files; they are never listed. Other programs have files that end in .partial as well.
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _ELSEWHERE = "set another store url"
 _MAKE_ROOM = f"make room or {_ELSEWHERE}, then run again: finished shards are kept"
 _PERMISSIONS = f"change the folder's permissions or {_ELSEWHERE}"
@@ -30,6 +38,7 @@ _REMEDIES = {
     errno.EROFS: f"the file system is read-only; {_ELSEWHERE}",
     errno.ENOTDIR: f"a file exists where a folder is needed; move it away or {_ELSEWHERE}",
     errno.EEXIST: f"a file exists where a folder is needed; move it away or {_ELSEWHERE}",
+    errno.ELOOP: f"a store writes and deletes through no link; put a folder there or {_ELSEWHERE}",
     errno.EISDIR: f"a folder exists where a file is needed; move it away or {_ELSEWHERE}",
 }
 
@@ -73,16 +82,15 @@ class Folder:
         Journalling file systems keep the order of renames across a power failure, so a marker never
         exists without its data.
         """
-        target = Path(self.root, path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}{PARTIAL}")
-        with self._explained(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(target.parent)
+        with self._explained(path), self._parent(path, make=True) as (folder, name):
+            _sweep(folder)
+            partial = f".{name}.{secrets.token_hex(8)}.partial"
             try:
-                _write_through(partial, parts)
-                partial.replace(target)
+                _write_through(partial, folder, parts)
+                os.replace(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
             finally:
-                partial.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(partial, dir_fd=folder)
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder exists at `path`."""
@@ -94,24 +102,53 @@ class Folder:
         with self._explained(path):
             folder = Path(self.root, path)
             names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
-        return [name for name in names if not name.endswith(PARTIAL)]
+        return [name for name in names if not _PARTIAL.fullmatch(name)]
+
+    def is_link(self, path: str) -> bool:
+        """Whether `path` is a link or leads through one; the root may be one."""
+        below = [path, *map(str, PurePath(path).parents)]
+        return any(Path(self.root, each).is_symlink() for each in below if each not in ("", "."))
 
     def delete(self, path: str) -> None:
-        """Delete a file or a whole folder, if it exists."""
-        target = Path(self.root, path)
+        """Delete a file, a link or a whole folder, if it exists."""
         with self._explained(path):
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+            try:
+                with self._parent(path) as (folder, name):
+                    if _is(stat.S_ISDIR, name, folder):
+                        shutil.rmtree(name, dir_fd=folder)
+                    else:
+                        os.unlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                if os.path.lexists(f"{self.root}/{path}"):  # only a part of it vanished meanwhile
+                    raise
 
     def usage(self, path: str) -> Usage:
-        """Return size and age of all files at and below `path`, also of unfinished ones."""
+        """Return size and age of all files at and below `path`, also of unfinished ones.
+
+        Links count as small files. A file that vanishes meanwhile is being written, so it is new.
+        """
         with self._explained(path):
-            found = [file.stat() for file in _files(Path(self.root, path))]
-        return Usage(
-            sum(file.st_size for file in found), max((file.st_mtime for file in found), default=0.0)
-        )
+            found = [_size_and_time(file) for file in _files(f"{self.root}/{path}")]
+        return Usage(sum(size for size, _ in found), max((time for _, time in found), default=0.0))
+
+    @contextmanager
+    def _parent(self, path: str, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the folder that holds `path`, through no link, and yield it with the last name.
+
+        `make` makes the folders that are missing.
+        """
+        *parts, name = path.split("/")
+        if make:
+            os.makedirs(self.root, exist_ok=True)  # noqa: PTH103
+        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in parts:
+                inner = _inner(part, folder, make)
+                os.close(folder)
+                folder = inner
+            yield folder, name
+        finally:
+            os.close(folder)
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
@@ -126,23 +163,57 @@ class Folder:
             raise StoreError(f"{self.root}/{path}: {error.strerror or error}: {remedy}") from error
 
 
-def _write_through(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    with path.open("xb", buffering=BUFFER) as file:
+def _inner(name: str, folder: int, make: bool) -> int:
+    """Open a folder inside an open one. Raises `OSError` for a link."""
+    if make:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=folder)
+    if _is(stat.S_ISLNK, name, folder):  # O_NOFOLLOW refuses it too, but says "not a directory"
+        raise OSError(errno.ELOOP, f"{name} is a link")
+    return os.open(name, _FOLDER, dir_fd=folder)
+
+
+def _is(kind: Callable[[int], bool], name: str, folder: int) -> bool:
+    return kind(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+def _write_through(name: str, folder: int, parts: Iterable[bytes | memoryview]) -> None:
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o666, dir_fd=folder)
+
+    with open(name, "xb", buffering=BUFFER, opener=opened) as file:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    for folder, _, names in os.walk(path):
-        yield from (Path(folder, name) for name in names)
+def _files(path: str) -> Iterator[str]:
+    if not os.path.isdir(path) or os.path.islink(path):  # noqa: PTH112, PTH114
+        if os.path.lexists(path):
+            yield path
+        return
+    for folder, _, names in os.walk(path, onerror=_refuse):
+        yield from (f"{folder}/{name}" for name in names)
 
 
-def _sweep(folder: Path) -> None:
+def _refuse(error: OSError) -> None:
+    """Raise the error of a folder that cannot be read: what it holds may be new."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _size_and_time(file: str) -> tuple[int, float]:
+    try:
+        found = os.lstat(file)
+    except FileNotFoundError:
+        return 0, time.time()
+    return found.st_size, found.st_mtime
+
+
+def _sweep(folder: int) -> None:
     """Delete unfinished files of killed writers."""
     for entry in os.scandir(folder):
-        with suppress(FileNotFoundError):  # its writer has just renamed it
-            if entry.name.endswith(PARTIAL) and time.time() - entry.stat().st_mtime > ABANDONED:
-                Path(entry).unlink()
+        if _PARTIAL.fullmatch(entry.name):
+            with suppress(FileNotFoundError):  # its writer has just renamed it
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                    os.unlink(entry.name, dir_fd=folder)

@@ -26,5 +26,6 @@ class Place(Protocol):
     def put(self, path: str, parts: Iterable[bytes | memoryview]) -> None: ...  # noqa: D102
     def exists(self, path: str) -> bool: ...  # noqa: D102
     def list(self, path: str) -> list[str]: ...  # noqa: D102
+    def is_link(self, path: str) -> bool: ...  # noqa: D102
     def delete(self, path: str) -> None: ...  # noqa: D102
     def usage(self, path: str) -> Usage: ...  # noqa: D102

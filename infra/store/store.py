@@ -20,12 +20,13 @@ import pandas as pd
 from infra.parsing import checked, parse_json
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
+from infra.store.mark import claim, forget
 from infra.store.place import Place, Usage
 from infra.store.seal import plain
 from infra.store.tables import as_frame, parquet, parse_table
 from infra.text import UNSEEN
 
-__all__ = ["NAME", "Store", "check_name"]
+__all__ = ["NAME", "Store", "as_json", "check_name"]
 
 # Name of a run, version, checkpoint or shard: one part of a path and one word in a shell.
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -71,9 +72,20 @@ class Store:
         """Return the names directly below `path`, sorted; none if it does not exist."""
         return sorted(self.place.list(_relative(path)))
 
+    def is_link(self, path: str) -> bool:
+        """Whether `path` is a link or leads through one. Only folders on disk have links."""
+        return self.place.is_link(_relative(path))
+
     def delete(self, path: str) -> None:
-        """Delete a file, or everything below `path`, if it exists."""
-        self.place.delete(_relative(path))
+        """Delete a file, or everything below `path`, if it exists. A link is not followed.
+
+        Raises `StoreError` for the empty path, which is the whole store.
+        """
+        if not path:
+            raise StoreError(f"{self.url} is not deleted as a whole; name what is in it")
+        path = _relative(path)
+        forget(self, path)
+        self.place.delete(path)
 
     def usage(self, path: str) -> Usage:
         """Return size and age of a file, or of everything below `path`, which is listed for it."""
@@ -90,6 +102,7 @@ class Store:
         """
         path = _relative(path)
         if not self.is_published(path):
+            claim(self, path)
             self.place.put(path, [data])
         elif not self.exists(path) or self.read_bytes(path) != data:
             raise PublishedError(
@@ -128,13 +141,7 @@ class Store:
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a value as JSON with sorted keys; numpy numbers and arrays become plain ones."""
-        try:
-            text = json.dumps(
-                value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
-            )
-        except ValueError as error:  # NaN or infinity, which `read_json` refuses
-            raise StoreError(f"{path}: {error}; fix the code that computed it") from error
-        self.write_bytes(path, text.encode())
+        self.write_bytes(path, as_json(path, value))
 
     def read_table(self, path: str, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
         """Return the table of a Parquet file. Columns of lists hold Python lists.
@@ -159,7 +166,7 @@ class Store:
         """Write, read, list and delete a small file, to find faults before a run begins."""
         path = f".probe-{secrets.token_hex(8)}"
         data = secrets.token_bytes(_PROBE_BYTES)
-        self.write_bytes(path, data)
+        self.place.put(path, [data])  # without a mark: it may not become a store
         found = self.read_bytes(path)
         listed = path in self.list()
         self.delete(path)
@@ -182,6 +189,17 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
+def as_json(path: str, value: Any) -> bytes:
+    """Return what `Store.write_json` writes. Raises `StoreError`, with `path`, for no number."""
+    try:
+        text = json.dumps(
+            value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
+        )
+    except ValueError as error:  # NaN or infinity, which `read_json` refuses
+        raise StoreError(f"{path}: {error}; fix the code that computed it") from error
+    return text.encode()
+
+
 def _resolved(url: str) -> str:
     protocol, mark, rest = url.partition("://")
     if UNSEEN.search(url):
@@ -190,12 +208,16 @@ def _resolved(url: str) -> str:
             "use a folder or s3://bucket/prefix"
         )
     if not mark or protocol in ("file", "local"):
-        return str(Path(rest if mark else url).expanduser().resolve())
+        if not (folder := rest if mark else url).strip():  # else it is the working directory
+            raise StoreError(
+                f"store url {url!r} names no folder; use a folder or s3://bucket/prefix"
+            )
+        return str(Path(folder).expanduser().resolve())
     if protocol not in fsspec.available_protocols():
         raise StoreError(
             f"store url {url!r}: unknown protocol {protocol!r}; use a folder or s3://bucket/prefix"
         )
-    if not rest.strip("/") and protocol != "memory":
+    if not rest.split("/")[0] and protocol != "memory":
         raise StoreError(f"store url {url!r} names no bucket; use s3://bucket/prefix")
     if "@" in rest.split("/")[0]:
         raise StoreError(

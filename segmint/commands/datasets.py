@@ -95,15 +95,19 @@ def gc(
 ) -> None:
     """List, or delete, what the retention settings no longer keep.
 
-    That is: old versions, working shards of published runs, and abandoned runs.
+    That is: old versions, working shards of published runs, and abandoned runs. What segmint did
+    not write stays, and is listed too.
     """
     settings = settings_of(config, flags)
     from tasks.gc import collect
 
     found = collect.fn(settings, dry_run=not delete)
     if json:
-        show.as_json({"deleted": delete, "found": [each._asdict() for each in found]})
+        garbage, left = ([each._asdict() for each in part] for part in found)
+        show.as_json({"deleted": delete, "found": garbage, "left": left})
         return
     title = "Deleted" if delete else "What --delete would delete"
-    rows = [(each.path, show.size(each.size), each.why) for each in found]
-    show.table(title if found else "Nothing to delete", ["path", "size", "why"], rows)
+    rows = [(each.path, show.size(each.size), each.why) for each in found.garbage]
+    show.table(title if rows else "Nothing to delete", ["path", "size", "why"], rows)
+    if found.left:
+        show.table("What stays, although it is old or unknown", ["path", "why"], found.left)

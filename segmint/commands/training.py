@@ -116,14 +116,15 @@ def _figure(value: float | None) -> str:
 
 def rollback(
     to: Annotated[
-        str | None, typer.Option(help="A checkpoint; without it, the champion before this one.")
+        str | None, typer.Option(help="A checkpoint; without it, the best of the others.")
     ] = None,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
     """Make an earlier champion the champion again.
 
-    The present champion is withdrawn: only another rollback makes it the champion again.
+    The present champion is withdrawn: only another rollback makes it the champion again. Without
+    --to, the champion before it follows, or a challenger since that beats that one.
     """
     settings = settings_of(config, flags)
     from flows.rollback import rollback as roll_back

@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 
 from infra.settings import Settings, check_same_run
 from infra.store import Store
+from infra.store.log import read_last
 from infra.vocabulary import Vocabulary, has_word
 from tasks.plan.captions import read_captions, sort_captions, with_captions
 from tasks.plan.composed import Material
 from tasks.plan.prompts import PlanError, Row, choose_classes, random_numbers, word_rows
 from tasks.plan.table import plan_path, stored_plan
 from tasks.plan.tokens import CLIP_TOKENS, PromptLengths, TokenCounter
-from tasks.schemas import Planned, Record
+from tasks.schemas import CHAMPIONS, Planned, Record
 
 __all__ = ["PlanError", "make_plan", "plan_groups", "resolve_budget", "start_run", "stored_record"]
 
@@ -205,8 +206,9 @@ def _champion_budget(store: Store, settings: Settings) -> dict[str, float] | Non
 
     A class that the champion does not know has weight 1.
     """
-    champion = store.read_json("champion.json", Planned) if store.exists("champion.json") else {}
+    _, champion = read_last(store, CHAMPIONS, Planned)
     names = settings.load_vocabulary().names
-    budget = {name: weight for name, weight in champion.get("budget", {}).items() if name in names}
+    known = (champion or {}).get("budget", {})
+    budget = {name: weight for name, weight in known.items() if name in names}
     mean = math.fsum(budget.values()) / max(len(budget), 1)
     return {name: round(weight / mean, 6) for name, weight in budget.items()} if mean else None

@@ -1,6 +1,6 @@
 """Promote: the better of champion and challenger, and the next night's budget; and the way back.
 
-Doing it again with the same checkpoint changes nothing. `pointer` describes champion.json.
+Doing it again with the same checkpoint changes nothing. `pointer` describes an entry of the log.
 """
 
 from __future__ import annotations
@@ -13,23 +13,20 @@ from prefect import task
 from infra.blocks import open_store
 from infra.events import REGRESSED, emit
 from infra.settings import Settings
-from infra.store import MissingError, Store, StoreError
-from tasks.evaluate.evaluate import evaluate_checkpoint
-from tasks.evaluate.stored import evaluation_path, read_counts, read_evaluation
-from tasks.promote.decision import Decision, compare_counts, other_classes, settle
+from infra.store import Store, StoreError
+from tasks.evaluate.stored import evaluation_path, read_evaluation
+from tasks.promote.contest import contest
+from tasks.promote.decision import Decision
 from tasks.promote.pointer import (
-    CHAMPION,
+    Entry,
     budget_after,
-    emit_moved,
     entry_of,
     last_evaluation,
+    move_champion,
     read_champion,
 )
-from tasks.train.checkpoints import read_meta
 
 __all__ = ["champion_of", "promote", "roll_back", "watch_champion"]
-
-Entry = dict[str, Any]
 
 
 @task(name="promote", task_run_name="promote {checkpoint}")
@@ -39,82 +36,65 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     The champion is measured on that set if it was not. The budget comes from the IoU of the
     champion and the keep rates of the run that made the challenger's version.
 
-    Returns champion.json with `moved` and `reason`, and two entries of `checkpoint`, `version` and
-    `evaluation`: `trained`, the checkpoint that was handed in (as `challenger` too), and
-    `champion`, the one that is champion now.
+    Returns the champion's entry with `moved` and `reason`, and two entries of `checkpoint`,
+    `version` and `evaluation`: `trained`, the checkpoint that was handed in (as `challenger` too),
+    and `champion`, the one that is champion now.
     """
     store = open_store(settings.store)
     challenger = entry_of(store, checkpoint, evaluation_path(checkpoint, fingerprint))
-    before = read_champion(store)
-    if before is None:
-        decision = Decision(True, "there was no champion")
-        standing = challenger
-    else:
-        champion, decision = _contest(store, settings, before, challenger)
-        standing = _succeeding(store, challenger, champion) if decision.moved else champion
-    budget = budget_after(store, standing["evaluation"], challenger["version"])
-    standing = {**standing, "budget": budget}
-    if standing != before:
-        store.write_json(CHAMPION, standing)
-    if decision.moved:
-        emit_moved(standing, decision.reason)
+    moved, standing, reason = move_champion(
+        store, lambda before: _challenged(store, settings, before, challenger)
+    )
     return {
         **standing,
-        "moved": decision.moved,
-        "reason": decision.reason,
+        "moved": moved,
+        "reason": reason,
         "challenger": challenger,
         "trained": challenger,
         "champion": {name: standing[name] for name in challenger},
     }
 
 
-def _contest(
-    store: Store, settings: Settings, champion: Entry, challenger: Entry
-) -> tuple[Entry, Decision]:
-    """Return the champion, as measured on the challenger's set if possible, and the decision."""
-    if decision := settle(champion, challenger):
-        return _on_same_set(store, champion, challenger), decision
-    try:
-        meta = read_meta(store, champion["checkpoint"])
-    except MissingError:
-        return champion, Decision(True, f"champion {champion['checkpoint']} was deleted")
-    classes = read_meta(store, challenger["checkpoint"])["classes"]
-    if meta["classes"] != classes:
-        differing = sorted(set(meta["classes"]) ^ set(classes))
-        return champion, other_classes(champion, challenger, differing)
-    champion = {
-        **champion,
-        "version": meta["version"],
-        "evaluation": _measured(store, settings, champion["checkpoint"], challenger),
-    }
-    held, offered = (
-        read_counts(store, each["checkpoint"], each["evaluation"])
-        for each in (champion, challenger)
-    )
-    return champion, compare_counts(champion, challenger, (held, offered), classes)
-
-
-def _measured(store: Store, settings: Settings, name: str, challenger: Entry) -> dict[str, Any]:
-    """Return the evaluation of checkpoint `name` on the challenger's set, measured if need be."""
-    fingerprint = challenger["evaluation"]["fingerprint"]
-    found = read_evaluation(store, name, fingerprint)
-    return evaluate_checkpoint(store, settings, name) if found is None else found
-
-
-def _on_same_set(store: Store, champion: Entry, challenger: Entry) -> Entry:
-    """Return the champion with its evaluation on the challenger's set, if there is one."""
-    path = evaluation_path(champion["checkpoint"], challenger["evaluation"]["fingerprint"])
-    if not store.exists(path):
-        return champion
-    return {**champion, **entry_of(store, champion["checkpoint"], path)}
+def _challenged(
+    store: Store, settings: Settings, before: Entry | None, challenger: Entry
+) -> tuple[Entry, str]:
+    """Return the entry after a challenge of the champion `before`, and the reason."""
+    if before is None:
+        decision = Decision(True, "there was no champion")
+        standing = {**challenger, "before": [], "lost": [], "withdrawn": []}
+    else:
+        champion, decision = contest(store, settings, before, challenger)
+        standing = champion
+        if decision.moved:
+            standing = _succeeding(store, challenger, champion)
+        elif decision.compared:
+            standing = _withstanding(store, champion, challenger["checkpoint"])
+    budget = budget_after(store, standing["evaluation"], challenger["version"])
+    return {**standing, "budget": budget}, decision.reason
 
 
 def _succeeding(store: Store, challenger: Entry, champion: Entry) -> Entry:
     """Return the challenger's entry as champion, with those before it that still exist."""
-    before = [name for name in champion.get("before", []) if name != challenger["checkpoint"]]
+    name = challenger["checkpoint"]
+    before = [each for each in champion.get("before", []) if each != name]
     if store.exists(f"checkpoints/{champion['checkpoint']}/meta.json"):
         before.append(champion["checkpoint"])
-    return {**challenger, "before": before, "withdrawn": champion.get("withdrawn", [])}
+    lost = [each for each in champion.get("lost", []) if each != name]
+    return {
+        **challenger,
+        "before": before,
+        "lost": lost,
+        "withdrawn": champion.get("withdrawn", []),
+    }
+
+
+def _withstanding(store: Store, champion: Entry, challenger: str) -> Entry:
+    """Return the entry of a champion that a challenger lost to, which may follow it one day."""
+    lost: list[str] = champion.get("lost", [])
+    if challenger in [*lost, *champion.get("before", [])]:
+        return champion
+    existing = set(store.list("checkpoints"))
+    return {**champion, "lost": [*(each for each in lost if each in existing), challenger]}
 
 
 def champion_of(settings: Settings) -> str:
@@ -151,30 +131,94 @@ def watch_champion(settings: Settings, checkpoint: str, found: Mapping[str, Any]
 
 @task(name="roll-back", task_run_name="roll-back")
 def roll_back(settings: Settings, to: str | None = None) -> dict[str, Any]:
-    """Make an earlier checkpoint the champion again and return champion.json.
+    """Withdraw the champion, make another checkpoint the champion, and return its entry.
 
-    `to` None stands for the champion before this one. The checkpoint that was champion is
-    withdrawn: it becomes champion again only if `roll_back` names it. Raises `StoreError` if there
-    is nothing to go back to, `MissingError` for a checkpoint that is not in the store.
+    `to` None stands for the best that was not withdrawn: the champion before this one, or a
+    challenger that lost to this one but beats that one. If a promotion replaced the champion
+    meanwhile, the better one stays. A withdrawn checkpoint becomes champion again only if
+    `roll_back` names it. Raises `StoreError` if there is nothing to go back to, `MissingError` for
+    a checkpoint that is not in the store.
     """
     store = open_store(settings.store)
-    champion = read_champion(store)
-    before: list[str] = champion.get("before", []) if champion else []
-    if champion is None or not (to or before):
-        raise StoreError(
-            f"{store.url} has no earlier champion; name a checkpoint, one of `checkpoints/`"
-        )
-    name = to or before[-1]
-    if name == champion["checkpoint"]:
+    seen = read_champion(store)
+    if seen is None:
+        raise _nothing_before(store)
+
+    def decide(champion: Entry | None) -> tuple[Entry, str]:
+        reason = f"{seen['checkpoint']} was rolled back"
+        return _without(store, settings, champion or seen, seen["checkpoint"], to), reason
+
+    return move_champion(store, decide)[1]
+
+
+def _without(store: Store, settings: Settings, champion: Entry, seen: str, to: str | None) -> Entry:
+    """Return the entry after the champion that was `seen` is withdrawn.
+
+    `champion` may have replaced it since then; it is withdrawn as well if `to` names another one.
+    """
+    current = champion["checkpoint"]
+    gone = {seen, current} - {to} if to else {seen}
+    withdrawn = [name for name in champion.get("withdrawn", []) if name != to]
+    if current not in gone and gone <= set(withdrawn):
         return champion
+    rest = {
+        "before": [name for name in champion.get("before", []) if name not in gone],
+        "lost": [name for name in champion.get("lost", []) if name not in gone],
+        "withdrawn": withdrawn + sorted(gone - set(withdrawn)),
+    }
+    if current not in gone:
+        return {**champion, **rest}
+    name = to or _next_best(store, settings, champion, rest)
+    return _chosen(store, champion, rest, name, by_hand=to is not None)
+
+
+def _chosen(
+    store: Store, champion: Entry, rest: Mapping[str, list[str]], name: str, by_hand: bool
+) -> Entry:
+    """Return the entry of checkpoint `name` after the champion; `rest` is what remains of it."""
     path = last_evaluation(store, name, champion["evaluation"]["fingerprint"])
     entry = entry_of(store, name, path)
-    withdrawn = [each for each in champion.get("withdrawn", []) if each != name]
-    entry |= {
+    before = rest["before"]
+    lost = [] if by_hand else [each for each in rest["lost"] if each != name]
+    return {
+        **entry,
         "before": before[: before.index(name)] if name in before else before,
-        "withdrawn": [*withdrawn, champion["checkpoint"]],
+        "lost": lost,
+        "withdrawn": rest["withdrawn"],
         "budget": budget_after(store, entry["evaluation"], entry["version"]),
     }
-    store.write_json(CHAMPION, entry)
-    emit_moved(entry, f"{champion['checkpoint']} was rolled back")
-    return entry
+
+
+def _next_best(
+    store: Store, settings: Settings, champion: Entry, rest: Mapping[str, list[str]]
+) -> str:
+    """Return the champion before this one, or the best challenger since that beats it.
+
+    Only figures on this champion's set count. Raises `StoreError` without any.
+    """
+    fingerprint = champion["evaluation"]["fingerprint"]
+    earlier = rest["before"][-1:]
+    found = [
+        entry_of(store, name, evaluation_path(name, fingerprint))
+        for name in [*earlier, *rest["lost"]]
+        if read_evaluation(store, name, fingerprint)
+    ]
+    measured = {each["checkpoint"]: each for each in found}
+    best = sorted(found, key=lambda each: each["evaluation"]["decision"]["miou"], reverse=True)
+    for challenger in best:
+        name: str = challenger["checkpoint"]
+        if not earlier or name in earlier:
+            return name
+        if earlier[0] in measured:
+            _, decision = contest(store, settings, measured[earlier[0]], challenger)
+            if decision.moved:
+                return name
+    if not earlier:
+        raise _nothing_before(store)
+    return earlier[0]
+
+
+def _nothing_before(store: Store) -> StoreError:
+    return StoreError(
+        f"{store.url} has no earlier champion; name a checkpoint, one of `checkpoints/`"
+    )

@@ -21,16 +21,17 @@ __all__ = ["Decision", "compare_counts", "other_classes", "settle"]
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger becomes the champion, and why."""
+    """Whether the challenger becomes the champion, why, and whether figures were compared."""
 
     moved: bool
     reason: str
+    compared: bool = False
 
 
 def settle(champion: Mapping[str, Any], challenger: Mapping[str, Any]) -> Decision | None:
     """Return the decision if it needs no comparison of figures, else None.
 
-    Both are entries of champion.json. A checkpoint that was rolled back does not become the
+    Both are entries of the log of champions. A checkpoint that was rolled back does not become the
     champion again by itself.
     """
     if champion["checkpoint"] == challenger["checkpoint"]:
@@ -77,7 +78,7 @@ def compare_counts(
     found = paired_interval(*counts, known)
     interval = f"{LEVEL:.0%} interval of the difference {found.low:+.4f} to {found.high:+.4f}"
     verdict = "is above 0" if found.low > 0 else "is not above 0"
-    return Decision(found.low > 0, f"{figures}: {interval} {verdict}")
+    return Decision(found.low > 0, f"{figures}: {interval} {verdict}", compared=True)
 
 
 def other_classes(

@@ -1,45 +1,76 @@
 """Pointer: which checkpoint is the champion, what came before it, and the way back.
 
-champion.json   checkpoint, version, evaluation: the champion
-                budget: share of each class in the next night
-                before: earlier champions, the last one last
-                withdrawn: checkpoints that were rolled back
+champions/<number>.json   a log (`infra.store.log`); the last entry is the champion
+    checkpoint, version, evaluation
+    budget: share of each class in the next night
+    before: earlier champions, the last one last
+    lost: challengers that did not beat a champion, since one was chosen by hand
+    withdrawn: checkpoints that were rolled back
+
+Promotions and rollbacks at the same time happen one after the other: each is decided about the
+champion that its entry follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra.events import MOVED, emit
 from infra.store import MissingError, Store, StoreError, read_version
+from infra.store.log import append_entry, read_last
 from tasks.evaluate.stored import evaluation_path, list_evaluations
 from tasks.promote.budget import keep_rates, next_budget
-from tasks.schemas import Champion, Measurement, origin_of
+from tasks.schemas import CHAMPIONS, Champion, Measurement, origin_of
 from tasks.train.checkpoints import read_meta
 
 __all__ = [
-    "CHAMPION",
+    "Entry",
     "budget_after",
-    "emit_moved",
     "entry_of",
     "last_evaluation",
+    "move_champion",
     "read_champion",
 ]
 
-CHAMPION = "champion.json"
+Entry = dict[str, Any]
 
 
-def read_champion(store: Store) -> dict[str, Any] | None:
-    """Return champion.json, None while there is no champion."""
-    if not store.exists(CHAMPION):
-        return None
-    champion: dict[str, Any] = store.read_json(CHAMPION, Champion)
+def read_champion(store: Store) -> Entry | None:
+    """Return the entry of the champion, None while there is no champion."""
+    champion: Entry | None
+    _, champion = read_last(store, CHAMPIONS, Champion)
     return champion
 
 
-def entry_of(store: Store, checkpoint: str, evaluation: str) -> dict[str, Any]:
-    """Return a checkpoint's part of champion.json; `evaluation` is the path of its evaluation."""
+def move_champion(
+    store: Store, decide: Callable[[Entry | None], tuple[Entry, str]]
+) -> tuple[bool, Entry, str]:
+    """Replace the champion's entry by the one that `decide` makes of it, unless they are equal.
+
+    `decide` also returns the reason. It is called again if another process wrote an entry
+    meanwhile. Returns whether another checkpoint is the champion now, which also emits an event,
+    with the entry and the reason.
+    """
+    while True:
+        number, before = read_last(store, CHAMPIONS, Champion)
+        entry, reason = decide(before)
+        begun = time.monotonic()
+        if entry == before or append_entry(store, CHAMPIONS, number + 1, entry):
+            break
+        # processes that do not meet again need fewer rounds
+        time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))
+    moved = before is None or before["checkpoint"] != entry["checkpoint"]
+    if moved:
+        told = {"version": entry["version"], "reason": reason}
+        emit(MOVED, "champion", entry["checkpoint"], told)
+    return moved, entry, reason
+
+
+def entry_of(store: Store, checkpoint: str, evaluation: str) -> Entry:
+    """Return a checkpoint's part of an entry; `evaluation` is the path of its evaluation."""
     return {
         "checkpoint": checkpoint,
         "version": read_meta(store, checkpoint)["version"],
@@ -77,8 +108,3 @@ def last_evaluation(store: Store, checkpoint: str, fingerprint: str) -> str:
             f"`segmint evaluate {checkpoint}` does it"
         )
     return found[-1]
-
-
-def emit_moved(entry: Mapping[str, Any], reason: str) -> None:
-    """Emit the event that another checkpoint is the champion."""
-    emit(MOVED, "champion", entry["checkpoint"], {"version": entry["version"], "reason": reason})

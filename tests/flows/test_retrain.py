@@ -21,7 +21,7 @@ def test_a_version_makes_a_champion_whose_budget_the_next_run_plans_with(
     chosen = nights.settings(folder, **TINY)
     store, version = nights.store_of(chosen), nights.version(chosen)
     outcome = retrain(chosen, version)
-    champion = store.read_json("champion.json")
+    champion = store.read_json("champions/00000001.json")
     assert outcome["moved"]
     assert champion["version"] == version
     assert champion == {name: outcome[name] for name in champion}

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from infra.store import MissingError, Store, StoreError
+from infra.store.mark import is_marked
 
 
 def test_what_was_written_is_read_back(any_store: Store) -> None:
@@ -46,9 +47,9 @@ def test_names_directly_below_are_listed_in_order(any_store: Store) -> None:
         "champion.json",
     ):
         any_store.write_bytes(path, b"x")
-    assert any_store.list() == ["champion.json", "runs"]
+    assert any_store.list() == [".segmint", "champion.json", "runs"]
     assert any_store.list("runs") == ["a", "b"]
-    assert any_store.list("runs/a") == ["plan.parquet", "refine"]
+    assert any_store.list("runs/a") == [".segmint", "plan.parquet", "refine"]
     assert any_store.list("versions") == []
 
 
@@ -60,6 +61,34 @@ def test_deleting_takes_everything_below_and_tolerates_nothing(any_store: Store)
     assert any_store.list("runs") == ["ab"]
     assert not any_store.exists("runs/a")
     assert any_store.exists("runs/ab")
+
+
+def test_a_store_is_not_deleted_as_a_whole(store: Store) -> None:
+    store.write_bytes("runs/a/x", b"1")
+    with pytest.raises(StoreError, match="not deleted as a whole"):
+        store.delete("")
+    assert store.exists("runs/a/x")
+
+
+def test_what_is_written_into_is_marked_once_before_its_first_file(any_store: Store) -> None:
+    any_store.write_bytes("pins/a.json", b"{}")
+    assert is_marked(any_store) and not is_marked(any_store, "pins")
+    for path in ("runs/a/x", "versions/v/x", "checkpoints/c/x"):
+        any_store.write_bytes(path, b"1")
+        folder = path.removesuffix("/x")
+        assert is_marked(any_store, folder)
+        any_store.delete(folder)
+        assert not is_marked(any_store, folder)
+    any_store.write_bytes("runs/a/x", b"1")  # after it was deleted
+    assert is_marked(any_store, "runs/a")
+
+
+def test_another_program_s_file_with_the_name_of_the_mark_stays(store: Store) -> None:
+    Path(store.url, "runs/a").mkdir(parents=True)
+    Path(store.url, "runs/a/.segmint").write_text("notes")
+    store.write_bytes("runs/a/x", b"1")
+    assert Path(store.url, "runs/a/.segmint").read_text() == "notes"
+    assert not is_marked(store, "runs/a")
 
 
 def test_reading_what_is_not_there_says_where_it_looked(any_store: Store) -> None:
@@ -110,6 +139,9 @@ def test_a_relative_folder_is_found_from_any_working_directory(
     [
         ("s4://bucket", "unknown protocol 's4'"),
         ("s3://", "names no bucket"),
+        ("s3:///prefix", "names no bucket"),
+        ("", "names no folder"),
+        ("file://", "names no folder"),
         ("s3://user:swordfish@bucket", "give credentials in AWS_ACCESS_KEY_ID"),
     ],
 )
@@ -199,7 +231,7 @@ def test_a_full_disk_is_named_and_what_was_finished_stays(tmp_path: Path) -> Non
         "large: No space left on device: the disk is full; make room or set another store url"
         in output
     )
-    assert output.endswith("['finished'] b'1'\n")
+    assert output.endswith("['.segmint', 'finished'] b'1'\n")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def records() -> Cases:
         "huge integer": b"9" * 5000,
     }
     files: dict[str, tuple[str, Callable[[Store], object]]] = {
-        "champion.json": ("champion.json", read_champion),
+        "champions/00000001.json": ("champions/00000001.json", read_champion),
         "meta.json": ("checkpoints/c/meta.json", lambda s: read_meta(s, "c")),
         "settings.json": ("runs/nightly/settings.json", lambda s: start_run(s, Settings())),
         "evaluation.json": (
@@ -208,8 +208,8 @@ def records() -> Cases:
     }
     for name, (change, words) in champions.items():
         yield (
-            f"champion.json: {name}",
-            case("champion.json", CHAMPION | change, read_champion, words),
+            f"champion: {name}",
+            case("champions/00000001.json", CHAMPION | change, read_champion, words),
         )
     budgets: dict[str, Any] = {
         "list": [],
@@ -221,7 +221,7 @@ def records() -> Cases:
         yield (
             f"champion's budget: {name}",
             case(
-                "champion.json",
+                "champions/00000001.json",
                 CHAMPION | {"budget": budget},
                 lambda s: start_run(s, Settings()),
                 "budget",

@@ -17,7 +17,8 @@ from infra.store import (
     verify_version,
     write_shard,
 )
-from tasks.gc import DAY, collect, delete, find_garbage, pin, unpin
+from tasks.gc import DAY, Found, collect, find_garbage, pin, unpin
+from tasks.ownership import delete_own
 from tests.tasks.segmenting import publish_squares
 
 NONE_KEPT = RetentionSettings(versions=1, days=0, run_days=0, abandoned_days=1)
@@ -40,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def paths(store: Store, retention: RetentionSettings = NONE_KEPT, after: float = 60.0) -> set[str]:
-    return {garbage.path for garbage in find_garbage(store, retention, time.time() + after)}
+    return {each.path for each in find_garbage(store, retention, time.time() + after).garbage}
 
 
 def crown(store: Store, version: str, *before: str) -> None:
@@ -50,7 +51,7 @@ def crown(store: Store, version: str, *before: str) -> None:
         "version": version,
         "before": list(before),
     }
-    store.write_json("champion.json", {**champion, "evaluation": measured})
+    store.write_json("champions/00000001.json", {**champion, "evaluation": measured})
 
 
 def test_old_versions_go_with_their_checkpoints_and_the_newest_stays(store: Store) -> None:
@@ -136,27 +137,27 @@ def test_collecting_leaves_the_rest_whole_and_finds_nothing_the_second_time(
     crown(store, "a-0123abcd")
     retention = NONE_KEPT.model_dump()
     settings = Settings(store={"url": str(tmp_path / "store")}, retention=retention)
-    told = collect.fn(settings, dry_run=True)
-    assert told and all(store.exists(garbage.path) for garbage in told)
+    told, left = collect.fn(settings, dry_run=True)
+    assert told and not left and all(store.exists(garbage.path) for garbage in told)
     assert all(garbage.size > 0 and garbage.why for garbage in told)
-    assert collect.fn(settings) == told
+    assert collect.fn(settings).garbage == told
     assert not any(store.exists(garbage.path) for garbage in told)
-    assert collect.fn(settings) == []
+    assert collect.fn(settings) == Found([], [])
     assert [manifest.version for manifest in list_versions(store)] == ["a-0123abcd", "c-0123abcd"]
     for version in ("a-0123abcd", "c-0123abcd"):
         assert verify_version(store, version) == []
 
 
 def test_a_half_deleted_version_is_not_a_version(store: Store) -> None:
-    for garbage in find_garbage(store, NONE_KEPT, time.time() + 60):
+    for garbage in find_garbage(store, NONE_KEPT, time.time() + 60).garbage:
         if garbage.path == "versions/a-0123abcd":
             store.delete(f"{garbage.path}/manifest.json")  # killed here
     assert "a-0123abcd" not in {manifest.version for manifest in list_versions(store)}
     left = [
         each
-        for each in find_garbage(store, NONE_KEPT, time.time() + 2 * DAY)
+        for each in find_garbage(store, NONE_KEPT, time.time() + 2 * DAY).garbage
         if each.path.endswith("a-0123abcd")
     ]
     assert len(left) == 1
-    delete(store, left[0])
+    delete_own(store, left[0].path)
     assert not store.exists("versions/a-0123abcd")

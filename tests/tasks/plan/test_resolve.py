@@ -64,7 +64,7 @@ def test_a_version_that_does_not_exist_is_named(store: Store) -> None:
 def test_a_run_keeps_its_budget_when_the_champion_has_another(store: Store) -> None:
     first = start_run(store, resolve(store, Settings(plan={"images": 10})))
     champion = {"checkpoint": "c", "evaluation": {}, "budget": {"car": 3.0, "tree": 1.0}}
-    store.write_json("champion.json", champion)
+    store.write_json("champions/00000001.json", champion)
     assert resolve(store, Settings(plan={"images": 10})) == first
     other = resolve(store, Settings(name="other", plan={"images": 10}))
     assert other.plan.budget == {"car": 1.5, "tree": 0.5}

@@ -305,14 +305,15 @@ def test_a_run_killed_between_settings_and_plan_is_planned_again(store: Store) -
 
 def test_the_champion_s_budget_is_taken_once_and_kept(store: Store) -> None:
     store.write_json(
-        "champion.json", {"budget": {"car": 0.3, "tree": 0.1, "a class of another vocabulary": 0.6}}
+        "champions/00000001.json",
+        {"budget": {"car": 0.3, "tree": 0.1, "a class of another vocabulary": 0.6}},
     )
     settings = start_run(store, settings_of())
     assert settings.plan.budget == {"car": 1.5, "tree": 0.5}
-    store.write_json("champion.json", {"budget": {"bus": 9.0}})
+    store.write_json("champions/00000002.json", {"budget": {"bus": 9.0}})
     assert start_run(store, settings_of()) == settings
 
 
 def test_a_budget_in_the_settings_wins_over_the_champion_s(store: Store) -> None:
-    store.write_json("champion.json", {"budget": {"car": 5.0}})
+    store.write_json("champions/00000001.json", {"budget": {"car": 5.0}})
     assert start_run(store, settings_of(plan={"budget": {"bus": 2.0}})).plan.budget == {"bus": 2.0}

@@ -14,6 +14,7 @@ from tasks.evaluate.stored import write_evaluation
 from tasks.promote.budget import LEAST, LEAST_KEPT, LEAST_NEED, MOST, keep_rates, next_budget
 from tasks.promote.champion import promote, roll_back, watch_champion
 from tasks.promote.decision import Decision, compare_counts, settle
+from tasks.promote.pointer import read_champion
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings, write_run
 
 IMAGES = 40
@@ -33,7 +34,7 @@ def counted(miou: float, images: int = IMAGES) -> Counts:
 def entry(
     name: str, miou: float, fingerprint: str = "a" * 64, images: int = IMAGES, **iou: float
 ) -> dict[str, Any]:
-    """What champion.json would hold of a checkpoint; the reported set's mIoU is 0.1 lower."""
+    """What the champion's entry holds of a checkpoint; the reported set's mIoU is 0.1 lower."""
     by_class: dict[str, float] = {"background": 0.9, **(iou or {"car": 0.8, "bus": 0.4})}
     decision = {
         "set": "other squares",
@@ -45,6 +46,13 @@ def entry(
     reported = {**decision, "set": "squares", "fingerprint": fingerprint, "miou": miou - 0.1}
     evaluation = {**reported, "known": list(CLASSES), "decision": decision}
     return {"checkpoint": name, "version": VERSION, "evaluation": evaluation}
+
+
+def newest(store: Store) -> dict[str, Any]:
+    """The entry of the champion."""
+    champion = read_champion(store)
+    assert champion
+    return champion
 
 
 def decide(champion: dict[str, Any], challenger: dict[str, Any], images: int = IMAGES) -> Decision:
@@ -193,7 +201,7 @@ def test_composed_rows_do_not_count_for_keep_rates(store: Store) -> None:
 def test_the_champion_moves_up_only(settings: Settings, store: Store) -> None:
     moves = [promote.fn(settings, name, "a" * 64)["moved"] for name in ("old", "worse", "better")]
     assert moves == [True, False, True]
-    champion = store.read_json("champion.json")
+    champion = newest(store)
     assert champion["checkpoint"] == "better" and champion["version"] == VERSION
     assert champion["evaluation"]["miou"] == 0.5  # the reported set's, not that which decided
 
@@ -210,16 +218,16 @@ def test_the_outcome_has_both_the_trained_checkpoint_and_the_champion(
 
 def test_promoting_again_changes_nothing(settings: Settings, store: Store) -> None:
     promote.fn(settings, "better", "a" * 64)
-    before = store.read_bytes("champion.json")
+    before = store.list("champions")
     outcome = promote.fn(settings, "better", "a" * 64)
     assert not outcome["moved"] and outcome["challenger"]["evaluation"]["miou"] == 0.5
-    assert store.read_bytes("champion.json") == before
+    assert store.list("champions") == before
 
 
 def test_the_budget_goes_to_the_weak_and_the_seldom_kept(settings: Settings, store: Store) -> None:
     budget = promote.fn(settings, "old", "a" * 64)["budget"]
     assert budget["bus"] > budget["car"] and sum(budget.values()) == pytest.approx(1)
-    assert store.read_json("champion.json")["budget"] == budget
+    assert newest(store)["budget"] == budget
 
 
 def test_a_version_whose_run_was_deleted_is_promoted(settings: Settings, store: Store) -> None:
@@ -250,7 +258,7 @@ def test_a_champion_without_pixel_counts_is_measured_again(
         evaluated(store, entry(name, 0.55))
         return entry(name, 0.55)["evaluation"]  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("tasks.promote.champion.evaluate_checkpoint", measure)
+    monkeypatch.setattr("tasks.promote.contest.evaluate_checkpoint", measure)
     outcome = promote.fn(settings, "better", "a" * 64)
     assert measured == ["old"]
     assert outcome["moved"] and "mIoU 0.6000 against 0.5500 of old" in outcome["reason"]
@@ -275,7 +283,7 @@ def test_a_champion_that_was_deleted_is_succeeded(settings: Settings, store: Sto
     store.delete("checkpoints/better")
     outcome = promote.fn(settings, "old", "a" * 64)
     assert outcome["moved"] and outcome["reason"] == "champion better was deleted"
-    assert store.read_json("champion.json")["before"] == []
+    assert newest(store)["before"] == []
 
 
 def test_a_first_champion_needs_no_minimum_of_images(settings: Settings, store: Store) -> None:
@@ -292,7 +300,7 @@ def test_rolling_back_goes_through_the_earlier_champions(settings: Settings, sto
     assert [roll_back.fn(settings)["checkpoint"] for _ in range(2)] == ["better", "old"]
     with pytest.raises(StoreError, match="no earlier champion"):
         roll_back.fn(settings)
-    assert store.read_json("champion.json")["withdrawn"] == ["best", "better"]
+    assert newest(store)["withdrawn"] == ["best", "better"]
 
 
 def test_a_withdrawn_checkpoint_becomes_champion_by_name_only(
@@ -303,7 +311,7 @@ def test_a_withdrawn_checkpoint_becomes_champion_by_name_only(
     roll_back.fn(settings)
     outcome = promote.fn(settings, "better", "a" * 64)
     assert not outcome["moved"] and outcome["reason"].startswith("it was rolled back")
-    assert store.read_json("champion.json")["checkpoint"] == "old"
+    assert newest(store)["checkpoint"] == "old"
     champion = roll_back.fn(settings, "better")
     assert champion["checkpoint"] == "better" and champion["withdrawn"] == ["old"]
     assert roll_back.fn(settings, "better") == champion
@@ -314,9 +322,9 @@ def test_the_budget_follows_the_champion_back_even_if_its_version_is_gone(
 ) -> None:
     evaluated(store, entry("other", 0.8, car=0.1, bus=0.9))
     promote.fn(settings, "old", "a" * 64)
-    before = store.read_json("champion.json")["budget"]
+    before = newest(store)["budget"]
     promote.fn(settings, "other", "a" * 64)
-    assert store.read_json("champion.json")["budget"] != before
+    assert newest(store)["budget"] != before
     assert roll_back.fn(settings)["budget"] == before
     store.delete(f"versions/{VERSION}/manifest.json")
     assert roll_back.fn(settings, "other")["budget"]["car"] > 0.5
@@ -331,7 +339,7 @@ def test_only_a_known_and_measured_checkpoint_can_be_rolled_back_to(
     trained(store, "unmeasured")
     with pytest.raises(StoreError, match="'unmeasured' was never evaluated"):
         roll_back.fn(settings, "unmeasured")
-    assert store.read_json("champion.json")["checkpoint"] == "old"
+    assert newest(store)["checkpoint"] == "old"
 
 
 def test_a_champion_regresses_if_it_loses_on_a_set_of_the_same_name(
