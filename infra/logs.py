@@ -2,6 +2,9 @@
 
 With PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json, Prefect's formatter writes each record as a
 line of JSON, with Prefect's ids of runs and tasks, in flows and in Dask workers.
+
+Credentials that this process uses are replaced by *** in messages and tracebacks, whichever library
+writes them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
+
+from infra.credentials import scrub
 
 __all__ = ["located"]
 
@@ -29,12 +34,25 @@ def located(**fields: str) -> Iterator[None]:
         _fields.reset(token)
 
 
+_FORMATTER = logging.Formatter()
+
+
 class _Located(logging.LogRecord):
-    """A record with the fields of its context."""
+    """A record with the fields of its context, and without credentials."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         vars(self).update(_fields.get())
+        if self.exc_info and self.exc_info[0]:
+            whole = _FORMATTER.formatException(self.exc_info)
+            shown = scrub(whole)
+            if shown != whole:  # every formatter would write the exception itself
+                self.exc_info = None
+                self.msg, self.args = f"{self.getMessage()}\n{shown}", ()
+
+    def getMessage(self) -> str:  # noqa: N802  logging's name
+        """Return the message without credentials."""
+        return scrub(super().getMessage())
 
 
 def _install() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from infra.config_files import SettingsError, read_file
+from infra.hidden import hide_all, refuse_written
 from infra.parsing import parse_json
 
 __all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
@@ -28,6 +30,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
+_FIELD = re.compile(r"[a-z_]*(\.[a-z_]+)*")
+# Texts that an error may quote. Others may be a password, or the text of a wrong file.
+_SHOWN_TEXTS = {"name", "compute.kubernetes.memory", "compute.runner", "generator.device"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Layer:
 
     spelling: str
     values: dict[str, Any]
-    secret: bool = False  # may hold credentials
+    shown: bool = True  # whether an error may quote its values
 
     def holds(self, path: Sequence[str]) -> bool:
         """Whether this source has a value at `path`, or at a parent of it that is no table."""
@@ -103,8 +108,8 @@ def read_layers(
         Layer("from --set {path}", _read_texts(model, dict(map(_split_flag, flags)), "--set")),
         Layer(
             "from {variable} in the environment",
-            _read_texts(model, variables, "environment"),
-            secret=True,
+            hide_all(_read_texts(model, variables, "environment")),
+            shown=False,
         ),
         Layer(f"from {file}, {{path}}", read_file(file) if file else {}),
     ]
@@ -119,6 +124,7 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
         Layer("from --set {path}", dict(map(_split_flag, flags))),
         Layer(f"from {file}, {{path}}", read_file(file) if file else {}),
     ]
+    refuse_written(layers)
     try:
         return model.model_validate(merge(layers))
     except ValidationError as error:
@@ -128,8 +134,9 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
 def _split_flag(flag: str) -> tuple[str, str]:
     path, equals, text = flag.partition("=")
     if not equals or not path.strip():
+        shown = repr(path) if _FIELD.fullmatch(path) else "with something else"
         raise SettingsError(
-            f"--set {path!r} is not FIELD=VALUE; write for instance --set plan.images=200"
+            f"--set {shown} is not FIELD=VALUE; write for instance --set plan.images=200"
         )
     return path.strip().replace(".", DELIMITER), text.strip()
 
@@ -179,25 +186,33 @@ def _fill(strong: dict[str, Any], weak: Mapping[str, Any]) -> None:
 
 
 def explain(error: ValidationError, layers: Sequence[Layer], model: type[BaseModel]) -> str:
-    """Return one line per error: field, value (not the store's), source and remedy."""
+    """Return one line per error: field, value if it can be no credential, source and remedy."""
     return "\n".join(_explain_one(line, layers, model) for line in error.errors(include_url=False))
 
 
 def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseModel]) -> str:
     path = list(map(str, line["loc"]))
     field = ".".join(path)
-    origin = next((layer.origin(path) for layer in layers if layer.holds(path)), "the default")
+    layer = next((layer for layer in layers if layer.holds(path)), None)
+    origin = layer.origin(path) if layer else "the default"
     fields = dict(_fields(model))
     if line["type"] == "extra_forbidden":
         siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
         return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
-    # values of the store may be credentials; tables are too long to help
-    hidden = path[0] == "store" or isinstance(line["input"], Mapping)
-    value = "" if hidden else f" = {line['input']!r}"
+    shown = (layer is None or layer.shown) and _may_be_shown(field, fields.get(field), line["input"])
+    value = f" = {line['input']!r}" if shown else ""
     remedy = line["msg"].removeprefix("Value error, ")
     if line["type"] == "string_pattern_mismatch":
         remedy = f"it should be: {fields[field].description}"
     return f"setting {field}{value} ({origin}): {remedy}"
+
+
+def _may_be_shown(field: str, info: FieldInfo | None, value: Any) -> bool:
+    """Whether an error may quote a wrong value: numbers, and texts given for anything but text."""
+    if field.startswith("store.") or not isinstance(value, (str, int, float, type(None))):
+        return False
+    takes_text = info is not None and info.annotation in (str, str | None)
+    return field in _SHOWN_TEXTS or not (takes_text and isinstance(value, str))
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from infra.credentials import refuse_written
+from infra.hidden import refuse_written
 from infra.settings.data import (
     ComposeSettings,
     GeneratorSettings,
@@ -87,11 +87,13 @@ class Settings(BaseSettings):
         self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any
     ) -> None:
         layers = read_layers(type(self), _file, _flags, values)
-        refuse_written(layers)
         try:
+            refuse_written(layers)
             super().__init__(**merge(layers))
         except ValidationError as error:
             raise SettingsError(explain(error, layers, type(self))) from None
+        except RecursionError:
+            raise SettingsError("a setting is nested too deeply; correct it") from None
 
     @classmethod
     def settings_customise_sources(
@@ -123,7 +125,7 @@ class Settings(BaseSettings):
         return load_vocabulary(self.vocabulary).choose(self.classes)
 
     def resolved(self) -> dict[str, Any]:
-        """Return all settings as JSON values, without credentials."""
+        """Return all settings as JSON values, without hidden options."""
         return self.model_dump(mode="json")
 
     def sample_settings(self) -> dict[str, Any]:
