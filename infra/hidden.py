@@ -19,10 +19,10 @@ from infra.credentials import holds_credential, is_harmless
 if TYPE_CHECKING:
     from infra.sources import Layer
 
-__all__ = ["Hidden", "hide", "hide_all", "refuse_written", "reveal", "written"]
+__all__ = ["Hidden", "hide", "hide_all", "refuse_written", "reveal", "shown_names", "written"]
 
 _OPTIONS = ("store", "options")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(r"[\w -]{1,64}")
 _REMEDY = (
     "take it out and set it in the environment, as JSON in SEGMINT_STORE__OPTIONS, or in the "
     "Prefect block that store.block names; keys of S3 as AWS_ACCESS_KEY_ID and "
@@ -82,6 +82,11 @@ def reveal(value: Any) -> Any:
     return value.get_secret_value() if isinstance(value, _SECRETS) else value
 
 
+def shown_names(path: Sequence[str]) -> list[str]:
+    """Return names of settings and options, with … for those that are more than a few words."""
+    return [name if _NAME.fullmatch(name) else "…" for name in path]
+
+
 def refuse_written(layers: Sequence[Layer]) -> None:
     """Raise `SettingsError` for a credential that would be stored and shown.
 
@@ -90,7 +95,7 @@ def refuse_written(layers: Sequence[Layer]) -> None:
     """
     for layer in layers:
         for path, value in _leaves(layer.values):
-            named = [name if _NAME.fullmatch(name) else "…" for name in path]
+            named = shown_names(path)
             where = f"{'.'.join(named)} ({layer.origin(named)})"
             if path[:2] == _OPTIONS and not is_harmless(path[2:], value):
                 raise SettingsError(f"setting {where} may be a credential: {_REMEDY}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
@@ -43,16 +43,19 @@ class _Located(logging.LogRecord):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         vars(self).update(_fields.get())
-        if self.exc_info and self.exc_info[0]:
-            whole = _FORMATTER.formatException(self.exc_info)
-            shown = scrub(whole)
-            if shown != whole:  # every formatter would write the exception itself
-                self.exc_info = None
-                self.msg, self.args = f"{self.getMessage()}\n{shown}", ()
+        with suppress(Exception):  # logging reports arguments that do not fit their message
+            self._scrub()
 
-    def getMessage(self) -> str:  # noqa: N802  logging's name
-        """Return the message without credentials."""
-        return scrub(super().getMessage())
+    def _scrub(self) -> None:
+        # only if there is something to hide, because formatters know what to do with the parts
+        message = self.getMessage()
+        if (shown := scrub(message)) != message:
+            self.msg, self.args = shown, ()
+        if self.exc_info and self.exc_info[0]:
+            error = _FORMATTER.formatException(self.exc_info)
+            if (shown := scrub(error)) != error:
+                self.msg, self.args = f"{scrub(message)}\n{shown}", ()
+                self.exc_info = None
 
 
 def _install() -> None:

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from infra.config_files import SettingsError, read_file
-from infra.hidden import hide_all, refuse_written
+from infra.hidden import hide_all, refuse_written, shown_names
 from infra.parsing import parse_json
 
 __all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
@@ -64,6 +64,18 @@ class Layer:
         )
 
 
+class _Parsed(str):
+    """A text inside JSON, which is a text even if it looks like a table."""
+
+
+def _as_parsed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_parsed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_parsed(inner) for inner in value]
+    return _Parsed(value) if isinstance(value, str) else value
+
+
 class _Texts(EnvSettingsSource):
     """Values written as text, decoded by pydantic-settings' rules for the environment.
 
@@ -84,8 +96,8 @@ class _Texts(EnvSettingsSource):
         return {name: None if text == "null" else text for name, text in self._texts.items()}
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Parse JSON as strictly as everywhere else."""
-        return parse_json(value)
+        """Parse JSON as strictly as everywhere else. Its texts are not parsed once more."""
+        return _as_parsed(parse_json(value))
 
     def __call__(self) -> dict[str, Any]:
         names = {name.split(DELIMITER)[0]: text for name, text in self._texts.items()}
@@ -159,6 +171,10 @@ def _decode(value: Any, origin: str) -> Any:
     """Parse tables and lists that pydantic-settings left as text, where a field takes any value."""
     if isinstance(value, dict):
         return {name: _decode(inner, f"{origin} {name}") for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_decode(inner, origin) for inner in value]
+    if isinstance(value, _Parsed):
+        return str(value)
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
@@ -192,8 +208,9 @@ def explain(error: ValidationError, layers: Sequence[Layer], model: type[BaseMod
 
 def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseModel]) -> str:
     path = list(map(str, line["loc"]))
-    field = ".".join(path)
     layer = next((layer for layer in layers if layer.holds(path)), None)
+    path = shown_names(path)
+    field = ".".join(path)
     origin = layer.origin(path) if layer else "the default"
     fields = dict(_fields(model))
     if line["type"] == "extra_forbidden":
