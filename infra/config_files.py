@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +54,24 @@ def _why(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
-        problem = error.problem if isinstance(error, _RefusedError) else _PROBLEMS[type(error)]
-        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+        return f"line {mark.line + 1}, column {mark.column + 1}: {_problem(error)}"
     place = _TOML_PLACE.search(str(error))
-    return f"{place[1] if place else 'a value'}: it cannot be read"
+    return f"{place[1]}: {_UNREADABLE}" if place else _UNREADABLE
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    if isinstance(error, _RefusedError):
+        return str(error.problem)
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return "its constructor is not allowed; write a plain value"
+    return _UNREADABLE
 
 
 class _RefusedError(yaml.MarkedYAMLError):
     """YAML that TOML and JSON have no counterpart of. `problem` is our own text."""
 
 
-_PROBLEMS: defaultdict[type[Exception], str] = defaultdict(
-    lambda: "it cannot be read",
-    {yaml.constructor.ConstructorError: "its constructor is not allowed; write a plain value"},
-)
+_UNREADABLE = "it cannot be read"
 # how tomllib's messages end
 _TOML_PLACE = re.compile(r"\(at (line \d+, column \d+|end of document)\)$")
 

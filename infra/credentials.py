@@ -15,9 +15,14 @@ from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 __all__ = ["HARMLESS", "MASK", "holds_credential", "is_harmless", "public", "remember", "scrub"]
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Options of fsspec, s3fs, gcsfs, adlfs and botocore that are known to be no credentials, with the
 # tables that hold them. A name that is missing here is hidden.
-HARMLESS = frozenset(
+HARMLESS = _names(
     """
     access account_name addressing_style anon api_version auto_mkdir block_size cache_regions
     cache_type check_connection checksum_algorithm client_kwargs config_kwargs connect_timeout
@@ -30,7 +35,7 @@ HARMLESS = frozenset(
     tcp_keepalive timeout total_max_attempts use_accelerate_endpoint use_dualstack_endpoint
     use_fips_endpoint use_listings_cache use_ssl verify version_aware
     ACL ServerSideEncryption StorageClass
-    """.split()
+    """
 )
 # A word, a path, a host or a URL. Without @ ? & = % and spaces it holds no user and no parameter.
 _PLAIN = re.compile(r"[A-Za-z0-9._:/\[\]-]{0,255}")
@@ -45,7 +50,7 @@ MASK = "***"
 _SHORTEST = 4  # characters of a value that `scrub` looks for; shorter ones are parts of words
 _PIECE = re.compile(r"[^\s\"'{}\[\]():;,&=@/?#]{8,}")  # a part of a value that a message may quote
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")  # the clouds' own variables
-_HARMLESS_VARIABLES = frozenset(
+_HARMLESS_VARIABLES = _names(
     """
     AWS_CA_BUNDLE AWS_CONFIG_FILE AWS_DEFAULT_OUTPUT AWS_DEFAULT_PROFILE AWS_DEFAULT_REGION
     AWS_EC2_METADATA_DISABLED AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_MAX_ATTEMPTS AWS_PAGER
@@ -53,7 +58,7 @@ _HARMLESS_VARIABLES = frozenset(
     AWS_RETRY_MODE AWS_ROLE_ARN AWS_ROLE_SESSION_NAME AWS_SHARED_CREDENTIALS_FILE
     AWS_STS_REGIONAL_ENDPOINTS AWS_WEB_IDENTITY_TOKEN_FILE AZURE_STORAGE_ACCOUNT_NAME
     GOOGLE_APPLICATION_CREDENTIALS GOOGLE_CLOUD_PROJECT
-    """.split()
+    """
 )
 # of Prefect, whose other variables are settings
 _PREFECT_VARIABLES = (

@@ -100,9 +100,10 @@ def refuse_written(layers: Sequence[Layer]) -> None:
             if path[:2] == _OPTIONS and not is_harmless(path[2:], value):
                 raise SettingsError(f"setting {where} may be a credential: {_REMEDY}")
             if isinstance(value, str) and holds_credential(value):
+                remedy = _REMEDY if path[0] == "store" else "give a URL without them"
                 raise SettingsError(
                     f"setting {where} has a user, a password, a query or a fragment, which would "
-                    f"be shown: {_REMEDY}"
+                    f"be shown: {remedy}"
                 )
 
 

@@ -6,10 +6,9 @@ They are kept apart until they are merged, so that an error can name the source 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,22 +16,20 @@ from typing import Any, TypeVar
 import pydantic_settings
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from infra.config_files import SettingsError, read_file
-from infra.hidden import hide_all, refuse_written, shown_names
+from infra.explain import explain
+from infra.hidden import hide_all, refuse_written
 from infra.parsing import parse_json
 
-__all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
+__all__ = ["Layer", "SettingsError", "merge", "read_flat", "read_layers"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
 _FIELD = re.compile(r"[a-z_]*(\.[a-z_]+)*")
-# Texts that an error may quote. Others may be a password, or the text of a wrong file.
-_SHOWN_TEXTS = {"name", "compute.kubernetes.memory", "compute.runner", "generator.device"}
 
 
 @dataclass(frozen=True)
@@ -199,55 +196,3 @@ def _fill(strong: dict[str, Any], weak: Mapping[str, Any]) -> None:
             strong[name] = copy.deepcopy(value)
         elif isinstance(strong[name], dict) and isinstance(value, Mapping):
             _fill(strong[name], value)
-
-
-def explain(error: ValidationError, layers: Sequence[Layer], model: type[BaseModel]) -> str:
-    """Return one line per error: field, value if it can be no credential, source and remedy."""
-    return "\n".join(_explain_one(line, layers, model) for line in error.errors(include_url=False))
-
-
-def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseModel]) -> str:
-    path = list(map(str, line["loc"]))
-    layer = next((layer for layer in layers if layer.holds(path)), None)
-    path = shown_names(path)
-    field = ".".join(path)
-    origin = layer.origin(path) if layer else "the default"
-    fields = dict(_fields(model))
-    if line["type"] == "extra_forbidden":
-        siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
-        return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
-    shown = (layer is None or layer.shown) and _may_be_shown(field, fields.get(field), line["input"])
-    value = f" = {line['input']!r}" if shown else ""
-    remedy = line["msg"].removeprefix("Value error, ")
-    if line["type"] == "string_pattern_mismatch":
-        remedy = f"it should be: {fields[field].description}"
-    return f"setting {field}{value} ({origin}): {remedy}"
-
-
-def _may_be_shown(field: str, info: FieldInfo | None, value: Any) -> bool:
-    """Whether an error may quote a wrong value: numbers, and texts given for anything but text."""
-    if field.startswith("store.") or not isinstance(value, (str, int, float, type(None))):
-        return False
-    takes_text = info is not None and info.annotation in (str, str | None)
-    return field in _SHOWN_TEXTS or not (takes_text and isinstance(value, str))
-
-
-def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        yield prefix + name, field
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
-
-
-def nearest(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
-    """Return a remedy for an unknown `name`.
-
-    It suggests the closest of `valid`, else the one of `elsewhere` with the closest last part, else
-    it lists `valid`.
-    """
-    valid = list(valid)
-    for choices in (valid, list(elsewhere)):
-        last = {choice.rpartition(".")[2].lower(): choice for choice in reversed(choices)}
-        if close := difflib.get_close_matches(name.rpartition(".")[2].lower(), last, n=1):
-            return f"did you mean {last[close[0]]!r}?"
-    return f"valid names are {', '.join(valid)}"

@@ -38,7 +38,7 @@ class StoreSettings(Section):
     options: Annotated[dict[str, Any], BeforeValidator(booleans), AfterValidator(hide)] = Field(
         default_factory=dict
     )
-    """fsspec options, such as endpoint_url. Credentials belong in the environment or the block."""
+    """fsspec options known to be harmless, such as endpoint_url. Others: environment or block."""
     block: str | None = Field(default=None, pattern=BLOCK)
     """Prefect Secret block with more options as JSON, which may be credentials. Default: none."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from infra.explain import explain
 from infra.hidden import refuse_written
 from infra.settings.data import (
     ComposeSettings,
@@ -29,7 +30,7 @@ from infra.settings.operation import (
 )
 from infra.settings.section import describe_defaults, names
 from infra.settings.training import EvaluateSettings, TrainSettings
-from infra.sources import SettingsError, explain, merge, read_layers
+from infra.sources import SettingsError, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["Settings"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from infra.explain import nearest
 from infra.parsing import parse_json
-from infra.sources import nearest
 from infra.text import UNSEEN
 from infra.vocabulary.entries import Background, ClassEntry, VocabularyError
 from infra.vocabulary.vocabulary import Vocabulary

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from infra.blocks import open_store
+from infra.explain import fields_of
 from infra.settings import Settings, SettingsError, check_same_run
 from infra.settings.document import document
 from infra.settings.identity import hash_samples, in_identity
-from infra.sources import _fields
 
 SECRET = "correct-horse-battery"
 
@@ -147,7 +147,11 @@ def test_a_wrong_value_gets_field_value_and_remedy(flag: str, message: str) -> N
         ("a.toml", "seed = = 3", "a.toml is not a table of settings in TOML: .*line 1"),
         ("a.yaml", "seed: [3", "a.yaml is not a table of settings in YAML"),
         ("a.json", "{}", "ends in '.json'; give a file that ends in .toml or .yaml"),
-        ("a.toml", "name = 'caf\udce9'", "a.toml is not a table of settings in TOML: byte 11 is not UTF-8"),
+        (
+            "a.toml",
+            "name = 'caf\udce9'",
+            "a.toml is not a table of settings in TOML: byte 11 is not UTF-8",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(
@@ -261,7 +265,7 @@ def test_settings_marked_as_identity_are_exactly_those_that_are_hashed() -> None
         inner = value if isinstance(value, dict) and name != "vocabulary" else None
         hashed |= {f"{name}.{field}" for field in inner} if inner is not None else {name}
     hashed |= {"classes", "generator.attention"}  # by the vocabulary; at its default left out
-    leaves = {name for name in dict(_fields(Settings)) if name not in Settings.model_fields}
+    leaves = {name for name in dict(fields_of(Settings)) if name not in Settings.model_fields}
     leaves |= {"name", "seed", "vocabulary", "classes"}
     assert {name for name in leaves if in_identity(name)} == hashed
 
@@ -275,7 +279,7 @@ def test_the_document_of_the_settings_is_current() -> None:
 
 def test_the_document_has_every_setting_with_its_description() -> None:
     lines = document().splitlines()
-    for name, field in _fields(Settings):
+    for name, field in fields_of(Settings):
         if f"## {name}" not in lines:  # a section has a heading, its fields have rows
             (line,) = (line for line in lines if line.startswith(f"| `{name}` |"))
             assert line.count(" | ") == 4 and line.endswith(" |") and field.description
@@ -386,7 +390,7 @@ def test_the_same_run_goes_on_and_another_of_its_name_gets_the_differences() -> 
 
 
 def test_every_setting_is_explained_in_one_line() -> None:
-    explained = dict(_fields(Settings))
+    explained = dict(fields_of(Settings))
     assert [
         name
         for name, field in explained.items()

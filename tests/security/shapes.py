@@ -62,7 +62,9 @@ _BUILD: dict[str, Any] = {
     "presigned S3": lambda k: {
         "presigned": f"https://b.s3.amazonaws.com/k?X-Amz-Expires=60&X-Amz-Signature={k}"
     },
-    "presigned GCS": lambda k: {"signed": f"https://storage.googleapis.com/b/k?X-Goog-Signature={k}"},
+    "presigned GCS": lambda k: {
+        "signed": f"https://storage.googleapis.com/b/k?X-Goog-Signature={k}"
+    },
     "URL with password": lambda k: {"http_url": f"https://me:{k}@host:9000/b"},
     "password with @": lambda k: {"at_url": f"https://me:p@{k}@host/b"},
     "password with /": lambda k: {"slash_url": f"https://me:p/{k}@host/b"},
@@ -87,7 +89,7 @@ _BUILD: dict[str, Any] = {
     "table of tables": lambda k: {"one": {"two": {"three": {"four": k}}}},
     "proxy": lambda k: {"config_kwargs": {"proxies": {"https": f"http://me:{k}@proxy:3128"}}},
     "unicode": lambda k: {"unicode": f"pässwörd-{k}-密码-🔑"},
-    "quotes and backslashes": lambda k: {"quoted": f"a\"b'c\\{k}\\\"`$(x)"},
+    "quotes and backslashes": lambda k: {"quoted": f'a"b\'c\\{k}\\"`$(x)'},
     "line breaks and tabs": lambda k: {"broken": f"first\n\t{k}\r\nlast"},
     "blanks around": lambda k: {"blank": f" {k} "},
     "JWT": lambda k: {"jwt": f"eyJhbGciOiJIUzI1NiJ9.eyJ{k}.SflKxwRJSMeKKF2QT4"},

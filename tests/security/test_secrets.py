@@ -1,7 +1,7 @@
 """Secrets of many shapes are given in every way, and are found in nothing that leaves the process.
 
-Ways in: environment, Prefect block, file, flag, parameter, and the URLs of other settings. Ways out:
-what is stored and sent of the settings, errors of settings, of parsers and of libraries, log
+Ways in: environment, Prefect block, file, flag, parameter, and the URLs of other settings. Ways
+out: what is stored and sent of the settings, errors of settings, of parsers and of libraries, log
 records, the command line that is shown; and after a real run, Prefect's database, the store, the
 logs and all output.
 """
@@ -159,7 +159,7 @@ def test_no_parser_quotes_the_file(shape: str, broken: str, tmp_path: Path) -> N
         lambda: checked({"classes": options, "name": [text]}, Vocabulary),
     ]
     for way in ways:
-        with pytest.raises(ValueError) as error:  # noqa: PT011  each has a kind of its own
+        with pytest.raises(ValueError) as error:
             way()
         assert secret not in whole(error.value)
 
@@ -257,7 +257,8 @@ def test_settings_without_tables_take_no_url_with_a_password() -> None:
 
 
 PROGRAM = """
-import json, os, sys
+import sys
+from pathlib import Path
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
@@ -268,8 +269,10 @@ from flows.nightly import nightly
 folder, block = sys.argv[1], sys.stdin.read()
 with prefect_api():
     Secret(value=SecretStr(block)).save("store")
-    settings = Settings(_file="tests/tiny.toml", store={"url": f"{folder}/store", "block": "store"})
-    version = nightly(settings)
+    settings = Settings(
+        _file=Path("tests/tiny.toml"), store={"url": f"{folder}/store", "block": "store"}
+    )
+    nightly(settings)
     away = {"endpoint_url": "http://127.0.0.1:9", "retry_seconds": 0.1}
     for extra in ({}, {"block": "store"}):
         lost = settings.model_copy(
