@@ -30,17 +30,14 @@ def read_file(file: Path) -> dict[str, Any]:
         )
     try:
         values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))
+        if isinstance(values, dict) and all(isinstance(name, str) for name in values):
+            return values
+        problem = "it does not hold named values"
     except Exception as error:  # the two parsers have different errors
-        raise _not_settings(file, _why(error)) from None
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise _not_settings(file, "it does not hold named values")
-    return values
-
-
-def _not_settings(file: Path, why: str) -> SettingsError:
+        problem = _why(error)
     kind = "TOML" if file.suffix == ".toml" else "YAML"
-    return SettingsError(
-        f"configuration file {file} is not a table of settings in {kind}: {why}; correct it"
+    raise SettingsError(  # out here it has no context, which holds the text
+        f"configuration file {file} is not a table of settings in {kind}: {problem}; correct it"
     )
 
 

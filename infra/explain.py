@@ -55,7 +55,7 @@ def _may_be_shown(field: str, info: FieldInfo | None, value: Any) -> bool:
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield the dotted name of every section and field, with the field."""
-    for name, field in model.modelfields_of.items():
+    for name, field in model.model_fields.items():
         yield prefix + name, field
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from fields_of(field.annotation, f"{prefix}{name}.")

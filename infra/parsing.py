@@ -65,7 +65,7 @@ def checked(value: Any, shape: Any) -> Any:
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors(include_url=False)[:_SHOWN]]
         more = f" and {error.error_count() - _SHOWN} more" if error.error_count() > _SHOWN else ""
-        raise ValueError("; ".join(faults) + more) from None
+    raise ValueError("; ".join(faults) + more)  # out here it has no context, which has the value
 
 
 @cache

@@ -9,6 +9,7 @@ import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,7 +138,8 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
     try:
         return model.model_validate(merge(layers))
     except ValidationError as error:
-        raise SettingsError(explain(error, layers, model)) from None
+        problem = explain(error, layers, model)
+    raise SettingsError(problem)  # out here it has no context, which holds all values
 
 
 def _split_flag(flag: str) -> tuple[str, str]:
@@ -153,15 +155,12 @@ def _split_flag(flag: str) -> tuple[str, str]:
 def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = _decode(_Texts(model, texts)(), origin)
+        return values
     except pydantic_settings.SettingsError as error:
-        # without the cause, which quotes the text and so may show a credential
-        problem = str(error).partition(" from source")[0]
-        raise SettingsError(f"{origin}: {problem}; write a table or list as JSON") from None
+        problem = str(error).partition(" from source")[0] + "; write a table or list as JSON"
     except RecursionError:
-        raise SettingsError(
-            f"{origin}: a value is nested too deeply; no setting is nested at all"
-        ) from None
-    return values
+        problem = "a value is nested too deeply; no setting is nested at all"
+    raise SettingsError(f"{origin}: {problem}")  # out here it has no context, which has the text
 
 
 def _decode(value: Any, origin: str) -> Any:
@@ -174,12 +173,9 @@ def _decode(value: Any, origin: str) -> Any:
         return str(value)
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
-    try:
+    with suppress(ValueError):
         return parse_json(value)
-    except ValueError:  # the error would quote the text
-        raise SettingsError(
-            f"{origin}: a value that begins with {value[0]!r} has to be JSON"
-        ) from None
+    raise SettingsError(f"{origin}: a value that begins with {value[0]!r} has to be JSON")
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -88,13 +88,16 @@ class Settings(BaseSettings):
         self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any
     ) -> None:
         layers = read_layers(type(self), _file, _flags, values)
+        problem = ""
         try:
             refuse_written(layers)
             super().__init__(**merge(layers))
         except ValidationError as error:
-            raise SettingsError(explain(error, layers, type(self))) from None
+            problem = explain(error, layers, type(self))
         except RecursionError:
-            raise SettingsError("a setting is nested too deeply; correct it") from None
+            problem = "a setting is nested too deeply; correct it"
+        if problem:  # out here it has no context, which holds all values
+            raise SettingsError(problem)
 
     @classmethod
     def settings_customise_sources(

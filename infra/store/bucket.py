@@ -155,15 +155,15 @@ class Bucket:
                 return method(*arguments, **named)
             except Exception as error:
                 pause = min(LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
-                if fatal := self._fatal(path, error):
-                    raise fatal from None  # the cause's text may quote a credential
-                if time.monotonic() + pause > deadline:
-                    raise self._given_up(path, error) from None
-                if attempt == 0:
-                    _logger.warning(
-                        "%s: %s; trying for %g s", self.url, _text(error), self.patience
-                    )
-                time.sleep(pause)
+                fatal = self._fatal(path, error)
+                if fatal is None and time.monotonic() + pause > deadline:
+                    fatal = self._given_up(path, error)
+                problem = _text(error)
+            if fatal:  # out here it has no context, which Prefect would store, credentials and all
+                raise fatal
+            if attempt == 0:
+                _logger.warning("%s: %s; trying for %g s", self.url, problem, self.patience)
+            time.sleep(pause)
         raise AssertionError("unreachable")
 
     def _fatal(self, path: str, error: Exception) -> StoreError | None:

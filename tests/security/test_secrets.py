@@ -14,14 +14,18 @@ import os
 import subprocess
 import sys
 import traceback
+from base64 import b64decode
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from fastapi.encoders import jsonable_encoder
 from prefect.logging.formatters import JsonFormatter
 from pydantic import BaseModel
+from tblib import pickling_support  # type: ignore[import-untyped]
 
 from infra.blocks import open_store
 from infra.config_files import SettingsError
@@ -62,13 +66,10 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(error: BaseException) -> str:
-    """Return an error with its traceback, and what a pickle or a debugger would find in it."""
-    linked: list[str] = []
-    found: BaseException | None = error
-    while found is not None:
-        linked += [str(vars(found))] if not isinstance(found, SettingsError) else [str(found.args)]
-        found = found.__cause__
-    return "".join(traceback.format_exception(error)) + "".join(linked)
+    """Return an error with its traceback and as Prefect stores it: pickled, with its context."""
+    pickling_support.install(error)
+    stored = cloudpickle.dumps(error).decode(errors="replace")
+    return "".join(traceback.format_exception(error)) + stored
 
 
 def test_there_are_more_than_forty_shapes() -> None:
@@ -256,6 +257,14 @@ def test_settings_without_tables_take_no_url_with_a_password() -> None:
     assert secret not in whole(error.value)
 
 
+def readable(file: Path) -> bytes:
+    """Return the bytes of a file, and those that it holds as base64, as Prefect's pickles do."""
+    data = file.read_bytes()
+    with suppress(ValueError):
+        return data + b64decode(b"".join(data.split()), validate=True)
+    return data
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -314,7 +323,7 @@ def test_after_real_runs_nothing_is_in_database_store_logs_and_output(tmp_path: 
     (tmp_path / "output").write_bytes(output)
     assert done.returncode == 0, output.decode()[-4000:]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    contents = {str(file.relative_to(tmp_path)): file.read_bytes() for file in files}
+    contents = {str(file.relative_to(tmp_path)): readable(file) for file in files}
     database = b"".join(data for name, data in contents.items() if "prefect.db" in name)
     assert database.count(b"num_inference_steps") and database.count(b"StoreError")
     assert b"tiny" in contents["store/runs/tiny/settings.json"] and len(contents) > 10
