@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from typing import Any, cast
 
+from infra.hidden import reveal
 from infra.settings import SettingsError, StoreSettings
 from infra.store import Store
 
@@ -19,7 +20,7 @@ def open_store(chosen: StoreSettings) -> Store:
     hold a JSON object.
     """
     secret = _secret(chosen.block) if chosen.block else {}
-    return Store.open(chosen.url, {**chosen.options, **secret})
+    return Store.open(chosen.url, {**reveal(chosen.options), **secret})
 
 
 @lru_cache
@@ -30,12 +31,15 @@ def _secret(name: str) -> dict[str, Any]:
     try:
         held = cast("Secret[Any]", Secret.load(name)).get()
         value = json.loads(held) if isinstance(held, str) else held
-    except ValueError as error:  # no such block, or no JSON; the cause may quote what it holds
+        problem = ""
+    except ValueError as error:  # no such block, or no JSON
+        problem = type(error).__name__
+    if problem:  # here, so that it is not linked to an error that holds the block's text
         raise SettingsError(
             f"store.block: no Secret block {name!r} with a JSON object of fsspec options can be "
-            f"read ({type(error).__name__}); make it in Prefect's UI under Blocks, or set "
-            "PREFECT_API_URL to its server"
-        ) from None
+            f"read ({problem}); make it in Prefect's UI under Blocks, or set PREFECT_API_URL to "
+            "its server"
+        )
     if not isinstance(value, dict):
         raise SettingsError(
             f"store.block: block {name!r} holds {type(value).__name__}; give a JSON object"

@@ -1,7 +1,11 @@
-"""Configuration files in TOML or YAML, read as nested dictionaries."""
+"""Configuration files in TOML or YAML, read as nested dictionaries.
+
+An error gives the position and quotes nothing of the file, which may hold a credential.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,14 +30,47 @@ def read_file(file: Path) -> dict[str, Any]:
         )
     try:
         values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))
-        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise TypeError("it does not hold named values")
+        if isinstance(values, dict) and all(isinstance(name, str) for name in values):
+            return values
+        problem = "it does not hold named values"
     except Exception as error:  # the two parsers have different errors
-        kind = "TOML" if file.suffix == ".toml" else "YAML"
-        raise SettingsError(
-            f"configuration file {file} is not a table of settings in {kind}: {error}; correct it"
-        ) from None
-    return values
+        problem = _why(error)
+    kind = "TOML" if file.suffix == ".toml" else "YAML"
+    raise SettingsError(  # out here it has no context, which holds the text
+        f"configuration file {file} is not a table of settings in {kind}: {problem}; correct it"
+    )
+
+
+def _why(error: Exception) -> str:
+    """Return what a parser found and where, without its own words, which quote the file."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position} is not allowed in YAML"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {_problem(error)}"
+    place = _TOML_PLACE.search(str(error))
+    return f"{place[1]}: {_UNREADABLE}" if place else _UNREADABLE
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    if isinstance(error, _RefusedError):
+        return str(error.problem)
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return "its constructor is not allowed; write a plain value"
+    return _UNREADABLE
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """YAML that TOML and JSON have no counterpart of. `problem` is our own text."""
+
+
+_UNREADABLE = "it cannot be read"
+# how tomllib's messages end
+_TOML_PLACE = re.compile(r"\(at (line \d+, column \d+|end of document)\)$")
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -45,15 +82,24 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse aliases."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out")
+            mark = self.peek_event().start_mark
+            raise _RefusedError(problem="an alias (*name); write the value out", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse duplicate keys."""
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
-            raise yaml.MarkedYAMLError("a table has a key twice", node.start_mark)
+            raise _RefusedError(problem="a table has a key twice", problem_mark=node.start_mark)
         return mapping
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Give the position of a value, such as a date of no calendar."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError):
+            problem = "a value that cannot be read; write it in quotes"
+            raise _RefusedError(problem=problem, problem_mark=node.start_mark) from None
 
 
 def _read_yaml(text: str) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from infra.credentials import public
+from infra.credentials import public, scrub
 from infra.kubernetes import require_dask_kubernetes
 from infra.machine import free_space
 from infra.settings import Settings
@@ -109,7 +109,7 @@ def _check(name: str, probe: Callable[[], str], remedy: str) -> Check:
     try:
         return Check(name, True, probe())
     except Exception as error:  # every failure is a finding
-        return Check(name, False, str(public(str(error) or type(error).__name__)), remedy)
+        return Check(name, False, scrub(str(error) or type(error).__name__), remedy)
 
 
 def _versions(distribution: str = DISTRIBUTION) -> Iterator[Check]:

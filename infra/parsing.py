@@ -1,12 +1,14 @@
 """Strict reading of JSON from outside: ambiguous and too deeply nested texts are refused.
 
-Errors are `ValueError`s that say what is wrong. The caller adds the file's name and the remedy.
+Errors are `ValueError`s that say what is wrong and where. They quote no text from the file, which
+may be a credential. The caller adds the file's name and the remedy.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -15,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 __all__ = ["checked", "parse_json"]
 
 _SHOWN = 3  # faults of one value that a message lists
-_LONGEST = 60  # characters of a wrong value in a message
+_LONGEST = 60  # characters of a wrong number in a message
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -29,9 +31,12 @@ def parse_json(data: bytes | str) -> Any:
             text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
         )
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from None
+        problem = f"byte {error.start} is not UTF-8"
+    except json.JSONDecodeError as error:
+        problem = str(error)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        problem = "it is nested too deeply"
+    raise ValueError(problem)  # here, so that it is not linked to an error that holds the text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def checked(value: Any, shape: Any) -> Any:
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors(include_url=False)[:_SHOWN]]
         more = f" and {error.error_count() - _SHOWN} more" if error.error_count() > _SHOWN else ""
-        raise ValueError("; ".join(faults) + more) from None
+    raise ValueError("; ".join(faults) + more)  # out here it has no context, which has the value
 
 
 @cache
@@ -72,6 +77,12 @@ def _describe(fault: Any) -> str:
     field = ".".join(map(str, fault["loc"]))
     if fault["type"] == "missing":
         return f"{field} is missing"
-    found = repr(fault["input"])
-    shown = found if len(found) <= _LONGEST else f"{found[:_LONGEST]}…"
-    return f"{field or 'it'} is {shown}: {fault['msg']}"
+    return f"{field or 'it'} is {_kind(fault['input'])}: {fault['msg']}"
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)[:_LONGEST]
+    if isinstance(value, (str, bytes)):
+        return f"a text of {len(value)} characters"
+    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"

@@ -6,9 +6,10 @@ They are kept apart until they are merged, so that an error can name the source 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,18 +17,20 @@ from typing import Any, TypeVar
 import pydantic_settings
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from infra.config_files import SettingsError, read_file
+from infra.explain import explain
+from infra.hidden import hide_all, refuse_written
 from infra.parsing import parse_json
 
-__all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
+__all__ = ["Layer", "SettingsError", "merge", "read_flat", "read_layers"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
+_FIELD = re.compile(r"[a-z_]*(\.[a-z_]+)*")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Layer:
 
     spelling: str
     values: dict[str, Any]
-    secret: bool = False  # may hold credentials
+    shown: bool = True  # whether an error may quote its values
 
     def holds(self, path: Sequence[str]) -> bool:
         """Whether this source has a value at `path`, or at a parent of it that is no table."""
@@ -57,6 +60,18 @@ class Layer:
         return self.spelling.format(
             path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper()
         )
+
+
+class _Parsed(str):
+    """A text inside JSON, which is a text even if it looks like a table."""
+
+
+def _as_parsed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_parsed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_parsed(inner) for inner in value]
+    return _Parsed(value) if isinstance(value, str) else value
 
 
 class _Texts(EnvSettingsSource):
@@ -79,8 +94,8 @@ class _Texts(EnvSettingsSource):
         return {name: None if text == "null" else text for name, text in self._texts.items()}
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Parse JSON as strictly as everywhere else."""
-        return parse_json(value)
+        """Parse JSON as strictly as everywhere else. Its texts are not parsed once more."""
+        return _as_parsed(parse_json(value))
 
     def __call__(self) -> dict[str, Any]:
         names = {name.split(DELIMITER)[0]: text for name, text in self._texts.items()}
@@ -103,8 +118,8 @@ def read_layers(
         Layer("from --set {path}", _read_texts(model, dict(map(_split_flag, flags)), "--set")),
         Layer(
             "from {variable} in the environment",
-            _read_texts(model, variables, "environment"),
-            secret=True,
+            hide_all(_read_texts(model, variables, "environment")),
+            shown=False,
         ),
         Layer(f"from {file}, {{path}}", read_file(file) if file else {}),
     ]
@@ -119,17 +134,20 @@ def read_flat(model: type[Model], file: Path | None, flags: Sequence[str]) -> Mo
         Layer("from --set {path}", dict(map(_split_flag, flags))),
         Layer(f"from {file}, {{path}}", read_file(file) if file else {}),
     ]
+    refuse_written(layers)
     try:
         return model.model_validate(merge(layers))
     except ValidationError as error:
-        raise SettingsError(explain(error, layers, model)) from None
+        problem = explain(error, layers, model)
+    raise SettingsError(problem)  # out here it has no context, which holds all values
 
 
 def _split_flag(flag: str) -> tuple[str, str]:
     path, equals, text = flag.partition("=")
     if not equals or not path.strip():
+        shown = repr(path) if _FIELD.fullmatch(path) else "with something else"
         raise SettingsError(
-            f"--set {path!r} is not FIELD=VALUE; write for instance --set plan.images=200"
+            f"--set {shown} is not FIELD=VALUE; write for instance --set plan.images=200"
         )
     return path.strip().replace(".", DELIMITER), text.strip()
 
@@ -137,29 +155,27 @@ def _split_flag(flag: str) -> tuple[str, str]:
 def _read_texts(model: type[BaseSettings], texts: Mapping[str, str], origin: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = _decode(_Texts(model, texts)(), origin)
+        return values
     except pydantic_settings.SettingsError as error:
-        # without the cause, which quotes the text and so may show a credential
-        problem = str(error).partition(" from source")[0]
-        raise SettingsError(f"{origin}: {problem}; write a table or list as JSON") from None
+        problem = str(error).partition(" from source")[0] + "; write a table or list as JSON"
     except RecursionError:
-        raise SettingsError(
-            f"{origin}: a value is nested too deeply; no setting is nested at all"
-        ) from None
-    return values
+        problem = "a value is nested too deeply; no setting is nested at all"
+    raise SettingsError(f"{origin}: {problem}")  # out here it has no context, which has the text
 
 
 def _decode(value: Any, origin: str) -> Any:
     """Parse tables and lists that pydantic-settings left as text, where a field takes any value."""
     if isinstance(value, dict):
         return {name: _decode(inner, f"{origin} {name}") for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_decode(inner, origin) for inner in value]
+    if isinstance(value, _Parsed):
+        return str(value)
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
-    try:
+    with suppress(ValueError):
         return parse_json(value)
-    except ValueError:  # the error would quote the text
-        raise SettingsError(
-            f"{origin}: a value that begins with {value[0]!r} has to be JSON"
-        ) from None
+    raise SettingsError(f"{origin}: a value that begins with {value[0]!r} has to be JSON")
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -176,46 +192,3 @@ def _fill(strong: dict[str, Any], weak: Mapping[str, Any]) -> None:
             strong[name] = copy.deepcopy(value)
         elif isinstance(strong[name], dict) and isinstance(value, Mapping):
             _fill(strong[name], value)
-
-
-def explain(error: ValidationError, layers: Sequence[Layer], model: type[BaseModel]) -> str:
-    """Return one line per error: field, value (not the store's), source and remedy."""
-    return "\n".join(_explain_one(line, layers, model) for line in error.errors(include_url=False))
-
-
-def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseModel]) -> str:
-    path = list(map(str, line["loc"]))
-    field = ".".join(path)
-    origin = next((layer.origin(path) for layer in layers if layer.holds(path)), "the default")
-    fields = dict(_fields(model))
-    if line["type"] == "extra_forbidden":
-        siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
-        return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
-    # values of the store may be credentials; tables are too long to help
-    hidden = path[0] == "store" or isinstance(line["input"], Mapping)
-    value = "" if hidden else f" = {line['input']!r}"
-    remedy = line["msg"].removeprefix("Value error, ")
-    if line["type"] == "string_pattern_mismatch":
-        remedy = f"it should be: {fields[field].description}"
-    return f"setting {field}{value} ({origin}): {remedy}"
-
-
-def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        yield prefix + name, field
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
-
-
-def nearest(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
-    """Return a remedy for an unknown `name`.
-
-    It suggests the closest of `valid`, else the one of `elsewhere` with the closest last part, else
-    it lists `valid`.
-    """
-    valid = list(valid)
-    for choices in (valid, list(elsewhere)):
-        last = {choice.rpartition(".")[2].lower(): choice for choice in reversed(choices)}
-        if close := difflib.get_close_matches(name.rpartition(".")[2].lower(), last, n=1):
-            return f"did you mean {last[close[0]]!r}?"
-    return f"valid names are {', '.join(valid)}"

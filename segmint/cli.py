@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -109,17 +110,21 @@ def app(arguments: list[str] | None = None) -> None:
     try:
         commands([word for word in words if word != "--debug"], prog_name="segmint")
     except Exception as error:
-        if debug:
-            raise
-        show.fail(_message(error))
+        show.fail(_traceback(error) if debug else _message(error))
         sys.exit(2)
+
+
+def _traceback(error: Exception) -> str:
+    from infra.credentials import scrub
+
+    return scrub("".join(traceback.format_exception(error)))
 
 
 def _message(error: Exception) -> str:
     """Return the error's own message; an error of another library is named too."""
-    from infra.credentials import public
+    from infra.credentials import scrub
 
-    text = str(public(str(error)))
+    text = scrub(str(error))
     if text and type(error).__module__.partition(".")[0] in OWN_PACKAGES:
         return text
     return f"{type(error).__name__}: {text}\nAdd --debug to see where it came from."

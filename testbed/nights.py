@@ -21,6 +21,7 @@ import torch
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
 
 from flows.nightly import nightly
+from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store, read_marker, read_shard
 from tasks.run.progress import Event, listening
@@ -80,7 +81,7 @@ def settings(url: Path | str, **changes: Any) -> Settings:
 
 def store_of(chosen: Settings) -> Store:
     """Open the store of these settings."""
-    return Store.open(chosen.store.url, chosen.store.options)
+    return open_store(chosen.store)
 
 
 def version(chosen: Settings) -> str:

@@ -130,9 +130,11 @@ def test_pretraining_has_settings_of_its_own(capsys: pytest.CaptureFixture[str])
     )
 
 
-def test_debug_shows_where_an_error_came_from() -> None:
-    with pytest.raises(ValueError, match="unknown setting"):
-        app(["versions", "--debug", "--set", "stor=3"])
+def test_debug_shows_where_an_error_came_from(shell: Shell) -> None:
+    code, _, err = shell("versions", "--debug", "--set", "stor=3")
+    assert code == 2
+    assert err.startswith("Traceback (most recent call last):") and "settings_of" in err
+    assert "SettingsError: unknown setting 'stor'" in err
 
 
 def test_an_error_of_no_known_kind_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@
 4. a TOML or YAML file
 5. defaults
 
-Unknown or wrong values raise `SettingsError` with the field, its source and the remedy. Credentials
-come from the environment alone. They are attributes of the model, but never part of a dump, a
-`repr` or an error.
+Unknown or wrong values raise `SettingsError` with the field, its source and the remedy.
+
+Options of the store from the environment, and all that are not known to be harmless, are hidden:
+the model holds them as `infra.hidden.Hidden`, and no dump, `repr` or error shows them. The others
+may come from any source, and are shown.
 """
 
 from __future__ import annotations

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from infra.credentials import public
-from infra.settings.section import DNS_LABEL, Count, Section, Share, booleans
+from infra.credentials import holds_credential
+from infra.hidden import hide, written
+from infra.settings.section import BLOCK, DNS_LABEL, Count, Section, Share, booleans
 from infra.version import VERSION
 
 __all__ = [
@@ -27,14 +35,23 @@ class StoreSettings(Section):
 
     url: str = Field(default="out/store", min_length=1)
     """A folder, or an fsspec URL such as s3://bucket/prefix."""
-    options: Annotated[dict[str, Any], BeforeValidator(booleans)] = Field(default_factory=dict)
-    """fsspec options, such as endpoint_url. Credentials belong in the environment or the block."""
-    block: str | None = None
+    options: Annotated[dict[str, Any], BeforeValidator(booleans), AfterValidator(hide)] = Field(
+        default_factory=dict
+    )
+    """fsspec options known to be harmless, such as endpoint_url. Others: environment or block."""
+    block: str | None = Field(default=None, pattern=BLOCK)
     """Prefect Secret block with more options as JSON, which may be credentials. Default: none."""
 
-    @field_serializer("url", "options")
-    def _serialise(self, value: Any) -> Any:
-        return public(value)
+    @field_validator("url")
+    @classmethod
+    def _url_holds_no_credential(cls, url: str) -> str:
+        if holds_credential(url):
+            raise ValueError("a store's url has no user, password, query or fragment; remove it")
+        return url
+
+    @field_serializer("options")
+    def _without_hidden(self, options: dict[str, Any]) -> Any:
+        return written(options)
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         yield from self.model_dump().items()
@@ -67,7 +84,7 @@ class AlarmSettings(Section):
     """Alarm if a run keeps a smaller share of its images."""
     regression: Share = 0.02
     """Alarm if the champion's mIoU falls by more on the same evaluation set."""
-    notify: str | None = None
+    notify: str | None = Field(default=None, pattern=f"{BLOCK[:-1]}/{BLOCK[1:]}")
     """Prefect notification block as type/name, such as slack-webhook/team. Default: none."""
 
 

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
+from infra.hidden import Hidden
+
 __all__ = [
+    "BLOCK",
     "DNS_LABEL",
     "Count",
     "Section",
@@ -22,6 +25,7 @@ __all__ = [
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # RFC 1123, as Kubernetes asks for
+BLOCK = r"^[a-z0-9-]+$"  # Prefect's rule for names of blocks and their types
 
 
 def describe_defaults(schema: dict[str, Any]) -> None:
@@ -58,6 +62,8 @@ def booleans(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {name: booleans(inner) for name, inner in value.items()}
+    if isinstance(value, Hidden):
+        return Hidden(booleans(value.get_secret_value()))
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.lower(), value)
     return value

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from infra.credentials import refuse_written
+from infra.explain import explain
+from infra.hidden import refuse_written
 from infra.settings.data import (
     ComposeSettings,
     GeneratorSettings,
@@ -29,7 +30,7 @@ from infra.settings.operation import (
 )
 from infra.settings.section import describe_defaults, names
 from infra.settings.training import EvaluateSettings, TrainSettings
-from infra.sources import SettingsError, explain, merge, read_layers
+from infra.sources import SettingsError, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["Settings"]
@@ -87,11 +88,16 @@ class Settings(BaseSettings):
         self, _file: Path | None = None, _flags: Sequence[str] = (), **values: Any
     ) -> None:
         layers = read_layers(type(self), _file, _flags, values)
-        refuse_written(layers)
+        problem = ""
         try:
+            refuse_written(layers)
             super().__init__(**merge(layers))
         except ValidationError as error:
-            raise SettingsError(explain(error, layers, type(self))) from None
+            problem = explain(error, layers, type(self))
+        except RecursionError:
+            problem = "a setting is nested too deeply; correct it"
+        if problem:  # out here it has no context, which holds all values
+            raise SettingsError(problem)
 
     @classmethod
     def settings_customise_sources(
@@ -123,7 +129,7 @@ class Settings(BaseSettings):
         return load_vocabulary(self.vocabulary).choose(self.classes)
 
     def resolved(self) -> dict[str, Any]:
-        """Return all settings as JSON values, without credentials."""
+        """Return all settings as JSON values, without hidden options."""
         return self.model_dump(mode="json")
 
     def sample_settings(self) -> dict[str, Any]:

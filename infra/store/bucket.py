@@ -22,6 +22,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     PartialCredentialsError,
 )
 
+from infra.credentials import remember, scrub
 from infra.store.errors import CorruptShardError, MissingError, StoreError
 from infra.store.place import Usage
 
@@ -40,7 +41,6 @@ _FORBIDDEN = (PermissionError, NoCredentialsError, PartialCredentialsError)
 _WRONG = (ValueError, TypeError, NotImplementedError, ImportError)
 # s3fs: the request itself is refused
 _WRONG_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE, errno.ENAMETOOLONG}
-_SECRETS = ("key", "secret", "token", "password")
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Bucket:
         rest = dict(options)
         self.patience = float(rest.pop("retry_seconds", RETRY_SECONDS))
         self.url = url
-        self._secrets = _secrets(options)
+        remember(options)
         protocol = url.partition("://")[0]
         self._whole: dict[str, int] = {}
         if protocol in ("s3", "s3a"):
@@ -159,15 +159,15 @@ class Bucket:
                 return method(*arguments, **named)
             except Exception as error:
                 pause = min(LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
-                if fatal := self._fatal(path, error):
-                    raise fatal from None  # the cause's text may quote a credential
-                if time.monotonic() + pause > deadline:
-                    raise self._given_up(path, error) from None
-                if attempt == 0:
-                    _logger.warning(
-                        "%s: %s; trying for %g s", self.url, self._text(error), self.patience
-                    )
-                time.sleep(pause)
+                fatal = self._fatal(path, error)
+                if fatal is None and time.monotonic() + pause > deadline:
+                    fatal = self._given_up(path, error)
+                problem = _text(error)
+            if fatal:  # out here it has no context, which Prefect would store, credentials and all
+                raise fatal
+            if attempt == 0:
+                _logger.warning("%s: %s; trying for %g s", self.url, problem, self.patience)
+            time.sleep(pause)
         raise AssertionError("unreachable")
 
     def _fatal(self, path: str, error: Exception) -> StoreError | None:
@@ -175,25 +175,23 @@ class Bucket:
         if isinstance(error, FileNotFoundError):
             return MissingError(f"{where} is not there")
         if isinstance(error, _FORBIDDEN):
-            return StoreError(f"{where}: refused ({self._text(error)}): {_KEYS}")
+            return StoreError(f"{where}: refused ({_text(error)}): {_KEYS}")
         if isinstance(error, _WRONG) or (
             isinstance(error, OSError) and error.errno in _WRONG_ERRNO
         ):
-            return StoreError(f"{where}: {self._text(error)}: check the store's url and options")
+            return StoreError(f"{where}: {_text(error)}: check the store's url and options")
         return None
 
     def _given_up(self, path: str, error: Exception) -> StoreError:
         return StoreError(
-            f"{self.url}/{path}: no answer for {self.patience:g} s ({self._text(error)}): "
+            f"{self.url}/{path}: no answer for {self.patience:g} s ({_text(error)}): "
             "everything finished is kept; bring the endpoint back and run again, or correct "
             "AWS_ENDPOINT_URL"
         )
 
-    def _text(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}"
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+
+def _text(error: Exception) -> str:
+    return scrub(f"{type(error).__name__}: {error}")
 
 
 def _seconds(written: Any) -> float:
@@ -223,13 +221,3 @@ def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
     ):
         config.setdefault("s3", {"addressing_style": "path"})
     return {"use_listings_cache": False, **options, "config_kwargs": config}
-
-
-def _secrets(options: Mapping[str, Any]) -> list[str]:
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    named = {**environment, **options, **options.get("client_kwargs", {})}.items()
-    return [
-        text
-        for name, text in named
-        if isinstance(text, str) and text and any(s in name.lower() for s in _SECRETS)
-    ]

@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 import pandas as pd
 
+from infra.credentials import holds_credential
 from infra.parsing import checked, parse_json
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
@@ -202,6 +203,11 @@ def as_json(path: str, value: Any) -> bytes:
 
 def _resolved(url: str) -> str:
     protocol, mark, rest = url.partition("://")
+    if mark and holds_credential(url):
+        raise StoreError(
+            f"store url of {protocol}: give credentials in AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or in the options; a url has no user, query or fragment"
+        )
     if UNSEEN.search(url):
         raise StoreError(
             f"store url {url!r} has characters that cannot be seen; "
@@ -219,11 +225,6 @@ def _resolved(url: str) -> str:
         )
     if not rest.split("/")[0] and protocol != "memory":
         raise StoreError(f"store url {url!r} names no bucket; use s3://bucket/prefix")
-    if "@" in rest.split("/")[0]:
-        raise StoreError(
-            f"store url of {protocol}: "
-            "give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
     return url.rstrip("/")
 
 

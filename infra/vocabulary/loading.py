@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from infra.explain import nearest
 from infra.parsing import parse_json
-from infra.sources import nearest
 from infra.text import UNSEEN
 from infra.vocabulary.entries import Background, ClassEntry, VocabularyError
 from infra.vocabulary.vocabulary import Vocabulary
@@ -31,12 +31,10 @@ def load_vocabulary(name_or_path: str) -> Vocabulary:
     try:
         return Vocabulary.model_validate(parse_json(data))
     except ValidationError as error:
-        lines = (_explain(line, path) for line in error.errors(include_url=False))
-        raise VocabularyError("\n".join(lines)) from None
+        problem = "\n".join(_explain(line, path) for line in error.errors(include_url=False))
     except ValueError as error:
-        raise VocabularyError(
-            f"vocabulary {path} is not JSON: {error}; save it as JSON in UTF-8"
-        ) from None
+        problem = f"vocabulary {path} is not JSON: {error}; save it as JSON in UTF-8"
+    raise VocabularyError(problem)  # out here it has no context, which holds the file's values
 
 
 def _read(name_or_path: str, path: Path) -> bytes:

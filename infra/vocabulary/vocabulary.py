@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from infra.sources import nearest
+from infra.explain import nearest
 from infra.vocabulary.entries import Background, ClassEntry, Entry, VocabularyError
 from infra.vocabulary.words import Line, Words, has_word
 

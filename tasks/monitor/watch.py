@@ -20,6 +20,7 @@ from typing import ParamSpec
 
 from prefect.context import FlowRunContext
 
+from infra.credentials import scrub
 from infra.logs import located
 from infra.machine import free_space
 from infra.settings import Settings
@@ -113,7 +114,7 @@ def _harmless(action: Callable[P, None]) -> Callable[P, None]:
                 _logger.warning(
                     "the run continues, but its progress cannot be published: %s: %s",
                     type(error).__name__,
-                    error,
+                    scrub(str(error)),
                 )
             logged = True
 

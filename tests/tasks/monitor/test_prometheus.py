@@ -82,7 +82,18 @@ def test_an_unreachable_gateway_is_logged_once_and_stops_nothing(
     assert record.run == "nightly"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("place", ["http://me:secret@gateway:9091", "ftp://gateway", ""])
-def test_a_place_for_metrics_is_a_folder_or_a_gateway_without_a_password(place: str) -> None:
-    with pytest.raises(SettingsError, match=r"watch\.metrics .*should be: Target of metrics: http"):
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("http://me:secret@gateway:9091", "has a user, a password"),
+        ("http://gateway/?token=secret", "has a user, a password, a query"),
+        ("ftp://gateway", "should be: Target of metrics: http"),
+        ("", "should be: Target of metrics: http"),
+    ],
+)
+def test_a_place_for_metrics_is_a_folder_or_a_gateway_without_a_password(
+    place: str, words: str
+) -> None:
+    with pytest.raises(SettingsError, match=rf"watch\.metrics .*{words}") as refused:
         Settings(watch={"metrics": place})
+    assert "secret" not in str(refused.value)
