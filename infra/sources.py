@@ -22,12 +22,24 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from infra.config_files import SettingsError, read_file
 from infra.parsing import parse_json
 
-__all__ = ["Layer", "SettingsError", "explain", "merge", "nearest", "read_flat", "read_layers"]
+__all__ = [
+    "ALLOWED",
+    "DELIMITER",
+    "PREFIX",
+    "Layer",
+    "SettingsError",
+    "explain",
+    "merge",
+    "nearest",
+    "read_flat",
+    "read_layers",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
+ALLOWED = "SEGMINT_ALLOWED"  # no setting: `infra.settings.places` reads it
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def read_layers(
     variables = {
         name[len(PREFIX) :].lower(): text
         for name, text in os.environ.items()
-        if name.startswith(PREFIX)
+        if name.startswith(PREFIX) and name != ALLOWED
     }
     return [
         Layer("given as {path}", dict(values)),

@@ -27,9 +27,10 @@ from infra.settings.operation import (
     StoreSettings,
     WatchSettings,
 )
+from infra.settings.places import check_places
 from infra.settings.section import describe_defaults, names
 from infra.settings.training import EvaluateSettings, TrainSettings
-from infra.sources import SettingsError, explain, merge, read_layers
+from infra.sources import Layer, SettingsError, explain, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["Settings"]
@@ -88,6 +89,8 @@ class Settings(BaseSettings):
     ) -> None:
         layers = read_layers(type(self), _file, _flags, values)
         refuse_written(layers)
+        defaults = Layer("the default", type(self).model_construct().model_dump())
+        check_places(values, own=merge([*layers[1:], defaults]))
         try:
             super().__init__(**merge(layers))
         except ValidationError as error:
