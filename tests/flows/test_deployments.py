@@ -26,7 +26,7 @@ def prefect(*arguments: str, folder: Path) -> str:
     environment = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
     command = [sys.executable, "-m", "prefect", *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
