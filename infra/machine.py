@@ -12,7 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OpenFolderError", "dask_worker", "free_space", "machine_name", "own_folder", "resources"]
+__all__ = [
+    "OpenFolderError",
+    "dask_worker",
+    "free_space",
+    "machine_name",
+    "own_folder",
+    "resources",
+]
 
 
 class OpenFolderError(RuntimeError):

@@ -61,7 +61,8 @@ def check_places(
             continue
         if not re.fullmatch(harmless, str(value)) and not _is_allowed(str(value)):
             variable = f"{PREFIX}{DELIMITER.join(path).upper()}" if places is PLACES else ""
-            shown = "" if path[0] == "store" else f" = {value!r}"  # it may be a credential
+            hidden = path[0] == "store" or "://" in str(value)  # it may hold a credential
+            shown = "" if hidden else f" = {value!r}"
             raise SettingsError(_refusal(f"{field}{shown}", variable))
 
 
@@ -88,7 +89,13 @@ def _at(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return str(booleans(one)) == str(booleans(other))  # the environment holds text
+    return _text(one) == _text(other)
+
+
+def _text(value: Any) -> str:
+    """Return a value as the environment would hold it, also if it is hidden like a `SecretStr`."""
+    hidden = getattr(value, "get_secret_value", None)
+    return str(booleans(hidden() if hidden else value))
 
 
 def _is_allowed(value: str) -> bool:

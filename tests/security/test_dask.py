@@ -109,9 +109,7 @@ def attack(address: str, proof: Path, kind: str, key: str = "no-key") -> bool:
 
 @pytest.mark.parametrize("protocol", ["tcp", "tls", "tls own-key"])
 @pytest.mark.parametrize("server", [0, 1, 2], ids=["scheduler", "worker", "nanny"])
-def test_a_stranger_runs_no_code(
-    server: int, protocol: str, cluster: Cluster, proof: Path
-) -> None:
+def test_a_stranger_runs_no_code(server: int, protocol: str, cluster: Cluster, proof: Path) -> None:
     scheme, _, key = protocol.partition(" ")
     address = cluster.addresses[server].replace("tls", scheme)
     assert not attack(address, proof, "rpc" if server else "client", key or "no-key")
@@ -144,7 +142,9 @@ def page(port: int, path: str) -> int:
 def test_workers_import_and_unpickle_from_a_folder_of_their_user_alone(cluster: Cluster) -> None:
     """Dask's default, /tmp/dask-scratch-space, may be made by any user before."""
     for folder in cluster.folders:
-        above = [path.stat() for path in Path(folder).parents if path.is_relative_to(own_folder(""))]
+        above = [
+            path.stat() for path in Path(folder).parents if path.is_relative_to(own_folder(""))
+        ]
         assert above and all(found.st_uid == os.getuid() for found in above)
         assert above[-1].st_mode & 0o077 == 0
 

@@ -4,11 +4,9 @@ writes and sends, nor what it trains.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from infra.settings import Settings, SettingsError
 from infra.settings.places import PLACES
 from testbed.fleet import Prefect
 from testbed.processes import wait_until
+from testbed.strangers import stranger
 
 SECONDS = 900.0  # for a flow run on a busy machine; on an idle one it takes fifteen
 
@@ -50,9 +49,7 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "compute.runner": {"compute": {"runner": "dask://theirs:8786"}},
     "compute.kubernetes.image": {"compute": {"kubernetes": {"image": "theirs"}}},
     "compute.kubernetes.secret": {"compute": {"kubernetes": {"secret": "another-team"}}},
-    "compute.kubernetes.service_account": {
-        "compute": {"kubernetes": {"service_account": "admin"}}
-    },
+    "compute.kubernetes.service_account": {"compute": {"kubernetes": {"service_account": "admin"}}},
     "watch.metrics": {"watch": {"metrics": "http://theirs"}},
     "watch.lines": {"watch": {"lines": "/home"}},
     "watch.links": {"watch": {"links": "http://theirs"}},
@@ -168,30 +165,11 @@ def test_pretraining_writes_into_no_other_folder_than_its_own() -> None:
 # on a real server, with a real worker
 
 
-class Theirs(BaseHTTPRequestHandler):
-    """An endpoint that keeps what it is sent."""
-
-    heard: list[str]
-
-    def do_GET(self) -> None:
-        self.heard.append(f"{self.path} {self.headers}")
-        self.send_error(404)
-
-    do_PUT = do_POST = do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def theirs() -> Iterator[tuple[str, list[str]]]:
     """The address of somebody's endpoint, and what it was sent."""
-    heard: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Ours", (Theirs,), {"heard": heard}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", heard
-    server.shutdown()
-    server.server_close()
+    with stranger() as found:
+        yield found
 
 
 @pytest.fixture

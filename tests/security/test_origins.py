@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from infra.settings import SettingsError
 from testbed.browser import browser
 from testbed.fleet import Prefect
 from testbed.postgres import Postgres
+from testbed.strangers import stranger
 
 pytestmark = pytest.mark.server
 
@@ -68,34 +66,10 @@ def closed(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iter
     server.stop()
 
 
-class Blank(BaseHTTPRequestHandler):
-    """An empty page of another origin."""
-
-    def do_GET(self) -> None:
-        self.send_response(401 if self.path.startswith("/api") else 200)
-        self.send_header("Access-Control-Allow-Origin", "*")
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<title>elsewhere</title>")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def elsewhere() -> Iterator[str]:
-    """Serve empty pages; provide their origin."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Blank)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """A page in a browser of the machine on which the servers run."""
-    with elsewhere() as origin, browser() as page:
+    with stranger() as (origin, _), browser() as page:
         page.goto(origin)
         yield page
 
@@ -147,7 +121,7 @@ def test_setup_and_doctor_name_what_is_open(closed: Prefect, fleet: Prefect) -> 
     with temporary_settings({PREFECT_API_URL: fleet.url}), pytest.raises(RuntimeError) as found:
         access()
     assert "no password" in str(found.value) and "pages of every origin" in str(found.value)
-    with elsewhere() as origin:  # a password alone
+    with stranger() as (origin, _):  # a password alone
         (door,) = open_doors(f"{origin}/api")
     assert "pages of every origin" in door
 
