@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["stranger"]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Blank(BaseHTTPRequestHandler):
     heard: list[str]
 
     def do_GET(self) -> None:
@@ -31,7 +31,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: Any, **__: Any) -> None:
         """Be silent."""
 
 
@@ -41,11 +41,15 @@ def stranger() -> Iterator[tuple[str, list[str]]]:
 
     Every page is blank, and below /api/ a password is missing.
     """
-    heard: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"heard": heard}))
+    requests: list[str] = []
+
+    class Handler(_Blank):
+        heard = requests
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", heard
+        yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         server.server_close()

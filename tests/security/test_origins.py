@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,7 +20,6 @@ from infra.local_server import prefect_api
 from infra.settings import SettingsError
 from testbed.browser import browser
 from testbed.fleet import Prefect
-from testbed.postgres import Postgres
 from testbed.strangers import stranger
 
 pytestmark = pytest.mark.server
@@ -49,21 +49,34 @@ ATTACKS = {
 }
 
 
+def server(root: Path, **also: str) -> Prefect:
+    """Return a server on SQLite, which is enough for a few requests."""
+    database: Any = SimpleNamespace(url=f"sqlite+aiosqlite:///{root}/prefect.db")
+    return Prefect(root, database, also)
+
+
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Prefect]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """A server as Prefect starts it."""
+    found = server(tmp_path_factory.mktemp("opened"))
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     """A server with the variables that the README sets."""
-    root = tmp_path_factory.mktemp("closed")
-    also = {
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{root}/prefect.db",
-        "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
-        "PREFECT_API_AUTH_STRING": PASSWORD,
-    }
-    server = Prefect(root, postgres, also)
-    origin = server.url.removesuffix("/api")
-    server.environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = origin
-    server.start()
-    yield server
-    server.stop()
+    found = server(
+        tmp_path_factory.mktemp("closed"),
+        PREFECT_SERVER_API_AUTH_STRING=PASSWORD,
+        PREFECT_API_AUTH_STRING=PASSWORD,
+    )
+    origin = found.url.removesuffix("/api")
+    found.environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = origin
+    found.start()
+    yield found
+    found.stop()
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +106,10 @@ def ask(api: str, path: str, given: dict[str, Any]) -> Any:
 @pytest.mark.browser
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_a_page_of_another_origin_changes_nothing(
-    kind: str, page: Page, fleet: Prefect, closed: Prefect
+    kind: str, page: Page, opened: Prefect, closed: Prefect
 ) -> None:
     """On a server as Prefect starts it, each of them succeeds."""
-    assert succeeds(page, kind, fleet.url)
+    assert succeeds(page, kind, opened.url)
     assert not succeeds(page, kind, closed.url)
 
 
@@ -111,14 +124,14 @@ def test_another_origin_is_not_permitted_what_the_pages_of_the_server_are(closed
     assert headers == {origin: own if origin == own else None for origin in permitted}
 
 
-def test_setup_and_doctor_name_what_is_open(closed: Prefect, fleet: Prefect) -> None:
+def test_setup_and_doctor_name_what_is_open(closed: Prefect, opened: Prefect) -> None:
     assert list(open_doors(closed.url)) == []
     require_password(closed.url)
     with temporary_settings({PREFECT_API_URL: closed.url}):
         assert "has a password" in access()
     with pytest.raises(SettingsError, match=r"AUTH_STRING=admin:PASSWORD.*--without-password"):
-        require_password(fleet.url)
-    with temporary_settings({PREFECT_API_URL: fleet.url}), pytest.raises(RuntimeError) as found:
+        require_password(opened.url)
+    with temporary_settings({PREFECT_API_URL: opened.url}), pytest.raises(RuntimeError) as found:
         access()
     assert "no password" in str(found.value) and "pages of every origin" in str(found.value)
     with stranger() as (origin, _):  # a password alone
@@ -126,9 +139,9 @@ def test_setup_and_doctor_name_what_is_open(closed: Prefect, fleet: Prefect) -> 
     assert "pages of every origin" in door
 
 
-def test_setup_refuses_a_server_without_a_password(fleet: Prefect) -> None:
+def test_setup_refuses_a_server_without_a_password(opened: Prefect) -> None:
     with pytest.raises(AssertionError, match="it has no password"):
-        fleet.command("segmint", "setup")
+        opened.command("segmint", "setup")
 
 
 def test_the_server_of_a_command_answers_its_own_processes_alone(tmp_path: Path) -> None:
