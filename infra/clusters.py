@@ -106,7 +106,7 @@ def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
     """
     from distributed import Scheduler, Security
 
-    security = Security.temporary()
+    security = Security.temporary()  # type: ignore[no-untyped-call]
     common = {"host": _LOOPBACK, "security": security, "local_directory": str(own_folder("dask"))}
     workers = {f"gpu-{index}": _local_worker(compute, index) for index in range(compute.gpus)}
     workers |= {f"cpu-{index}": _local_worker(compute, None) for index in range(compute.workers)}

@@ -102,7 +102,7 @@ def proof() -> Iterator[Path]:
 
 def attack(address: str, proof: Path, kind: str, key: str = "no-key") -> bool:
     """Let a stranger try to write the file `proof`; return whether it exists."""
-    command = [sys.executable, "-c", STRANGER, kind, address, proof, key]
+    command: list[str | Path] = [sys.executable, "-c", STRANGER, kind, address, proof, key]
     subprocess.run(command, capture_output=True, cwd="/")
     return proof.exists()
 
