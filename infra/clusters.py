@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
-from infra.machine import dask_worker
+from infra.machine import dask_worker, own_folder
 from infra.settings import ComputeSettings
 
 __all__ = [
@@ -37,6 +37,11 @@ _TOPIC = "segmint"  # of Dask: workers send their progress to the flow on it
 # Dask blames every task that a dying worker holds. A worker that holds one task has the right one
 # blamed.
 _ONE_TASK_PER_WORKER = {"distributed.scheduler.worker-saturation": 1.0}
+# Whoever may connect to Dask can run code in it. Its pages need no password and tell of tasks.
+_NO_PAGES = {
+    "distributed.scheduler.http.routes": ["distributed.http.health"],
+    "distributed.worker.http.routes": ["distributed.http.health"],
+}
 # Dask's workers return every freed megabyte to the system, which made images on a CPU take 1.65
 # times as long.
 _KEEP_FREED_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
@@ -71,13 +76,14 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
     from prefect_dask.task_runners import DaskTaskRunner
 
     if compute.runner == "dask-local":
-        dask.config.set(_ONE_TASK_PER_WORKER | _KEEP_FREED_MEMORY)
+        dask.config.set(_ONE_TASK_PER_WORKER | _KEEP_FREED_MEMORY | _NO_PAGES)
         return DaskTaskRunner(
             cluster_class="distributed.SpecCluster", cluster_kwargs=local_cluster(compute)
         )
     if compute.runner == "dask-kubernetes":
         return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=_pods(compute))
-    address = compute.runner.replace("dask://", "tcp://")
+    # without a scheme, Dask takes that of its setting distributed.comm.default-scheme: tcp or tls
+    address = compute.runner.removeprefix("dask://")
     return DaskTaskRunner(address=address, client_kwargs={"timeout": SCHEDULER_SECONDS})
 
 
@@ -94,22 +100,28 @@ def _pods(compute: ComputeSettings) -> dict[str, Any]:
 def local_cluster(compute: ComputeSettings) -> dict[str, Any]:
     """Return the arguments of a `SpecCluster` on this machine.
 
-    It has one worker per GPU, which sees that GPU alone, and `compute.workers` that see none.
+    It has one worker per GPU, which sees that GPU alone, and `compute.workers` that see none. Every
+    user of the machine can reach its ports, but nobody can connect without this run's key. Its
+    folder is this user's alone, because workers import and unpickle what lies in it.
     """
-    from distributed import Scheduler
+    from distributed import Scheduler, Security
 
+    security = Security.temporary()  # type: ignore[no-untyped-call]
+    common = {"host": _LOOPBACK, "security": security, "local_directory": str(own_folder("dask"))}
     workers = {f"gpu-{index}": _local_worker(compute, index) for index in range(compute.gpus)}
     workers |= {f"cpu-{index}": _local_worker(compute, None) for index in range(compute.workers)}
+    for worker in workers.values():
+        worker["options"] |= common
     # Port 0, because runs side by side would want the same port for Dask's own pages.
-    options = {"host": _LOOPBACK, "dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"}
-    return {"workers": workers, "scheduler": {"cls": Scheduler, "options": options}}
+    options = {"protocol": "tls://", "dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"}
+    scheduler = {"cls": Scheduler, "options": options | common}
+    return {"workers": workers, "scheduler": scheduler, "security": security}
 
 
 def _local_worker(compute: ComputeSettings, gpu: int | None) -> dict[str, Any]:
     from distributed import Nanny
 
-    options: dict[str, Any] = {"host": _LOOPBACK, "nthreads": 1}
-    options["resources"] = {} if gpu is None else {"GPU": 1}
+    options: dict[str, Any] = {"nthreads": 1, "resources": {} if gpu is None else {"GPU": 1}}
     visible = "" if gpu is None else str(gpu)
     options["env"] = {"CUDA_VISIBLE_DEVICES": visible} if compute.gpus else {}
     return {"cls": Nanny, "options": options}

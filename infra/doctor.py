@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from infra.access import ACCESS_REMEDY, access
 from infra.credentials import public, scrub
 from infra.kubernetes import require_dask_kubernetes
 from infra.machine import free_space
@@ -95,6 +96,7 @@ def _service_probes(settings: Settings) -> Iterator[_Probe]:
         _prefect,
         "start `prefect server start`, or unset PREFECT_API_URL to run in-process",
     )
+    yield ("access", access, ACCESS_REMEDY)
     yield ("fleet", lambda: _fleet(settings), "run the command that each of these names")
     if compute.runner == "dask-kubernetes":
         yield (

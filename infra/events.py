@@ -1,8 +1,11 @@
 """Events that the automations of a Prefect server react to.
 
+Whoever reaches the server can emit one. So a payload starts flows with names only, never with
+settings.
+
 | event | meaning | payload |
 |---|---|---|
-| segmint.version.published | a version exists; triggers `retrain` | version, samples, settings |
+| segmint.version.published | a version exists; triggers `retrain` | version, run |
 | segmint.version.partial | the version lacks shards that failed | shards |
 | segmint.keep-rate.low | a run kept too few of its images | kept, planned |
 | segmint.champion.moved | another checkpoint became the champion | version, reason |

@@ -21,8 +21,10 @@ from prefect.client.schemas.actions import (
 from prefect.events.actions import ActionTypes, DoNothing, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
+from infra.access import require_password
 from infra.automations import automations
 from infra.settings import Settings, SettingsError
 
@@ -48,13 +50,17 @@ class Done(NamedTuple):
     how: Literal["made", "changed", "unchanged"]
 
 
-def set_up(settings: Settings, slots: int | None = None) -> list[Done]:
+def set_up(
+    settings: Settings, slots: int | None = None, without_password: bool = False
+) -> list[Done]:
     """Create or update everything on the server at PREFECT_API_URL. A repetition changes nothing.
 
     `slots` is the number of slots of the GPU limit. None keeps an existing limit, and gives a new
     one as many as the settings' GPUs. Raises `SettingsError` for a notification block that does not
-    exist, and for missing credentials.
+    exist, for missing credentials, and for a server without a password, unless `without_password`.
     """
+    if not without_password:
+        require_password(PREFECT_API_URL.value())
     with get_client(sync_client=True) as client:
         done = [_pool(client)]
         if settings.compute.limit:

@@ -4,12 +4,14 @@ Prefect itself starts a temporary server in every process that has no PREFECT_AP
 each of Dask's workers, and that server survives a SIGKILL of its process. `prefect_api` starts one
 server for this process and all of its children. `python -m infra.local_server SOCKET` is that
 server. It listens on an inherited socket, and exits when its standard input closes, so it never
-outlives the process that started it.
+outlives the process that started it. It has a random password, which the children find in their
+environment, because every user of the machine can connect to it.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -28,7 +30,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.states import Cancelled
 
 from infra.supervision import on_stop
@@ -94,27 +101,37 @@ def prefect_api() -> Iterator[Api]:
     if PREFECT_API_URL.value():
         yield Api(temporary=False)
         return
-    process, url = _start()
-    os.environ["PREFECT_API_URL"] = url  # for the processes that this one starts
+    password = f"segmint:{secrets.token_urlsafe()}"
+    process, url = _start(password)
+    own = {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": password}
+    before = {name: os.environ[name] for name in own if name in os.environ}
+    os.environ.update(own)  # for the processes that this one starts
     try:
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password}):
             yield Api(temporary=True)
     finally:
-        del os.environ["PREFECT_API_URL"]
+        for name in own:
+            del os.environ[name]
+        os.environ.update(before)
         _stop(process)
 
 
-def _start() -> tuple[subprocess.Popen[bytes], str]:
+def _start(password: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start a temporary server and wait until it answers; return it and the URL of its API."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        closed = {
+            "PREFECT_SERVER_API_AUTH_STRING": password,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.local_server", str(listening.fileno())],
-            env={**os.environ, **settings, **_ENVIRONMENT},
+            env={**os.environ, **settings, **_ENVIRONMENT, **closed},
             stdin=subprocess.PIPE,
             pass_fds=[listening.fileno()],
         )
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+    url = f"{address}/api"
     try:
         httpx.get(f"{url}/health", timeout=STARTUP_SECONDS, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:

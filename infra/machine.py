@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import stat
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["dask_worker", "free_space", "machine_name", "resources"]
+__all__ = [
+    "OpenFolderError",
+    "dask_worker",
+    "free_space",
+    "machine_name",
+    "own_folder",
+    "resources",
+]
+
+
+class OpenFolderError(RuntimeError):
+    """Somebody else owns, or may write into, the folder for temporary files."""
+
+
+def own_folder(name: str) -> Path:
+    """Return a folder for temporary files that only this user can enter, made if it is missing.
+
+    Raises `OpenFolderError` if another user made it first.
+    """
+    folder = Path(tempfile.gettempdir()) / f"segmint-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise OpenFolderError(
+            f"{folder} is not a folder of this user alone, so other users could put code into it; "
+            "remove it, or set TMPDIR to another folder"
+        )
+    (folder / name).mkdir(exist_ok=True)
+    return folder / name
 
 
 def dask_worker() -> Any | None:

@@ -24,13 +24,23 @@ from infra.explain import explain
 from infra.hidden import hide_all, refuse_written
 from infra.parsing import parse_json
 
-__all__ = ["Layer", "SettingsError", "merge", "read_flat", "read_layers"]
+__all__ = [
+    "ALLOWED",
+    "DELIMITER",
+    "PREFIX",
+    "Layer",
+    "SettingsError",
+    "merge",
+    "read_flat",
+    "read_layers",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "SEGMINT_"
 DELIMITER = "__"
 _FIELD = re.compile(r"[a-z_]*(\.[a-z_]+)*")
+ALLOWED = "SEGMINT_ALLOWED"  # no setting: `infra.settings.places` reads it
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def read_layers(
     variables = {
         name[len(PREFIX) :].lower(): text
         for name, text in os.environ.items()
-        if name.startswith(PREFIX)
+        if name.startswith(PREFIX) and name != ALLOWED
     }
     return [
         Layer("given as {path}", dict(values)),

@@ -153,7 +153,7 @@ def fire_soon(client: SyncPrefectClient, deployment: UUID) -> UUID:
 def test_a_scheduled_run_leads_to_a_champion_and_the_next_budget_and_is_shown(
     team: Team, client: SyncPrefectClient
 ) -> None:
-    team.prefect.command("segmint", "setup")
+    team.prefect.command("segmint", "setup", "--without-password")
     team.prefect.command("prefect", "--no-prompt", "deploy", "--all")
     deployment = client.read_deployment_by_name("nightly/nightly")
     schedule = fire_soon(client, deployment.id)

@@ -23,6 +23,7 @@ import psutil
 import flows.nightly
 from benchmarks.chaos import witness
 from benchmarks.chaos.front import Front
+from infra.sources import ALLOWED
 from testbed.dasks import Dask
 from testbed.fleet import Prefect
 from testbed.postgres import Postgres
@@ -107,7 +108,8 @@ class Fleet:
         self.swift = Swift(self.folder("swift"))
         self.front = Front(self.swift.ports["proxy"], seed)
         bucket = {**self.swift.environment, "AWS_ENDPOINT_URL": self.front.endpoint}
-        self.prefect = Prefect(self.folder("prefect"), self.database, bucket)
+        anywhere = {ALLOWED: "s3://, dask://"}  # each night has a bucket of its own
+        self.prefect = Prefect(self.folder("prefect"), self.database, {**bucket, **anywhere})
         self.dask = KeptDask(self.folder("dask"), self.prefect.environment)
         self._stack = ExitStack()
 
@@ -130,7 +132,7 @@ class Fleet:
             for server in (self.database, self.swift, self.front, self.dask, self.prefect):
                 stack.callback(server.stop)
                 server.start()
-            self.prefect.command("segmint", "setup")
+            self.prefect.command("segmint", "setup", "--without-password")
             self.prefect.command("prefect", "--no-prompt", "deploy", "--all")
             self.prefect.start_worker()
             self._stack = stack.pop_all()
@@ -149,10 +151,11 @@ class Fleet:
                 return answer.json()
         return None
 
-    def posts(self, path: str, given: Any) -> bool:
-        """Post something; return whether the server accepted it."""
+    def accepts(self, method: str, path: str, given: Any) -> bool:
+        """Send something; return whether the server accepted it."""
+        url = f"{self.prefect.url}/{path}"
         with suppress(httpx.HTTPError):
-            return httpx.post(f"{self.prefect.url}/{path}", json=given, timeout=20.0).is_success
+            return httpx.request(method, url, json=given, timeout=20.0).is_success
         return False
 
     def ask(self, method: str, path: str, **given: Any) -> Any:

@@ -94,7 +94,8 @@ class Night:
 
     def start(self) -> str:
         """Start the night by its deployment and return the id of the flow run."""
-        deployment = self.fleet.ask("GET", "deployments/name/nightly/nightly")["id"]
+        self._deploy_retraining()
+        deployment = self._deployment("nightly")
         given = {
             "parameters": {"settings": self.settings},
             "job_variables": {"env": self.job_environment} if self.job_environment else {},
@@ -102,6 +103,15 @@ class Night:
         }
         run = self.fleet.ask("POST", f"deployments/{deployment}/create_flow_run", **given)
         return str(run["id"])
+
+    def _deployment(self, flow: str) -> str:
+        return str(self.fleet.ask("GET", f"deployments/name/{flow}/{flow}")["id"])
+
+    def _deploy_retraining(self) -> None:
+        """Give the deployment of `retrain` this night's settings, as prefect.yaml does for both."""
+        path = f"deployments/{self._deployment('retrain')}"
+        given = {"parameters": {"settings": self.settings}}
+        wait_until(lambda: self.fleet.accepts("PATCH", path, given), ALONE)
 
     def state(self, flow_run: str) -> str | None:
         """Return the type of a run's state; None if the server does not answer."""
@@ -119,14 +129,14 @@ class Night:
         wanted = {"event": {"name": ["segmint.version.published"]}, "occurred": {"until": until}}
         given = {"filter": wanted, "limit": 50}
         found = self.fleet.api("POST", "events/filter", **given) or {"events": []}
-        ours = (event for event in found["events"] if self.bucket.url in str(event["payload"]))
+        ours = (event for event in found["events"] if self.flow_run in str(event["related"]))
         return next(ours, None)
 
     def repeat(self, event: dict[str, Any]) -> None:
         """Emit an event once more."""
         again = {name: event[name] for name in ("event", "resource", "related", "payload")}
         again |= {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat()}
-        wait_until(lambda: self.fleet.posts("events", [again]), ALONE)
+        wait_until(lambda: self.fleet.accepts("POST", "events", [again]), ALONE)
         self.retrainings += 1
 
     def done(self) -> int:

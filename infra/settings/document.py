@@ -29,6 +29,10 @@ A setting is given as a flag (`--set plan.images=200`), an environment variable
 Flags override the environment, and the environment overrides the file. Credentials come from the
 environment alone.
 
+On a worker, parameters of a run name no other store, folder or endpoint than the worker's
+environment. Such a setting has to be the same there, or to lie in a folder or address that
+`SEGMINT_ALLOWED` lists there (`SEGMINT_ALLOWED=/data,s3://bucket`).
+
 Settings marked *identity* can change a sample. They are hashed into the identity of a run: a run is
 resumed only under settings of the same identity. All other settings may change between two starts
 of the same run.

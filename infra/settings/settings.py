@@ -28,9 +28,10 @@ from infra.settings.operation import (
     StoreSettings,
     WatchSettings,
 )
+from infra.settings.places import check_places
 from infra.settings.section import describe_defaults, names
 from infra.settings.training import EvaluateSettings, TrainSettings
-from infra.sources import SettingsError, merge, read_layers
+from infra.sources import Layer, SettingsError, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["Settings"]
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
         problem = ""
         try:
             refuse_written(layers)
+            defaults = Layer("the default", type(self).model_construct().model_dump())
+            check_places(values, own=merge([*layers[1:], defaults]))
             super().__init__(**merge(layers))
         except ValidationError as error:
             problem = explain(error, layers, type(self))

@@ -41,19 +41,26 @@ def setup(
     slots: Annotated[
         int | None, typer.Option(min=1, help="GPUs of all runs together, for compute.limit.")
     ] = None,
+    without_password: Annotated[
+        bool,
+        typer.Option(
+            "--without-password",
+            help="Accept a server without a password: whoever reaches it runs code on its workers.",
+        ),
+    ] = False,
     config: Config = None,
     flags: Flags = None,
 ) -> None:
     """Create what a Prefect server needs: work pool, limit, credentials block, automations.
 
-    What exists is left as it is.
+    What exists is left as it is. A server without a password is refused.
     """
     settings = settings_of(config, flags)
     from infra.fleet import set_up
     from infra.local_server import prefect_api
 
     with prefect_api():
-        done = set_up(settings, slots)
+        done = set_up(settings, slots, without_password)
     show.table("On the Prefect server", ["", "what"], [(each.how, each.what) for each in done])
     show.facts(
         [

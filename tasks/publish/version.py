@@ -67,7 +67,7 @@ def publish(settings: Settings, shards: list[int], without: Collection[int] = ()
         manifest = read_version(store, version)
     except MissingError:
         manifest = _publish(store, settings, version, shards, sorted(without))
-    _emit_published(settings, settings.name, version, manifest.samples)
+    _emit_published(settings.name, version)
     _emit_alarms(settings, manifest, sorted(without))
     return version
 
@@ -137,12 +137,11 @@ def remind(settings: Settings) -> None:
     newest = ours[-1]
     run = origin_of(newest).run
     if not store.exists(f"runs/{run}/training.json"):
-        _emit_published(settings, run, newest.version, newest.samples)
+        _emit_published(run, newest.version)
 
 
-def _emit_published(settings: Settings, run: str, version: str, samples: int) -> None:
-    payload = {"version": version, "samples": samples, "settings": settings.resolved()}
-    emit(PUBLISHED, f"dataset.{run}", version, payload)
+def _emit_published(run: str, version: str) -> None:
+    emit(PUBLISHED, f"dataset.{run}", version, {"version": version, "run": run})
 
 
 def _emit_alarms(settings: Settings, manifest: Manifest, without: list[int]) -> None:

@@ -26,7 +26,7 @@ def prefect(*arguments: str, folder: Path) -> str:
     environment = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
     command = [sys.executable, "-m", "prefect", *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -41,12 +41,8 @@ def deployed(server: None) -> None:
 @pytest.mark.parametrize(
     ("deployment", "parameters", "remedy"),
     [
-        ("nightly/nightly", {"settings": {"vocabulary": "missing.json"}}, "missing.json"),
-        (
-            "retrain/retrain",
-            {"settings": {"vocabulary": "missing.json"}, "version": "none"},
-            "none",
-        ),
+        ("nightly/nightly", {"settings": {"classes": ["nothing"]}}, "nothing"),
+        ("retrain/retrain", {"version": "none"}, "none"),
     ],
 )
 def test_a_deployed_run_starts_the_flow_from_any_folder(
@@ -66,8 +62,14 @@ def test_publication_triggers_one_retraining_at_a_time() -> None:
     with get_client(sync_client=True) as client:
         retrain = client.read_deployment_by_name("retrain/retrain")
         automations = client._client.post("/automations/filter", json={}).json()
-    triggers = [each["trigger"] for each in automations if each["name"].startswith("retrain")]
-    assert [trigger["expect"] for trigger in triggers] == [["segmint.version.published"]]
+        nightly = client.read_deployment_by_name("nightly/nightly")
+    ours = [each for each in automations if each["name"].startswith("retrain")]
+    assert [each["trigger"]["expect"] for each in ours] == [["segmint.version.published"]]
+    # an event names the version; settings are the deployment's, and the same for both flows
+    assert [action["parameters"].keys() for each in ours for action in each["actions"]] == [
+        {"version"}
+    ]
+    assert retrain.parameters == nightly.parameters == {"settings": {"name": "nightly-{date}"}}
     limit = retrain.global_concurrency_limit
     assert limit is not None and limit.limit == 1
 

@@ -1,0 +1,114 @@
+"""Where a flow run may read, write and send: its worker decides, not its parameters.
+
+Whoever may use Prefect's server fills in the parameters of a run. So a place that they name, such
+as a store, a folder or an endpoint, has to be the one that the worker's environment gives, or lie
+in one that `SEGMINT_ALLOWED` lists there. A command's own settings are free: whoever types them
+could as well read and write those places without segmint.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.settings.section import booleans
+from infra.sources import ALLOWED, DELIMITER, PREFIX, SettingsError
+from infra.text import UNSEEN
+
+__all__ = ["PLACES", "check_places"]
+
+_WORKER = "PREFECT__FLOW_RUN_ID"  # Prefect sets it in the process of a run that a worker starts
+_NONE = r"(?!)"
+_NAME = r"[A-Za-z][A-Za-z0-9_-]*"
+# Settings that name a place, each with a pattern of the values that name none.
+PLACES: Mapping[str, str] = {
+    "vocabulary": _NAME,
+    "store.url": _NONE,
+    "store.options": _NONE,
+    "store.block": _NONE,
+    "plan.captions": _NONE,
+    "generator.path": "embedded",
+    "train.model": _NAME,
+    "train.real": "drawn",
+    "evaluate.voc": _NONE,
+    "compute.runner": "threads|dask-local|dask-kubernetes",
+    "compute.kubernetes.namespace": _NONE,
+    "compute.kubernetes.image": _NONE,
+    "compute.kubernetes.secret": _NONE,
+    "compute.kubernetes.service_account": _NONE,
+    "watch.metrics": _NONE,
+    "watch.lines": "-",
+    "watch.links": _NONE,
+}
+
+
+def check_places(
+    given: Mapping[str, Any], own: Mapping[str, Any], places: Mapping[str, str] = PLACES
+) -> None:
+    """Raise `SettingsError` if a worker's flow run was given a place that the worker has not.
+
+    `given` are the nested values of the parameters, `own` those of the environment and defaults.
+    """
+    if _WORKER not in os.environ:
+        return
+    for path, value in _leaves(given):
+        field = ".".join(path)
+        harmless = next((places[p] for p in places if f"{field}.".startswith(f"{p}.")), None)
+        if harmless is None or value is None or _same(value, _at(own, path)):
+            continue
+        if not re.fullmatch(harmless, str(value)) and not _is_allowed(str(value)):
+            variable = f"{PREFIX}{DELIMITER.join(path).upper()}" if places is PLACES else ""
+            hidden = path[0] == "store" or "://" in str(value)  # it may hold a credential
+            shown = "" if hidden else f" = {value!r}"
+            raise SettingsError(_refusal(f"{field}{shown}", variable))
+
+
+def _refusal(what: str, variable: str) -> str:
+    return (
+        f"setting {what} (given as a parameter of this run): only the worker's environment says "
+        f"where its runs read, write and send; {f'set {variable} there, or ' if variable else ''}"
+        f"list the place in {ALLOWED} there (folders and addresses, with commas between them)"
+    )
+
+
+def _leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*above, str(name)))
+        else:
+            yield (*above, str(name)), value
+
+
+def _at(values: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def _same(one: Any, other: Any) -> bool:
+    return _text(one) == _text(other)
+
+
+def _text(value: Any) -> str:
+    """Return a value as the environment would hold it, also if it is hidden like a `SecretStr`."""
+    hidden = getattr(value, "get_secret_value", None)
+    return str(booleans(hidden() if hidden else value))
+
+
+def _is_allowed(value: str) -> bool:
+    entries = (entry.strip() for entry in os.environ.get(ALLOWED, "").split(","))
+    return any(_lies_in(value, entry) for entry in entries if entry)
+
+
+def _lies_in(value: str, place: str) -> bool:
+    # ~ and chains such as zip::s3://… would lead elsewhere
+    if UNSEEN.search(value) or value.startswith("~") or "::" in value:
+        return False
+    if "://" in value or "://" in place:
+        inside = value == place or value.startswith(f"{place.rstrip('/')}/")
+        return inside and ".." not in re.split(r"[/\\]", value)
+    path = Path(value).resolve()
+    return Path(place).resolve() in (path, *path.parents)
