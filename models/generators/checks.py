@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["PipelineError", "check_pipeline", "pipeline_digest"]
+__all__ = ["PipelineError", "check_pipeline", "pipeline_digest", "weight_shapes"]
 
 _PIPELINE = "StableDiffusionPipeline"
 # Component → classes, and what its folder must hold; the weights' stem is None where there are none
@@ -69,6 +69,16 @@ def pipeline_digest(path: str | Path) -> str:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
     return digest.hexdigest()
+
+
+def weight_shapes(root: Path, component: str) -> list[tuple[int, ...]]:
+    """Return the shapes of a checked component's weights, read from the files' headers."""
+    stem = _COMPONENTS[component][2]
+    shapes: list[tuple[int, ...]] = []
+    for file in _weights(root / component, stem) if stem else ():
+        with safe_open(file, framework="pt") as opened:
+            shapes += (tuple(opened.get_slice(name).get_shape()) for name in opened.keys())
+    return shapes
 
 
 def _refuse_pickles(root: Path) -> None:

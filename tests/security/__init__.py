@@ -1,0 +1,1 @@
+"""Attacks by whoever may give segmint something to read, tried with the real thing."""
