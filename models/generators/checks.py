@@ -24,6 +24,7 @@ _COMPONENTS: dict[str, tuple[set[str], str, str | None]] = {
     "scheduler": (set(), "scheduler_config.json", None),  # any of diffusers' own
 }
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+_LARGEST_JSON = 1 << 24  # bytes; the index of a sharded U-Net, the largest of these, has 150 kB
 _SAVE_AGAIN = "write the directory again with StableDiffusionPipeline.save_pretrained"
 
 
@@ -156,6 +157,8 @@ def _check_weights(file: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
+        if (size := file.stat().st_size) > _LARGEST_JSON:
+            raise ValueError(f"{size} bytes, more than {_LARGEST_JSON}")
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise PipelineError(
