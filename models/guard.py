@@ -13,6 +13,7 @@ them, and in whichever way. Hooks cannot be removed, so there is one, and it doe
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ _REFUSED = (
 # what computers are asked for, by the standard library and by torch: cores, memory, randomness
 _MACHINE = ("/proc", "/sys", "/dev/null", "/dev/urandom")
 
+_readable: ContextVar[tuple[str, ...] | None] = ContextVar("readable", default=None)
+
 
 class GuardError(RuntimeError):
     """Building a model tried what no model needs."""
@@ -65,9 +68,6 @@ def guarded(*folders: Path) -> Iterator[None]:
         _readable.reset(token)
 
 
-_readable: ContextVar[tuple[str, ...] | None] = ContextVar("readable", default=None)
-
-
 @cache
 def _installed() -> tuple[str, ...]:
     named = ("stdlib", "platstdlib", "purelib", "platlib")
@@ -83,14 +83,12 @@ def _install() -> None:
         if allowed is not None:
             _check(event, arguments, allowed)
 
-    import sys
-
     sys.addaudithook(hook)
 
 
 def _check(event: str, arguments: tuple[Any, ...], allowed: tuple[str, ...]) -> None:
     if event.startswith(_REFUSED):
-        raise GuardError(f"it led to {event} {_shown(arguments)}, which building a model never needs")
+        raise GuardError(f"it led to {event} {_shown(arguments)}, which no model needs")
     if event == "open" and not isinstance(arguments[0], int):  # not an open file's number
         if arguments[2] & os.O_EXCL:
             return  # a new file, such as a temporary one, has nothing in it yet

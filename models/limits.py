@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Limit", "SizeError", "limit_of", "limited"]
 
-
 _FACTORIES = {
     torch.arange,
     torch.empty,
@@ -33,7 +32,7 @@ _FACTORIES = {
 
 
 class SizeError(ValueError):
-    """A description asks for a larger model than its weights are of."""
+    """A description asks for a larger model than was expected."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Limit:
     numbers: int
 
 
-# Building the 236 different models that mmsegmentation ships and this installation can build took at
-# most 3.2 times as many tensors as their weights have, and 3.6 times as many numbers.
+# Building the 236 different models that mmsegmentation ships and this installation can build took
+# at most 3.2 times as many tensors as their weights have, and 3.6 times as many numbers.
 _MORE = 8
 _AT_LEAST = Limit(1 << 10, 1 << 22)
 
@@ -53,9 +52,7 @@ _AT_LEAST = Limit(1 << 10, 1 << 22)
 def limit_of(shapes: Iterable[tuple[int, ...]]) -> Limit:
     """Return the limit for a model with weights of these shapes."""
     sizes = [math.prod(shape) for shape in shapes]
-    return Limit(
-        _AT_LEAST.tensors + _MORE * len(sizes), _AT_LEAST.numbers + _MORE * sum(sizes)
-    )
+    return Limit(_AT_LEAST.tensors + _MORE * len(sizes), _AT_LEAST.numbers + _MORE * sum(sizes))
 
 
 class limited(TorchFunctionMode):  # noqa: N801  # a context manager, called like a function
@@ -80,8 +77,7 @@ class limited(TorchFunctionMode):  # noqa: N801  # a context manager, called lik
             self._numbers += _broadcast(tensors)
         if self._tensors > self._limit.tensors or self._numbers > self._limit.numbers:
             raise SizeError(
-                f"it asks for over {self._limit.tensors} tensors or {self._limit.numbers} numbers, "
-                "many more than its weights have"
+                f"it asks for over {self._limit.tensors} tensors or {self._limit.numbers} numbers"
             )
         return func(*args, **options)
 

@@ -78,7 +78,8 @@ def weight_shapes(root: Path, component: str) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     for file in _weights(root / component, stem) if stem else ():
         with safe_open(file, framework="pt") as opened:
-            shapes += (tuple(opened.get_slice(name).get_shape()) for name in opened.keys())
+            names = opened.keys()  # a file, which has no iterator
+            shapes += (tuple(opened.get_slice(name).get_shape()) for name in names)
     return shapes
 
 

@@ -18,12 +18,40 @@ __all__ = ["check_model", "check_size", "is_class_weight"]
 # Keys of text: those of all models that mmsegmentation ships, of the text arguments of all
 # classes in its registry but those for files, and of initialisers.
 _TEXTS = frozenset(
-    """
-    approximate arch attention_type bias block bottleneck_type classes dataset_name distribution
-    frozen_exclude fusion_types input_transform interpolate_mode layer loss_name loss_type mode name
-    nonlinearity padding padding_mode patch_pad pooling_type psa_type readout_type reduction
-    sos_token_format stdc_type style templates type upsample_mode
-    """.split()
+    {
+        "approximate",
+        "arch",
+        "attention_type",
+        "bias",
+        "block",
+        "bottleneck_type",
+        "classes",
+        "dataset_name",
+        "distribution",
+        "frozen_exclude",
+        "fusion_types",
+        "input_transform",
+        "interpolate_mode",
+        "layer",
+        "loss_name",
+        "loss_type",
+        "mode",
+        "name",
+        "nonlinearity",
+        "padding",
+        "padding_mode",
+        "patch_pad",
+        "pooling_type",
+        "psa_type",
+        "readout_type",
+        "reduction",
+        "sos_token_format",
+        "stdc_type",
+        "style",
+        "templates",
+        "type",
+        "upsample_mode",
+    }
 )
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")  # neither a path, nor an address, nor a file's suffix
 # hold a path or an address; timm also fetches for True

@@ -171,8 +171,9 @@ def _bases(path: Path, named: Any, above: tuple[Path, ...]) -> list[Path]:
     if not isinstance(names, list | tuple) or not all(
         isinstance(name, str) and "::" not in name for name in names
     ):
+        shown = repr(named)[:80]
         raise ValueError(
-            f"{path}: _base_ is {repr(named):.80}; name config files by their paths from this one"
+            f"{path}: _base_ is {shown}; name config files by their paths from this one"
         )
     try:
         found = [(path.parent / name).resolve() for name in names]

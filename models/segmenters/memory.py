@@ -31,10 +31,10 @@ def bytes_to_predict(segmenter: Segmenter, height: int, width: int) -> int:
     """
     scores = _SCORES * 4 * len(segmenter.classes) * height * width
     network: Any = segmenter.network
-    size = padded_size(height, width)
-    if network.test_cfg.get("mode") == "slide":
-        size = tuple(map(min, zip(size, network.test_cfg["crop_size"], strict=True)))
+    size: tuple[int, ...] = padded_size(height, width)
     try:
+        if network.test_cfg["mode"] == "slide":
+            size = tuple(map(min, zip(size, network.test_cfg["crop_size"], strict=True)))
         return max(scores, _largest_operation(network, size))
     except Exception:  # networks of every kind, few of them written for this device
         return scores

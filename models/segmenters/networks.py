@@ -34,8 +34,8 @@ __all__ = [
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
-# Without weights to compare with. Building the largest networks that mmsegmentation ships takes 3,779
-# tensors (one network) and 1.3 billion numbers (another).
+# Without weights to compare with. Building the largest networks that mmsegmentation ships takes
+# 3,779 tensors (one network) and 1.3 billion numbers (another).
 _LARGEST = Limit(1 << 14, 1 << 32)
 _LONGEST_CONFIG = 1 << 20  # bytes
 

@@ -1,4 +1,4 @@
-"""Short files that describe endless content are refused within a second or two, in little memory."""
+"""Short files that describe endless content are refused soon, in little memory."""
 
 from __future__ import annotations
 
@@ -121,16 +121,16 @@ def loop(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [tree, wide, chain, large, device, pipe, loop])
-def test_bases_count_as_well(
-    make: Callable[[Path], None], tmp_path: Path, in_time: None
-) -> None:
+def test_bases_count_as_well(make: Callable[[Path], None], tmp_path: Path, in_time: None) -> None:
     make(tmp_path)
     with pytest.raises(ValueError, match=r"c\d+\.py|/dev/zero"):
         read_config(tmp_path / "c0.py")
 
 
 def test_a_config_of_the_usual_size_is_read_as_before(tmp_path: Path) -> None:
-    (tmp_path / "c.py").write_text("a = dict(b=[1.5] * 3)\nc = [a, a]\nmodel = dict(d=c, e='x' * 3)")
+    (tmp_path / "c.py").write_text(
+        "a = dict(b=[1.5] * 3)\nc = [a, a]\nmodel = dict(d=c, e='x' * 3)"
+    )
     found = read_config(tmp_path / "c.py")
     assert found["model"] == {"d": [{"b": [1.5] * 3}] * 2, "e": "xxx"}
     assert found["model"]["d"][0] is not found["model"]["d"][1]  # copies, so they can be changed

@@ -64,7 +64,7 @@ def address(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(tmp_path))
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (http.server's)
             asked.append(self.path)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
@@ -161,7 +161,7 @@ def test_a_config_file_s_class_weights_are_numbers(
             f'type="{loss}", class_weight="{files[kind]}"',
         )
     )
-    with pytest.raises(ValueError, match="class_weight is .*; give a number for each class"):
+    with pytest.raises(ValueError, match=r"class_weight is .*; give a number for each class"):
         build_segmenter(str(tmp_path / "evil.py"), CLASSES)
     assert not mark.exists()
 
@@ -193,7 +193,7 @@ def test_a_key_that_the_checks_miss_is_stopped_by_the_guard(
 ) -> None:
     monkeypatch.setattr("models.segmenters.networks.check_model", lambda model: None)
     file = f"{address[0]}/w.pkl" if kind == "address" else files[kind]
-    with pytest.raises(ValueError, match="cannot build the config's model .*it led to"):
+    with pytest.raises(ValueError, match=r"cannot build the config's model .*it led to"):
         unpack_segmenter(changed(tmp_path, CHANGES["class weights"], file))
     assert not mark.exists() and not address[1]
 
@@ -222,9 +222,11 @@ ACTIONS: dict[str, Callable[[dict[str, str], str], object]] = {
     "mmengine.load of YAML": lambda f, url: mmengine.load(f["yaml"]),
     "mmengine.load of an address": lambda f, url: mmengine.load(f"{url}/w.yaml"),
     "mmengine's fileio": lambda f, url: mmengine.fileio.get(f["yaml"]),
-    "mmengine's checkpoints": lambda f, url: mmengine.runner.CheckpointLoader.load_checkpoint(f["torch"], "cpu"),
-    "mmengine's checkpoints of an address": lambda f, url: mmengine.runner.CheckpointLoader.load_checkpoint(
-        f"{url}/w.pth", "cpu"
+    "mmengine's checkpoints": lambda f, url: mmengine.runner.CheckpointLoader.load_checkpoint(
+        f["torch"], "cpu"
+    ),
+    "mmengine's checkpoints of an address": lambda f, url: (
+        mmengine.runner.CheckpointLoader.load_checkpoint(f"{url}/w.pth", "cpu")
     ),
     "torch.load": lambda f, url: torch.load(f["torch"], weights_only=False),
     "torch.hub": lambda f, url: torch.hub.load_state_dict_from_url(f"{url}/w.pth"),

@@ -174,7 +174,7 @@ def test_a_checkpoint_s_config_describes_no_more_than_its_weights(
     files = pack_segmenter(build_segmenter(str(tmp_path / "tiny.py"), CLASSES))
     config = json.loads(files["config.json"])
     GROWN[name](config["model"])
-    with pytest.raises(ValueError, match="it asks for over .* than its weights have"):
+    with pytest.raises(ValueError, match="it asks for over"):
         unpack_segmenter({**files, "config.json": json.dumps(config).encode()})
 
 
