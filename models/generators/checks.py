@@ -25,6 +25,7 @@ _COMPONENTS: dict[str, tuple[set[str], str, str | None]] = {
 }
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _LARGEST_JSON = 1 << 24  # bytes; the index of a sharded U-Net, the largest of these, has 150 kB
+_MOST_STEPS = 100_000  # of a scheduler; Stable Diffusion's have 1,000
 _SAVE_AGAIN = "write the directory again with StableDiffusionPipeline.save_pretrained"
 
 
@@ -115,6 +116,8 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
             f"{folder / config} describes a {described.get('_class_name')}, "
             f"model_index.json a {kind}: {_SAVE_AGAIN}"
         )
+    if name == "scheduler":
+        _check_numbers(folder / config, described)
     for file in _weights(folder, stem) if stem else ():
         _check_weights(file)
     if name == "tokenizer" and not (
@@ -123,6 +126,15 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
         raise PipelineError(
             f"{folder} has neither tokenizer.json nor vocab.json and merges.txt: {_SAVE_AGAIN}"
         )
+
+
+def _check_numbers(file: Path, described: dict[str, Any]) -> None:
+    """Refuse a schedule without end; diffusers computes each of its steps when it is loaded."""
+    for name, value in described.items():
+        if isinstance(value, int) and value > _MOST_STEPS:
+            raise PipelineError(
+                f"{file}: {name!a} is {value}; give at most {_MOST_STEPS}, or {_SAVE_AGAIN}"
+            )
 
 
 def _has(folder: Path, *names: str) -> bool:
