@@ -14,6 +14,9 @@ import yaml
 
 __all__ = ["SettingsError", "read_file"]
 
+# bytes; all settings with a line of explanation each take 13 kB, and 32 kB of dots are read in 2 s
+_LARGEST = 1 << 15
+
 
 class SettingsError(ValueError):
     """A setting is unknown, wrong or in conflict. The message holds no credential."""
@@ -27,6 +30,11 @@ def read_file(file: Path) -> dict[str, Any]:
         raise SettingsError(
             f"configuration file {file} ends in {file.suffix!r}; "
             "give a file that ends in .toml or .yaml"
+        )
+    if (size := file.stat().st_size) > _LARGEST:
+        raise SettingsError(
+            f"configuration file {file} has {size} bytes, more than {_LARGEST}; "
+            "give a file of settings"
         )
     try:
         values = _READERS[file.suffix](file.read_bytes().decode("utf-8-sig"))

@@ -189,10 +189,19 @@ def _decode(value: Any, origin: str) -> Any:
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return one nested dictionary: tables merged by field, other values from the strongest."""
+    """Return one nested dictionary: tables merged by field, other values from the strongest.
+
+    Raises `SettingsError` for values that are nested too deeply to be copied.
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
-        _fill(merged, layer.values)
+        try:
+            _fill(merged, layer.values)
+        except RecursionError:
+            where = layer.origin(("a table",))
+            raise SettingsError(
+                f"{where} is nested too deeply; write each setting as in docs/settings.md"
+            ) from None
     return merged
 
 

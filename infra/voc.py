@@ -12,6 +12,7 @@ folder are refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -76,6 +77,14 @@ class VocFolder:
 
     def __iter__(self) -> Iterator[VocItem]:
         return (self[index] for index in range(len(self)))
+
+    def largest(self) -> tuple[Path, int, int]:
+        """Return path, height and width of the image of most pixels, from the files' headers.
+
+        Raises `VocError` for an unreadable header, and for more pixels than are read.
+        """
+        sizes = ((path, *_open_header(path)) for _, path, _ in self._files)
+        return max(sizes, key=lambda found: found[1] * found[2])
 
     def _check_ids(self, path: Path, label: NDArray[np.uint8]) -> None:
         present = np.flatnonzero(np.bincount(label.ravel(), minlength=_IGNORE + 1)[:_IGNORE])
@@ -162,14 +171,31 @@ def _read_label(path: Path) -> NDArray[np.uint8]:
 
 
 def _open(path: Path) -> Image.Image:
-    try:
+    with _readable(path):
         with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {_MOST_PIXELS}")
+            _check_pixels(image)
             image.verify()  # checksums of all parts, which loading does not check
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             return image
+
+
+def _open_header(path: Path) -> tuple[int, int]:
+    """Return height and width of an image without decoding it."""
+    with _readable(path), Image.open(path, formats=_FORMATS) as image:
+        _check_pixels(image)
+        return image.height, image.width
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > _MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than {_MOST_PIXELS}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # damage leads Pillow's decoders to errors of every kind
         raise VocError(f"{path} is no readable image ({error}); export it again") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["PipelineError", "check_pipeline", "pipeline_digest"]
+__all__ = ["PipelineError", "check_pipeline", "pipeline_digest", "weight_shapes"]
 
 _PIPELINE = "StableDiffusionPipeline"
 # Component → classes, and what its folder must hold; the weights' stem is None where there are none
@@ -24,6 +24,8 @@ _COMPONENTS: dict[str, tuple[set[str], str, str | None]] = {
     "scheduler": (set(), "scheduler_config.json", None),  # any of diffusers' own
 }
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+_LARGEST_JSON = 1 << 24  # bytes; the index of a sharded U-Net, the largest of these, has 150 kB
+_MOST_STEPS = 100_000  # of a scheduler; Stable Diffusion's have 1,000
 _SAVE_AGAIN = "write the directory again with StableDiffusionPipeline.save_pretrained"
 
 
@@ -71,6 +73,17 @@ def pipeline_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def weight_shapes(root: Path, component: str) -> list[tuple[int, ...]]:
+    """Return the shapes of a checked component's weights, read from the files' headers."""
+    stem = _COMPONENTS[component][2]
+    shapes: list[tuple[int, ...]] = []
+    for file in _weights(root / component, stem) if stem else ():
+        with safe_open(file, framework="pt") as opened:
+            names = opened.keys()  # a file, which has no iterator
+            shapes += (tuple(opened.get_slice(name).get_shape()) for name in names)
+    return shapes
+
+
 def _refuse_pickles(root: Path) -> None:
     pickles = sorted(
         str(file.relative_to(root)) for file in root.rglob("*") if file.suffix.lower() in _PICKLES
@@ -103,6 +116,8 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
             f"{folder / config} describes a {described.get('_class_name')}, "
             f"model_index.json a {kind}: {_SAVE_AGAIN}"
         )
+    if name == "scheduler":
+        _check_numbers(folder / config, described)
     for file in _weights(folder, stem) if stem else ():
         _check_weights(file)
     if name == "tokenizer" and not (
@@ -111,6 +126,15 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
         raise PipelineError(
             f"{folder} has neither tokenizer.json nor vocab.json and merges.txt: {_SAVE_AGAIN}"
         )
+
+
+def _check_numbers(file: Path, described: dict[str, Any]) -> None:
+    """Refuse a schedule without end; diffusers computes each of its steps when it is loaded."""
+    for name, value in described.items():
+        if isinstance(value, int) and value > _MOST_STEPS:
+            raise PipelineError(
+                f"{file}: {name!a} is {value}; give at most {_MOST_STEPS}, or {_SAVE_AGAIN}"
+            )
 
 
 def _has(folder: Path, *names: str) -> bool:
@@ -146,6 +170,8 @@ def _check_weights(file: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
+        if (size := file.stat().st_size) > _LARGEST_JSON:
+            raise ValueError(f"{size} bytes, more than {_LARGEST_JSON}")
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise PipelineError(

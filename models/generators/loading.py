@@ -19,7 +19,9 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
-from models.generators.checks import PipelineError, check_pipeline
+from models.generators.checks import PipelineError, check_pipeline, weight_shapes
+from models.guard import guarded
+from models.limits import limit_of, limited
 
 __all__ = ["fastest_dtype", "load_pipeline", "pipeline_folder", "resolve_device", "resolve_dtype"]
 
@@ -63,15 +65,16 @@ def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipelin
         "text_encoder": CLIPTextModel,
     }
     try:
-        with _no_bars():
-            parts = {
-                name: _open_model(kind, root / name, dtype=dtype, **local)
-                for name, kind in kinds.items()
-            }
+        with _no_bars(), guarded(root):
+            parts = {}
+            for name, kind in kinds.items():
+                with limited(limit_of(weight_shapes(root, name))):
+                    parts[name] = _open_model(kind, root / name, dtype=dtype, **local)
             unused = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False}
-            pipeline: Any = StableDiffusionPipeline.from_pretrained(
-                root, **parts, **unused, **local
-            )
+            with limited(limit_of([])):  # a scheduler's table of timesteps
+                pipeline: Any = StableDiffusionPipeline.from_pretrained(
+                    root, **parts, **unused, **local
+                )
     except PipelineError:
         raise
     except Exception as error:  # two libraries, with errors of every kind

@@ -3,12 +3,13 @@
 | file | what it does |
 |---|---|
 | presets.py, configs.py, fitting.py | named models and config files, fitted to a list of classes |
+| checks.py | what a config may hold; everything else is refused |
 | networks.py | builds networks, packs them as safetensors and JSON, and opens those |
 | sources.py | labelled sets: the drawn world, arrays, VOC folders |
 | samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
 | training.py, hooks.py | the training; learning rate, curve and resuming |
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
-| inference.py | whole images → softmax |
+| inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
@@ -16,6 +17,7 @@
 from models.segmenters.copies import paste_object
 from models.segmenters.hooks import Snapshots, TrainingError
 from models.segmenters.inference import batches_of_one_size, predict_probabilities
+from models.segmenters.memory import bytes_to_predict
 from models.segmenters.networks import (
     Segmenter,
     build_segmenter,
@@ -43,6 +45,7 @@ __all__ = [
     "TrainingRecipe",
     "batches_of_one_size",
     "build_segmenter",
+    "bytes_to_predict",
     "load_segmenter",
     "pack_segmenter",
     "paste_object",

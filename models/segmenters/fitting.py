@@ -1,28 +1,20 @@
-"""A config's model, fitted to other classes and checked before anything of it is built.
-
-A config read from outside may only name types that mmsegmentation's registry holds, and may not
-name weights to fetch.
-"""
+"""A config's model, read and fitted to other classes."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from models.metrics import IGNORE
+from models.segmenters.checks import check_size, is_class_weight
 from models.segmenters.configs import read_config
-from models.segmenters.openmmlab import is_registered
 from models.segmenters.presets import PRESETS
 
-__all__ = ["check_model", "fit_model", "read_model"]
+__all__ = ["fit_model", "read_model"]
 
-# keys of mmengine and timm that hold a path or an address to unpickle
-_FETCHING = {"pretrained", "checkpoint", "checkpoint_path"}
-_MOST_PARTS = 10_000  # a list of lists of lists can be short to write
 # Mean and standard deviation of ImageNet's RGB in 0..255: mmsegmentation's default, close enough
 # for photographs.
 _MEAN = [123.675, 116.28, 103.53]
@@ -45,10 +37,7 @@ def read_model(path: str) -> dict[str, Any]:
             f"{path} holds no `model` with a `decode_head`; "
             "give a config of a whole mmsegmentation model"
         )
-    if next(islice(_parts(model), _MOST_PARTS, None), None) is not None:
-        raise ValueError(
-            f"{path} describes a model of over {_MOST_PARTS} parts; give a smaller one"
-        )
+    check_size(model)
     return model
 
 
@@ -56,7 +45,8 @@ def fit_model(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """Return a copy of `model` for RGB input of any size and `num_classes`, with random weights.
 
     Batch norms are those of one process. Class weights of the losses are left out, with a logged
-    warning: they belong to the classes of the config's own data set.
+    warning: they belong to the classes of the config's own data set. `check_model` refuses the
+    others.
     """
     copy: dict[str, Any] = json.loads(json.dumps(model))
     for part in _parts(copy):
@@ -67,7 +57,7 @@ def fit_model(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
             part["num_classes"] = num_classes
         if part.get("type") == "SyncBN":
             part["type"] = "BN"
-        if part.get("class_weight") is not None:
+        if part.get("class_weight") is not None and is_class_weight(part["class_weight"]):
             _fit_class_weight(part, num_classes)
     given = copy.get("data_preprocessor", {})
     statistics = {key: given[key] for key in ("mean", "std") if key in given}
@@ -98,20 +88,6 @@ def _fit_class_weight(loss: dict[str, Any], num_classes: int) -> None:
         "class_weight of %s is left out: it belongs to the classes of the config's own data set",
         loss.get("type"),
     )
-
-
-def check_model(model: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for types outside mmsegmentation's registry, and for weights to fetch."""
-    foreign = [part["type"] for part in _parts(model) if not is_registered(part.get("type", "BN"))]
-    if foreign:  # the registry would import and call what such a name leads to
-        raise ValueError(
-            f"config names types outside mmsegmentation's registry: {foreign}; use registered names"
-        )
-    fetched = {name for part in _parts(model) for name in _FETCHING & part.keys() if part[name]}
-    if fetched:
-        raise ValueError(
-            f"config names weights to load ({', '.join(sorted(fetched))}); take that out of it"
-        )
 
 
 def _parts(node: Any) -> Iterator[dict[str, Any]]:

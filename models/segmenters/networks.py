@@ -15,8 +15,11 @@ import safetensors.torch
 import torch
 
 import models.segmenters.head  # noqa: F401  (registers the head)
+from models.guard import guarded
+from models.limits import Limit, limit_of, limited
 from models.metrics import IGNORE
-from models.segmenters.fitting import check_model, fit_model, read_model
+from models.segmenters.checks import check_model
+from models.segmenters.fitting import fit_model, read_model
 from models.segmenters.openmmlab import MODELS, ConfigDict, isolated, revert_sync_batchnorm
 from models.segmenters.presets import PRESETS
 
@@ -31,6 +34,10 @@ __all__ = [
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+# Without weights to compare with. Building the largest networks that mmsegmentation ships takes
+# 3,779 tensors (one network) and 1.3 billion numbers (another).
+_LARGEST = Limit(1 << 14, 1 << 32)
+_LONGEST_CONFIG = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,12 @@ def build_segmenter(config: str, classes: Sequence[str]) -> Segmenter:
             f"classes={list(classes)!r}: give 2 to {IGNORE} different names, the background first"
         )
     model = PRESETS[config] if config in PRESETS else read_model(config)
-    return _assemble(fit_model(model, len(classes)), tuple(classes))
+    return _assemble(fit_model(model, len(classes)), tuple(classes), _LARGEST)
 
 
-def _assemble(model: dict[str, Any], classes: tuple[str, ...]) -> Segmenter:
+def _assemble(model: dict[str, Any], classes: tuple[str, ...], limit: Limit) -> Segmenter:
     check_model(model)
-    with isolated():
+    with isolated(), guarded(), limited(limit):
         try:
             network = revert_sync_batchnorm(MODELS.build(ConfigDict(json.loads(json.dumps(model)))))
         except Exception as error:  # constructors raise any type for values they do not expect
@@ -94,9 +101,13 @@ def unpack_segmenter(files: Mapping[str, bytes]) -> Segmenter:
     Raises `ValueError` if weights and config do not fit.
     """
     try:
+        if len(files[CONFIG]) > _LONGEST_CONFIG:
+            raise ValueError(f"{CONFIG} has more than {_LONGEST_CONFIG} bytes")
         config = json.loads(files[CONFIG])
-        segmenter = _assemble(dict(config["model"]), tuple(map(str, config["classes"])))
-        segmenter.network.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
+        weights = safetensors.torch.load(files[WEIGHTS])
+        limit = limit_of(value.shape for value in weights.values())
+        segmenter = _assemble(dict(config["model"]), tuple(map(str, config["classes"])), limit)
+        segmenter.network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"not a segmenter's {WEIGHTS} and {CONFIG}: {error}; train again"

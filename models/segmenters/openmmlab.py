@@ -31,7 +31,7 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.model import revert_sync_batchnorm
     from mmengine.optim import AmpOptimWrapper, OptimWrapper
-    from mmengine.registry import DefaultScope, Registry
+    from mmengine.registry import DefaultScope
     from mmengine.runner import Runner
     from mmengine.structures import PixelData
     from mmengine.visualization import Visualizer
@@ -39,6 +39,8 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     from mmseg.models.decode_heads.segformer_head import SegformerHead
     from mmseg.registry import MODELS
     from mmseg.structures import SegDataSample
+
+from models.guard import guarded
 
 __all__ = [
     "MODELS",
@@ -60,11 +62,11 @@ _MANAGED = (MMLogger, MessageHub, Visualizer, DefaultScope)
 
 
 def is_registered(name: Any) -> bool:
-    """Return whether a config's `type` is registered with mmsegmentation or mmengine.
+    """Return whether a config's `type` is a model's part, registered by mmsegmentation or mmengine.
 
     They import any other type by its name.
     """
-    own = [each for each in vars(registry).values() if isinstance(each, Registry)]
+    own = (registry.MODELS, registry.TASK_UTILS, registry.WEIGHT_INITIALIZERS)
     known = [each for node in own for each in (node, node.parent) if each is not None]
     return isinstance(name, str) and any(name in each.module_dict for each in known)
 
@@ -119,6 +121,14 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
         super().__init__(
             default_hooks=dict.fromkeys(hooks), default_scope="mmseg", env_cfg=processes, **options
         )
+
+    def _init_model_weights(self) -> None:
+        """Draw random weights; mmengine's initialisers can also load files."""
+        with guarded():
+            super()._init_model_weights()
+
+    def load_or_resume(self) -> None:
+        """Load no checkpoint: mmengine unpickles what it cannot read as plain weights."""
 
     def wrap_model(self, model_wrapper_cfg: Any, model: torch.nn.Module) -> torch.nn.Module:
         """Move the model to the device."""

@@ -20,6 +20,7 @@ from infra.blocks import open_store
 from infra.settings import Settings
 from infra.store import Store
 from tasks.evaluate.measure import measure, summarise
+from tasks.evaluate.memory import check_memory
 from tasks.evaluate.sets import chosen_set, divide
 from tasks.evaluate.stored import write_evaluation
 from tasks.run.progress import Report, measured
@@ -34,11 +35,14 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
 
     Returned are the fields of `Evaluation` for the reported part of the set, with the same for the
     deciding part as `decision`, and the names of the classes that the set can show as `known`.
+    Raises `VocError` for an image whose prediction takes more memory than is free.
     """
     meta = read_meta(store, checkpoint)
     classes = meta["classes"]
     of = chosen_set(settings.evaluate, classes)
     segmenter = load_checkpoint(store, checkpoint)
+    if of.largest:
+        check_memory(segmenter, *of.largest)
     with Report("evaluate", checkpoint, of.images) as report:
         found = measure(segmenter, of.samples, settings.evaluate.batch_size, report)
     reported, deciding, of = divide(found, of)

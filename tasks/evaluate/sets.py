@@ -37,7 +37,8 @@ DECIDING = 1 << 32
 class EvaluationSet:
     """Labelled images, the classes that they can show, and which of them decide.
 
-    `decides` returns (images,) from the SHA-256 of each image's pixels.
+    `decides` returns (images,) from the SHA-256 of each image's pixels. `largest` is the path,
+    height and width of the image of most pixels, None if all are small.
     """
 
     samples: Dataset[Any]
@@ -46,6 +47,7 @@ class EvaluationSet:
     reported_name: str
     deciding_name: str
     decides: Callable[[Sequence[bytes]], NDArray[np.bool_]]
+    largest: tuple[Path, int, int] | None = None
 
 
 def drawn_truth(count: int, classes: Sequence[str], first: int = 0) -> ArraySet:
@@ -76,6 +78,7 @@ def chosen_set(chosen: EvaluateSettings, classes: Sequence[str]) -> EvaluationSe
     if chosen.voc is not None:
         name = f"{Path(chosen.voc).name} val"
         photographs = voc_photographs(Path(chosen.voc), "val", classes)
+        largest = VocFolder(Path(chosen.voc), "val", classes).largest()
         return EvaluationSet(
             photographs,
             len(photographs),
@@ -83,6 +86,7 @@ def chosen_set(chosen: EvaluateSettings, classes: Sequence[str]) -> EvaluationSe
             f"{name}, reporting half",
             f"{name}, deciding half",
             _by_first_bit,
+            largest,
         )
     reported = drawn_truth(chosen.images, classes)
     deciding = drawn_truth(chosen.images, classes, DECIDING)

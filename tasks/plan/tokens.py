@@ -54,6 +54,7 @@ def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
     from transformers import CLIPTokenizer
 
     from models.generators import pipeline_folder  # imports torch, which takes seconds
+    from models.guard import guarded
 
     folder = pipeline_folder(path) / "tokenizer"
     if not folder.is_dir():
@@ -62,7 +63,8 @@ def load_tokenizer(path: str) -> tuple[TokenCounter, int]:
             f"or 'embedded'"
         )
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        with guarded(folder):
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         if not isinstance(tokenizer.model_max_length, int):
             raise TypeError(f"model_max_length is {tokenizer.model_max_length!r}")
     except Exception as error:  # two libraries, with errors of every kind

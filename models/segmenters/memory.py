@@ -1,0 +1,68 @@
+"""How much memory a prediction takes at least, computed from shapes alone."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.segmenters.inference import padded_size
+from models.segmenters.networks import Segmenter
+from models.segmenters.openmmlab import isolated
+
+__all__ = ["bytes_to_predict"]
+
+# Copies of the class scores at the image's size that exist at once: up-sampled, stacked, softmax.
+_SCORES = 3
+
+
+@torch.no_grad()
+def bytes_to_predict(segmenter: Segmenter, height: int, width: int) -> int:
+    """Return the bytes that predicting one image of H × W pixels takes at least.
+
+    The network runs on torch's meta device, which computes shapes without values. The result is
+    what its largest operation reads and writes: for a transformer, attention between all pixels.
+    A network that predicts by windows (`test_cfg.mode = "slide"`) is run on one. A network that
+    needs values to run counts with its scores alone.
+    """
+    scores = _SCORES * 4 * len(segmenter.classes) * height * width
+    network: Any = segmenter.network
+    size: tuple[int, ...] = padded_size(height, width)
+    try:
+        if network.test_cfg["mode"] == "slide":
+            size = tuple(map(min, zip(size, network.test_cfg["crop_size"], strict=True)))
+        return max(scores, _largest_operation(network, size))
+    except Exception:  # networks of every kind, few of them written for this device
+        return scores
+
+
+def _largest_operation(network: torch.nn.Module, size: tuple[int, ...]) -> int:
+    state = {
+        name: torch.empty_like(value, device="meta")
+        for name, value in chain(network.named_parameters(), network.named_buffers())
+    }
+    images = torch.empty(1, 3, *size, device="meta")
+    with isolated(), _Largest() as largest:
+        functional_call(network.eval(), state, (images,), {"mode": "tensor"})
+    return largest.bytes
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the bytes that the largest operation reads and writes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation and note its size."""
+        made = func(*args, **(kwargs or {}))
+        both = [*args, *(made if isinstance(made, list | tuple) else (made,))]
+        tensors = {id(each): each for each in both if isinstance(each, Tensor)}
+        size = sum(each.numel() * each.element_size() for each in tensors.values())
+        self.bytes = max(self.bytes, size)
+        return made
