@@ -77,7 +77,8 @@ def task_runner(compute: ComputeSettings) -> TaskRunner[Any]:
         )
     if compute.runner == "dask-kubernetes":
         return DaskTaskRunner(cluster_class=CLUSTER_CLASS, cluster_kwargs=_pods(compute))
-    address = compute.runner.replace("dask://", "tcp://")
+    # without a scheme, Dask takes that of its setting distributed.comm.default-scheme: tcp or tls
+    address = compute.runner.removeprefix("dask://")
     return DaskTaskRunner(address=address, client_kwargs={"timeout": SCHEDULER_SECONDS})
 
 
