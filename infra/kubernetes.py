@@ -19,7 +19,7 @@ IDLE_SECONDS = 900
 SCHEDULER_PORT = 8786  # Dask's defaults
 SCHEDULER_HTTP = 8787
 WORKER_HTTP = 8788  # the operator's default
-# All that a pod may write, in place of its image's files: the home of the image's user, and scratch.
+# All that a pod may write: the home of the image's user, and scratch.
 WRITABLE = {"home": "/home/segmint", "tmp": "/tmp"}
 
 

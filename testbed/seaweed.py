@@ -42,7 +42,7 @@ class Seaweed(S3Server):
         ports = [f"-s3.port={self.port}", f"-s3.port.grpc={self.grpc}"]
         for name, pair in zip(("master", "volume", "filer"), (0, 2, 4), strict=True):
             ports += [f"-{name}.port={others[pair]}", f"-{name}.port.grpc={others[pair + 1]}"]
-        self._command = [_installed(), *words, *ports]
+        self._command: list[str | Path] = [_installed(), *words, *ports]
         self.servers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:

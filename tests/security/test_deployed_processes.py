@@ -4,6 +4,7 @@ has no secret of theirs.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -75,7 +76,7 @@ def api(
         wait_until(lambda: answers(port), START_SECONDS, lambda: (home / "log").read_text()[-2000:])
         yield url
     finally:
-        end(servers, subprocess.signal.SIGTERM)
+        end(servers, signal.SIGTERM)
 
 
 def asked(url: str, **headers: str) -> tuple[int, dict[str, str]]:
@@ -147,7 +148,7 @@ def dask(
             words = [_moved(word, ports) for word in services[name]["command"]]
             given = environment(services[name], secrets)
             process = spawned([BIN / words[0], *words[1:]], folder / name, env=given, cwd=folder)
-            started.callback(end, [process], subprocess.signal.SIGTERM)
+            started.callback(end, [process], signal.SIGTERM)
             wait_until(lambda: answers(int(ports["8786"])), START_SECONDS)
         yield address
 
