@@ -19,6 +19,8 @@ IDLE_SECONDS = 900
 SCHEDULER_PORT = 8786  # Dask's defaults
 SCHEDULER_HTTP = 8787
 WORKER_HTTP = 8788  # the operator's default
+# All that a pod may write: the home of the image's user, and scratch.
+WRITABLE = {"home": "/home/segmint", "tmp": "/tmp"}
 
 
 def require_dask_kubernetes() -> None:
@@ -55,9 +57,13 @@ def dask_cluster(compute: ComputeSettings, name: str) -> dict[str, Any]:
 
 
 def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
-    """Return a pod of one container that meets Kubernetes' "restricted" level."""
+    """Return a pod of one container that meets Kubernetes' "restricted" level, and whose image
+    cannot be written.
+    """
+    mounts = [{"name": name, "mountPath": path} for name, path in WRITABLE.items()]
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,  # none of the pods uses the Kubernetes API
+        "enableServiceLinks": False,  # nor the addresses of the namespace's services
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
             container
@@ -65,10 +71,13 @@ def _pod(pods: KubernetesSettings, container: dict[str, Any]) -> dict[str, Any]:
                 "image": pods.image,
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
                     "capabilities": {"drop": ["ALL"]},
                 },
+                "volumeMounts": mounts,
             }
         ],
+        "volumes": [{"name": name, "emptyDir": {}} for name in WRITABLE],
     }
     return spec | ({"serviceAccountName": pods.service_account} if pods.service_account else {})
 

@@ -23,8 +23,8 @@ from tasks.schemas import Ranking, Threshold
 __all__ = ["Scores", "pass_thresholds", "read_ranking"]
 
 # Robust standard deviations. Of planted faults in a tenth of drawn scenes' labels this drops 0.97,
-# and 0.03 of the right labels (`benchmarks.faults`). Of a run's labels it drops 7 %: one in seven of
-# those has IoU under 0.8, of the rest one in 25.
+# and 0.03 of the right labels (`benchmarks.faults`). Of a run's labels it drops 7 %: one in seven
+# of those has IoU under 0.8, of the rest one in 25.
 OUTLIER = 2.0
 _CERTAIN = 1e-6  # scores are clipped to this distance from 0 and 1, where log-odds are infinite
 
