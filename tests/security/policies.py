@@ -34,8 +34,7 @@ def _direction(policies: Any, kind: str, owner: Any, peer: Any, port: int, proto
     mine = [
         each["spec"]
         for each in policies
-        if kind in each["spec"]["policyTypes"]
-        and _selected(each["spec"]["podSelector"], owner["labels"])
+        if kind in _types(each["spec"]) and _selected(each["spec"]["podSelector"], owner["labels"])
     ]
     rules = [rule for spec in mine for rule in spec.get(kind.lower(), ())]
     side = "to" if kind == "Egress" else "from"
@@ -43,6 +42,12 @@ def _direction(policies: Any, kind: str, owner: Any, peer: Any, port: int, proto
         _port(rule, port, protocol) and any(_peer(each, peer) for each in rule[side])
         for rule in rules
     )
+
+
+def _types(spec: Mapping[str, Any]) -> Sequence[str]:
+    """What the policy restricts; unless it says so, what it has rules for, and always Ingress."""
+    unsaid = ["Ingress", *(["Egress"] if "egress" in spec else [])]
+    return list(spec.get("policyTypes", unsaid))
 
 
 def _port(rule: Mapping[str, Any], port: int, protocol: str) -> bool:
