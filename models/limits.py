@@ -69,17 +69,21 @@ class limited(TorchFunctionMode):  # noqa: N801  # a context manager, called lik
     ) -> Any:
         """Count what the call will make, then make it."""
         options = kwargs or {}
-        tensors = [each for each in (*args, *options.values()) if isinstance(each, torch.Tensor)]
-        if not tensors:
-            self._tensors += 1
-            self._numbers += _asked((*args, *options.values())) if func in _FACTORIES else 1
-        elif len(tensors) > 1:
-            self._numbers += _broadcast(tensors)
+        given = (*args, *options.values())
+        if func in _FACTORIES:
+            self._count(1, _asked(given))
+        elif len(tensors := [each for each in given if isinstance(each, torch.Tensor)]) > 1:
+            self._count(0, _broadcast(tensors))
+        # other calls pass always: leaving `torch.no_grad` is one
+        return func(*args, **options)
+
+    def _count(self, tensors: int, numbers: int) -> None:
+        self._tensors += tensors
+        self._numbers += numbers
         if self._tensors > self._limit.tensors or self._numbers > self._limit.numbers:
             raise SizeError(
                 f"it asks for over {self._limit.tensors} tensors or {self._limit.numbers} numbers"
             )
-        return func(*args, **options)
 
 
 def _asked(arguments: tuple[Any, ...]) -> int:

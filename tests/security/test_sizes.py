@@ -212,6 +212,7 @@ def test_a_pipeline_s_configuration_describes_no_more_than_its_weights(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(PipelineError, match="it asks for over"):
         load_pipeline(tmp_path / "p", device="cpu")
+    assert torch.is_grad_enabled()  # what the libraries switch off they switch on again
 
 
 @pytest.mark.parametrize("steps", [10**6, 10**10, 10**15])
