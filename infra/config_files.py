@@ -90,8 +90,9 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse aliases."""
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise _RefusedError(problem="an alias (*name); write the value out", problem_mark=mark)
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = "an alias (*name); write the value out"
+            raise _RefusedError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

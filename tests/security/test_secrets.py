@@ -68,7 +68,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(error: BaseException) -> str:
     """Return an error with its traceback and as Prefect stores it: pickled, with its context."""
     pickling_support.install(error)
-    stored = cloudpickle.dumps(error).decode(errors="replace")
+    stored: str = cloudpickle.dumps(error).decode(errors="replace")
     return "".join(traceback.format_exception(error)) + stored
 
 
@@ -227,7 +227,7 @@ def test_errors_and_logs_of_libraries_show_none_that_is_in_use(
             raise OSError(f"cannot use {value}")
         except OSError:
             logging.getLogger("segmint.test").exception("failed")
-    formats = (logging.Formatter(), JsonFormatter("default", None, None))
+    formats = (logging.Formatter(), JsonFormatter("default", "%(message)s", "%H:%M"))
     written = [each.format(record) for each in formats for record in caplog.records]
     assert len(written) == 4 and not [text for text in written if secret in text]
 
