@@ -46,15 +46,18 @@ def _largest_operation(network: torch.nn.Module, size: tuple[int, ...]) -> int:
         for name, value in chain(network.named_parameters(), network.named_buffers())
     }
     images = torch.empty(1, 3, *size, device="meta")
-    with isolated(), _Largest() as largest:
+    largest = _Largest()
+    with isolated(), largest:
         functional_call(network.eval(), state, (images,), {"mode": "tensor"})
     return largest.bytes
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own lack types
     """Notes the bytes that the largest operation reads and writes."""
 
-    bytes = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
