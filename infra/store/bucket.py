@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fsspec
-from botocore.exceptions import (  # type: ignore[import-untyped]
+from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )

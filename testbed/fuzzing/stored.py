@@ -234,7 +234,7 @@ STORED: dict[str, Target] = {
         (StoreError,),
     ),
     "plan": Target(_plan, _stamped(_of_store(_PLAN, _read_plan)), (StoreError, PlanError)),
-    "champion": _json("champion.json", _CHAMPION, read_champion),
+    "champion": _json("champions/00000001.json", _CHAMPION, read_champion),
     "checkpoint": _json("checkpoints/c/meta.json", _META, lambda store: read_meta(store, "c")),
     "ranking": _json(
         "runs/nightly/ranking.json", _RANKING, lambda store: read_ranking(store, "runs/nightly")
