@@ -35,10 +35,6 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "store.options.client_kwargs.endpoint_url": {
         "store": {"options": {"client_kwargs": {"endpoint_url": "http://theirs"}}}
     },
-    "store.options.config_kwargs.proxies": {
-        "store": {"options": {"config_kwargs": {"proxies": ["http://theirs"]}}}
-    },
-    "store.options.ssl": {"store": {"options": {"ssl": False}}},
     "store.block": {"store": {"block": "another-team"}},
     "vocabulary": {"vocabulary": "/etc/passwd"},
     "plan.captions": {"plan": {"captions": "/etc/passwd"}},

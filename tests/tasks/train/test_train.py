@@ -7,6 +7,7 @@ import torch
 
 from infra.settings import Settings, TrainSettings
 from infra.store import CorruptShardError, MissingError, Store, StoreError, read_version
+from infra.store.mark import MARK
 from models.segmenters import Augmentation, predict_probabilities
 from tasks.train.checkpoints import load_checkpoint, read_meta
 from tasks.train.recipe import recipe_of
@@ -40,7 +41,8 @@ def test_a_checkpoint_names_its_version_and_the_bytes_of_it(
     assert meta["manifest"] == read_version(store, VERSION).digest
     assert meta["classes"] == ["background", "car", "bus"]
     assert meta["recipe"]["steps"] == 4 and meta["curve"][-1]["step"] == 4
-    assert store.list(f"checkpoints/{name}") == ["config.json", "meta.json", "weights.safetensors"]
+    files = {"config.json", "meta.json", "weights.safetensors"}
+    assert set(store.list(f"checkpoints/{name}")) == {*files, MARK}
 
 
 def test_the_checkpoint_segments(settings: Settings, store: Store) -> None:
@@ -84,7 +86,7 @@ def test_an_interrupted_training_goes_on_from_the_store(
     with pytest.raises(PowerCutError):
         train_on_version(store, VERSION, recipe, progress=pull_the_plug)
     name = checkpoint_name(VERSION, recipe)
-    assert store.list(f"checkpoints/{name}") == ["snapshot.safetensors"]
+    assert set(store.list(f"checkpoints/{name}")) == {MARK, "snapshot.safetensors"}
     with pytest.raises(MissingError, match="no finished checkpoint"):
         read_meta(store, name)
     resumed = train_on_version(store, VERSION, recipe)
