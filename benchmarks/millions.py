@@ -36,7 +36,7 @@ from infra.store.folder import Folder
 from infra.store.manifest import ShardSum
 from infra.store.publications import append
 from tasks.compose.sources import rows_of
-from tasks.gc import find_garbage
+from tasks.gc.collect import find_garbage
 from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
 from tasks.plan.tokens import load_tokenizer

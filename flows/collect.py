@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from infra.settings import Settings
-from tasks.gc import Found, collect
+from tasks.gc.collect import Found, collect
 from tasks.run.names import gc_name
 
 __all__ = ["gc"]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from infra.hidden import shown_names
-
-if TYPE_CHECKING:
-    from infra.sources import Layer
+from infra.layers import Layer
 
 __all__ = ["explain", "fields_of", "nearest"]
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Secret, SecretBytes, SecretStr
 
 from infra.config_files import SettingsError
 from infra.credentials import holds_credential, is_harmless
-
-if TYPE_CHECKING:
-    from infra.sources import Layer
+from infra.layers import Layer
 
 __all__ = ["Hidden", "hide", "hide_all", "refuse_written", "reveal", "shown_names", "written"]
 

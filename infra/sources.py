@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +21,11 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from infra.config_files import SettingsError, read_file
 from infra.explain import explain
 from infra.hidden import hide_all, refuse_written
+from infra.layers import DELIMITER, PREFIX, Layer
 from infra.parsing import parse_json
 
 __all__ = [
     "ALLOWED",
-    "DELIMITER",
-    "PREFIX",
-    "Layer",
     "SettingsError",
     "merge",
     "read_flat",
@@ -37,39 +34,8 @@ __all__ = [
 
 Model = TypeVar("Model", bound=BaseModel)
 
-PREFIX = "SEGMINT_"
-DELIMITER = "__"
 _FIELD = re.compile(r"[a-z_]*(\.[a-z_]+)*")
 ALLOWED = "SEGMINT_ALLOWED"  # no setting: `infra.settings.places` reads it
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The nested values of one source.
-
-    `spelling` is how the source writes a field, with {path} or {variable}.
-    """
-
-    spelling: str
-    values: dict[str, Any]
-    shown: bool = True  # whether an error may quote its values
-
-    def holds(self, path: Sequence[str]) -> bool:
-        """Whether this source has a value at `path`, or at a parent of it that is no table."""
-        values: Any = self.values
-        for part in path:
-            if not isinstance(values, Mapping):
-                return True
-            if part not in values:
-                return False
-            values = values[part]
-        return True
-
-    def origin(self, path: Sequence[str]) -> str:
-        """Return the name of the field `path` in this source."""
-        return self.spelling.format(
-            path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper()
-        )
 
 
 class _Parsed(str):

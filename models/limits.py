@@ -95,7 +95,7 @@ def _asked(arguments: tuple[Any, ...]) -> int:
 
 def _broadcast(tensors: list[torch.Tensor]) -> int:
     try:
-        shape = torch.broadcast_shapes(*(each.shape for each in tensors))  # type: ignore[no-untyped-call]
-        return math.prod(shape)
+        shapes = (each.shape for each in tensors)
+        return math.prod(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
     except RuntimeError:  # no operation by elements, such as a concatenation
         return sum(each.numel() for each in tensors)

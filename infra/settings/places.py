@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from infra.layers import DELIMITER, PREFIX
 from infra.settings.section import booleans
-from infra.sources import ALLOWED, DELIMITER, PREFIX, SettingsError
+from infra.sources import ALLOWED, SettingsError
 from infra.text import UNSEEN
 
 __all__ = ["PLACES", "check_places"]

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from infra.explain import explain
 from infra.hidden import refuse_written
+from infra.layers import Layer
 from infra.settings.data import (
     ComposeSettings,
     GeneratorSettings,
@@ -31,7 +32,7 @@ from infra.settings.operation import (
 from infra.settings.places import check_places
 from infra.settings.section import describe_defaults, names
 from infra.settings.training import EvaluateSettings, TrainSettings
-from infra.sources import Layer, SettingsError, merge, read_layers
+from infra.sources import SettingsError, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["Settings"]

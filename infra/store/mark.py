@@ -8,12 +8,8 @@ A store may share its folder with other programs: `runs/` is TensorBoard's folde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from infra.store.errors import MissingError
-
-if TYPE_CHECKING:
-    from infra.store.store import Store
+from infra.store.place import Place
 
 __all__ = ["MARK", "claim", "forget", "is_marked"]
 
@@ -22,39 +18,32 @@ _CONTENT = b'{"made_by": "segmint"}\n'  # never changes, so that older marks sta
 _KINDS = frozenset({"runs", "versions", "checkpoints"})
 
 
-def claim(store: Store, path: str) -> None:
+def claim(place: Place, path: str, claimed: set[str]) -> None:
     """Mark the store, and the run, version or checkpoint that `path` is in, unless they are marked.
 
     It comes before their first file, so that the rest of an interrupted write is marked as well.
-    Each `Store` looks once.
+    Folders in `claimed` are marked already; others are added to it.
     """
-    claimed = _claimed(store)
     for folder in _folders(path):
         if folder not in claimed:
             try:
-                store.place.get(folder + MARK)
+                place.get(folder + MARK)
             except MissingError:
-                store.place.put(folder + MARK, [_CONTENT])
+                place.put(folder + MARK, [_CONTENT])
             claimed.add(folder)
 
 
-def forget(store: Store, path: str) -> None:
-    """Look for marks below `path` again, because it is deleted."""
-    for folder in [each for each in _claimed(store) if f"{each}{MARK}/".startswith(f"{path}/")]:
-        _claimed(store).discard(folder)
+def forget(path: str, claimed: set[str]) -> None:
+    """Take what is marked below `path` out of `claimed`, because it is deleted."""
+    claimed -= {folder for folder in claimed if f"{folder}{MARK}/".startswith(f"{path}/")}
 
 
-def is_marked(store: Store, folder: str = "") -> bool:
+def is_marked(place: Place, folder: str = "") -> bool:
     """Return whether segmint wrote into this run, version or checkpoint, or into the store."""
     try:
-        return store.read_bytes(f"{folder}/{MARK}".lstrip("/")) == _CONTENT
+        return place.get(f"{folder}/{MARK}".lstrip("/")) == _CONTENT
     except MissingError:
         return False
-
-
-def _claimed(store: Store) -> set[str]:
-    found: set[str] = store.__dict__.setdefault("_claimed", set())
-    return found
 
 
 def _folders(path: str) -> list[str]:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from infra.store.errors import PublishedError, StoreError
 from infra.store.layout import DTYPES, GROUP, Encoded, Layout, encode
-from infra.store.mark import claim
 from infra.store.marker import FIELD, Marker, read_marker
 from infra.store.seal import FileSum
 from infra.store.store import Store
@@ -54,7 +53,7 @@ def write_shard(
     finished = _finished(store, path, marker, payloads)
     if finished:
         return finished
-    claim(store, path)
+    store.claim(path)
 
     def put(suffix: str, parts: list[bytes | memoryview]) -> None:
         store.place.put(path + suffix, parts)

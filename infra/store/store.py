@@ -11,13 +11,10 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import pandas as pd
 
-from infra.credentials import holds_credential
 from infra.parsing import checked, parse_json
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
@@ -25,6 +22,7 @@ from infra.store.mark import claim, forget
 from infra.store.place import Place, Usage
 from infra.store.seal import plain
 from infra.store.tables import as_frame, parquet, parse_table
+from infra.store.url import resolve_url
 from infra.text import UNSEEN
 
 __all__ = ["NAME", "Store", "as_json", "check_name"]
@@ -47,11 +45,13 @@ class Store:
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    # folders whose mark this object has written or seen
+    _claimed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, url: str, options: Mapping[str, Any] | None = None) -> Store:
         """Return the store at a folder, `file://` or remote URL. Nothing is accessed yet."""
-        return cls(_resolved(url), dict(options or {}))
+        return cls(resolve_url(url), dict(options or {}))
 
     @property
     def place(self) -> Place:
@@ -85,7 +85,7 @@ class Store:
         if not path:
             raise StoreError(f"{self.url} is not deleted as a whole; name what is in it")
         path = _relative(path)
-        forget(self, path)
+        forget(path, self._claimed)
         self.place.delete(path)
 
     def usage(self, path: str) -> Usage:
@@ -103,13 +103,20 @@ class Store:
         """
         path = _relative(path)
         if not self.is_published(path):
-            claim(self, path)
+            self.claim(path)
             self.place.put(path, [data])
         elif not self.exists(path) or self.read_bytes(path) != data:
             raise PublishedError(
                 f"{self.url}/{path}: this version is published and stays as it is; "
                 "take another name"
             )
+
+    def claim(self, path: str) -> None:
+        """Mark the run, version or checkpoint that `path` is in as segmint's (`infra.store.mark`).
+
+        Every write does it first.
+        """
+        claim(self.place, path, self._claimed)
 
     def is_published(self, path: str) -> bool:
         """Whether `path` is in a published dataset version, that is, one with a manifest."""
@@ -199,33 +206,6 @@ def as_json(path: str, value: Any) -> bytes:
     except ValueError as error:  # NaN or infinity, which `read_json` refuses
         raise StoreError(f"{path}: {error}; fix the code that computed it") from error
     return text.encode()
-
-
-def _resolved(url: str) -> str:
-    protocol, mark, rest = url.partition("://")
-    if mark and holds_credential(url):
-        raise StoreError(
-            f"store url of {protocol}: give credentials in AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or in the options; a url has no user, query or fragment"
-        )
-    if UNSEEN.search(url):
-        raise StoreError(
-            f"store url {url!r} has characters that cannot be seen; "
-            "use a folder or s3://bucket/prefix"
-        )
-    if not mark or protocol in ("file", "local"):
-        if not (folder := rest if mark else url).strip():  # else it is the working directory
-            raise StoreError(
-                f"store url {url!r} names no folder; use a folder or s3://bucket/prefix"
-            )
-        return str(Path(folder).expanduser().resolve())
-    if protocol not in fsspec.available_protocols():
-        raise StoreError(
-            f"store url {url!r}: unknown protocol {protocol!r}; use a folder or s3://bucket/prefix"
-        )
-    if not rest.split("/")[0] and protocol != "memory":
-        raise StoreError(f"store url {url!r} names no bucket; use s3://bucket/prefix")
-    return url.rstrip("/")
 
 
 def _opened(url: str, options: Mapping[str, Any]) -> Place:

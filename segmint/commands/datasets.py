@@ -76,7 +76,7 @@ def pin(
 ) -> None:
     """Keep a version for ever, whatever the retention settings say."""
     store = store_of(settings_of(config, flags))
-    from tasks import gc as collect
+    from tasks.gc import collect
 
     if remove:
         collect.unpin(store, version)
@@ -99,7 +99,7 @@ def gc(
     not write stays, and is listed too.
     """
     settings = settings_of(config, flags)
-    from tasks.gc import collect
+    from tasks.gc.collect import collect
 
     found = collect.fn(settings, dry_run=not delete)
     if json:

@@ -72,15 +72,15 @@ def test_a_store_is_not_deleted_as_a_whole(store: Store) -> None:
 
 def test_what_is_written_into_is_marked_once_before_its_first_file(any_store: Store) -> None:
     any_store.write_bytes("pins/a.json", b"{}")
-    assert is_marked(any_store) and not is_marked(any_store, "pins")
+    assert is_marked(any_store.place) and not is_marked(any_store.place, "pins")
     for path in ("runs/a/x", "versions/v/x", "checkpoints/c/x"):
         any_store.write_bytes(path, b"1")
         folder = path.removesuffix("/x")
-        assert is_marked(any_store, folder)
+        assert is_marked(any_store.place, folder)
         any_store.delete(folder)
-        assert not is_marked(any_store, folder)
+        assert not is_marked(any_store.place, folder)
     any_store.write_bytes("runs/a/x", b"1")  # after it was deleted
-    assert is_marked(any_store, "runs/a")
+    assert is_marked(any_store.place, "runs/a")
 
 
 def test_another_program_s_file_with_the_name_of_the_mark_stays(store: Store) -> None:
@@ -88,7 +88,7 @@ def test_another_program_s_file_with_the_name_of_the_mark_stays(store: Store) ->
     Path(store.url, "runs/a/.segmint").write_text("notes")
     store.write_bytes("runs/a/x", b"1")
     assert Path(store.url, "runs/a/.segmint").read_text() == "notes"
-    assert not is_marked(store, "runs/a")
+    assert not is_marked(store.place, "runs/a")
 
 
 def test_reading_what_is_not_there_says_where_it_looked(any_store: Store) -> None:

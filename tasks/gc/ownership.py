@@ -58,7 +58,7 @@ def why_foreign(store: Store, path: str) -> str | None:
     kind, name, *_ = path.split("/")
     if store.is_link(path):
         return "it is a link"
-    if not is_marked(store, f"{kind}/{name}"):
+    if not is_marked(store.place, f"{kind}/{name}"):
         return f"segmint did not make it: it has no {MARK}"
     return None
 

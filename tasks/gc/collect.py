@@ -9,7 +9,7 @@
 | runs/<run> and versions  | `abandoned_days` after a write | they are published              |
 
 pins/<version>.json keeps a version until it is unpinned. What segmint did not write stays and is
-reported (`tasks.ownership`), and so is what cannot be read or deleted.
+reported (`tasks.gc.ownership`), and so is what cannot be read or deleted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
 from infra.store import Published, Store, StoreError, list_versions, read_version
 from infra.store.mark import MARK, is_marked
-from tasks.ownership import Foreign, delete_own, own_names, sort_out, why_foreign
+from tasks.gc.ownership import Foreign, delete_own, own_names, sort_out, why_foreign
 from tasks.promote.pointer import read_champion
 from tasks.run.layout import STAGES, version_name
 from tasks.schemas import Origin, origin_of
@@ -60,7 +60,7 @@ def find_garbage(store: Store, retention: RetentionSettings, now: float) -> Foun
     be deleted. A folder is not searched further once a recent file is found. Raises `StoreError`
     for a folder or bucket that is no store.
     """
-    if not is_marked(store):
+    if not is_marked(store.place):
         if not store.list():
             return Found([], [])
         raise StoreError(

@@ -1,0 +1,1 @@
+"""Garbage collection: what is old and segmint's own is deleted."""
