@@ -20,13 +20,13 @@ from infra.machine import free_space
 from infra.settings import Settings
 from infra.version import DISTRIBUTION
 
-__all__ = ["Check", "diagnose"]
+__all__ = ["Check", "Probe", "check_of", "diagnose"]
 
 API_SECONDS = 5.0  # timeout of Prefect's server and Dask's scheduler
 DASK_PORT = 8786  # Dask's own default
 STORE_SECONDS = 10.0  # how long a bucket's endpoint may be unreachable; a run waits longer
 ROOM = 1 << 30  # bytes that must be free if nothing is known about the run
-_Probe = tuple[str, Callable[[], str], str]  # name, function that returns a finding, remedy
+Probe = tuple[str, Callable[[], str], str]  # name, function that returns a finding, remedy
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def diagnose(
         *_machine_probes(settings, open_generator, needed_bytes),
         *_service_probes(settings),
     ]
-    return [*_versions(), *(_check(*probe) for probe in probes)]
+    return [*_versions(), *(check_of(*probe) for probe in probes)]
 
 
 def _machine_probes(
     settings: Settings, open_generator: Callable[[], str], needed_bytes: int
-) -> list[_Probe]:
+) -> list[Probe]:
     device = settings.generator.device
     url = settings.store.url
     return [
@@ -84,7 +84,7 @@ def _machine_probes(
     ]
 
 
-def _service_probes(settings: Settings) -> Iterator[_Probe]:
+def _service_probes(settings: Settings) -> Iterator[Probe]:
     compute = settings.compute
     yield (
         "compute",
@@ -107,7 +107,8 @@ def _service_probes(settings: Settings) -> Iterator[_Probe]:
         )
 
 
-def _check(name: str, probe: Callable[[], str], remedy: str) -> Check:
+def check_of(name: str, probe: Callable[[], str], remedy: str) -> Check:
+    """Return what a probe finds; an exception that it raises is what is wrong."""
     try:
         return Check(name, True, probe())
     except Exception as error:  # every failure is a finding

@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segmint import console as show
 from segmint.commands.options import Config, Flags, Json, settings_of
 
+if TYPE_CHECKING:
+    from infra.doctor import Check
+    from infra.settings import Settings
+
 __all__ = ["doctor", "pretrain", "setup"]
 
 
-def doctor(config: Config = None, flags: Flags = None, json: Json = False) -> None:
+def doctor(
+    security: Annotated[
+        bool,
+        typer.Option("--security", help="Check instead what of docs/security.md is kept here."),
+    ] = False,
+    config: Config = None,
+    flags: Flags = None,
+    json: Json = False,
+) -> None:
     """Check versions, devices, store, free space, generator and servers; exit 1 if one fails."""
     settings = settings_of(config, flags)
+    checks = _security(settings) if security else _needs(settings)
+    if json:
+        show.as_json([asdict(check) for check in checks])
+    else:
+        rows = [
+            (show.mark(check.ok), check.name, check.detail, "" if check.ok else check.remedy)
+            for check in checks
+        ]
+        title = "What docs/security.md promises" if security else "What a run needs"
+        show.table(title, ["", "check", "found", "remedy"], rows)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _security(settings: Settings) -> list[Check]:
+    from infra.posture import security_checks
+
+    return security_checks(settings)
+
+
+def _needs(settings: Settings) -> list[Check]:
     from infra.doctor import diagnose
     from models.generators import load_pipeline
 
@@ -24,17 +57,7 @@ def doctor(config: Config = None, flags: Flags = None, json: Json = False) -> No
         pipeline = load_pipeline(generator.path, device=generator.device, dtype=generator.dtype)
         return f"{generator.path}: {type(pipeline).__name__} opens"
 
-    checks = diagnose(settings, open_generator=open_generator)
-    if json:
-        show.as_json([asdict(check) for check in checks])
-    else:
-        rows = [
-            (show.mark(check.ok), check.name, check.detail, "" if check.ok else check.remedy)
-            for check in checks
-        ]
-        show.table("What a run needs", ["", "check", "found", "remedy"], rows)
-    if not all(check.ok for check in checks):
-        raise typer.Exit(1)
+    return diagnose(settings, open_generator=open_generator)
 
 
 def setup(
