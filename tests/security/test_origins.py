@@ -13,7 +13,13 @@ import httpx
 import pytest
 from playwright.sync_api import Page
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    temporary_settings,
+)
 
 from infra.access import access, open_doors, require_password
 from infra.local_server import prefect_api
@@ -145,17 +151,15 @@ def test_setup_refuses_a_server_without_a_password(opened: Prefect) -> None:
 
 
 def test_the_server_of_a_command_answers_its_own_processes_alone(tmp_path: Path) -> None:
-    home = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path}/prefect.db"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in home.items():
-            patch.setenv(name, value)
-        with temporary_settings(restore_defaults={PREFECT_API_URL, PREFECT_API_AUTH_STRING}):
-            before = os.environ.get("PREFECT_API_AUTH_STRING")
-            with prefect_api():
-                url = str(PREFECT_API_URL.value())
-                assert list(open_doors(url)) == []
-                assert httpx.post(f"{url}/flows/", json={"name": "theirs"}).status_code == 401
-                assert os.environ["PREFECT_API_AUTH_STRING"] == PREFECT_API_AUTH_STRING.value()
-                with get_client(sync_client=True) as client:
-                    assert client.read_flows() == []
-            assert os.environ.get("PREFECT_API_AUTH_STRING") == before
+    # the flows' tests leave their server's URL and database in the settings of the process
+    left = {PREFECT_API_URL, PREFECT_API_AUTH_STRING, PREFECT_API_DATABASE_CONNECTION_URL}
+    with temporary_settings({PREFECT_HOME: tmp_path / "prefect"}, restore_defaults=left):
+        before = os.environ.get("PREFECT_API_AUTH_STRING")
+        with prefect_api():
+            url = str(PREFECT_API_URL.value())
+            assert list(open_doors(url)) == []
+            assert httpx.post(f"{url}/flows/", json={"name": "theirs"}).status_code == 401
+            assert os.environ["PREFECT_API_AUTH_STRING"] == PREFECT_API_AUTH_STRING.value()
+            with get_client(sync_client=True) as client:
+                assert client.read_flows() == []
+        assert os.environ.get("PREFECT_API_AUTH_STRING") == before
