@@ -29,7 +29,7 @@ SECONDS = 600.0  # for a command to reach its first shard, on a busy machine
 def segmint(folder: Path, *words: str, **environment: str) -> Iterator[Terminal]:
     """Run a command with the configuration of `benchmarks.stopping`, but for minutes."""
     config = folder / "two words.toml"
-    lasting = CONFIG.replace("images = 8", "images = 800")
+    lasting = CONFIG.replace("images = 8", "images = 200")
     config.write_text(lasting.format(store=folder / "store"))
     command = [sys.executable, "-m", "segmint", *words, "--config", str(config)]
     terminal = Terminal(command, {"PREFECT_HOME": str(folder / "prefect"), **environment})
