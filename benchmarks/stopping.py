@@ -232,13 +232,14 @@ class Terminal:
         name, _, value = self._mark.partition("=")
         self._master, slave = pty.openpty()
         # As an interactive shell starts it: no signal is ignored, although whoever started us may
-        # ignore SIGINT, and the pty is the controlling terminal. Each word becomes the next.
+        # ignore SIGINT, and the pty is the controlling terminal. On a dumb one nothing would move.
+        # Each word becomes the next.
         self.process = subprocess.Popen(
             ["env", "--default-signal", "setsid", "--ctty", *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, **environment, name: value},
+            env={**os.environ, "TERM": "xterm", **environment, name: value},
         )
         os.close(slave)
         self._output = bytearray()
