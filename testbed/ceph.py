@@ -8,19 +8,19 @@ but ignored for uploads in several parts.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
 from pathlib import Path
 
+from testbed.cache import cache_folder, made_once
 from testbed.processes import answers, end, free_ports, spawned, wait_for
 from testbed.swift import S3Server
 
 __all__ = ["Ceph"]
 
 VERSION = "16.2.15"
-CACHE = Path(__file__).parent.parent / "out" / "cache" / f"ceph-{VERSION}"
+CACHE = cache_folder(f"ceph-{VERSION}")
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 FSID = "11111111-2222-4333-8444-555555555555"
 OSD = "22222222-2222-4333-8444-555555555555"
@@ -180,22 +180,18 @@ class Ceph(S3Server):
 def _unpacked() -> Path:
     """Return the folder with the unpacked packages; the first process that calls makes it."""
     debs, lists, tree = (CACHE / name for name in ("debs", "lists", "tree"))
-    for folder in (debs, lists):
-        (folder / "partial").mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (CACHE / "complete").exists():
-            folders = {
-                "Dir::State::lists": lists,
-                "Dir::Cache": CACHE,
-                "Dir::Cache::archives": debs,
-            }
-            own = [f"-o{name}={folder}" for name, folder in folders.items()]
-            own.append("-oDebug::NoLocking=1")
-            subprocess.run(["apt-get", "-qq", *own, "update"], check=True)
-            wanted = ["install", "--download-only", "--no-install-recommends", *PACKAGES]
-            subprocess.run(["apt-get", "-qq", *own, *wanted], check=True)
-            for package in sorted(debs.glob("*.deb")):
-                subprocess.run(["dpkg", "-x", package, tree], check=True)
-            (CACHE / "complete").touch()
+
+    def make() -> None:
+        for folder in (debs, lists):
+            (folder / "partial").mkdir(parents=True, exist_ok=True)
+        folders = {"Dir::State::lists": lists, "Dir::Cache": CACHE, "Dir::Cache::archives": debs}
+        own = [f"-o{name}={folder}" for name, folder in folders.items()]
+        own.append("-oDebug::NoLocking=1")
+        subprocess.run(["apt-get", "-qq", *own, "update"], check=True)
+        wanted = ["install", "--download-only", "--no-install-recommends", *PACKAGES]
+        subprocess.run(["apt-get", "-qq", *own, *wanted], check=True)
+        for package in sorted(debs.glob("*.deb")):
+            subprocess.run(["dpkg", "-x", package, tree], check=True)
+
+    made_once(CACHE, make)
     return tree

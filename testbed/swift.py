@@ -9,11 +9,9 @@ is not atomic: do not test races for one key with it.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +20,13 @@ from typing import Any
 
 import pytest
 
+from testbed.cache import cache_folder, packages
 from testbed.processes import answers, end, free_ports, spawned, wait_for
 
 __all__ = ["Bucket", "S3Server", "Swift", "bucket", "s3"]
 
 VERSION = "2.38.3"
-CACHE = Path(__file__).parent.parent / "out" / "cache" / f"swift-{VERSION}"
+CACHE = cache_folder(f"swift-{VERSION}")
 ACCESS_KEY = "test:tester"
 SECRET_KEY = "testing"
 REGION = "us-east-1"
@@ -152,7 +151,7 @@ class Swift(S3Server):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.python = _installed()
+        self.python = packages(CACHE, f"swift=={VERSION}") / "python"
         kinds = ("proxy", "account", "container", "object")
         self.ports = dict(zip(kinds, free_ports(4), strict=True))
         self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
@@ -215,16 +214,3 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 def bucket(s3: Swift) -> Bucket:
     """A new bucket for one test."""
     return s3.new_bucket()
-
-
-def _installed() -> Path:
-    """Return the Python of the environment with Swift; the first process that calls makes it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (CACHE / "complete").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE / "venv"], check=True)
-            pip = [str(CACHE / "venv" / "bin" / "python"), "-m", "pip"]
-            subprocess.run([*pip, "install", "--quiet", f"swift=={VERSION}"], check=True)
-            (CACHE / "complete").touch()
-    return CACHE / "venv" / "bin" / "python"

@@ -30,8 +30,8 @@ from models.masks import AffinityNet
 from models.segmenters import build_segmenter, pack_segmenter
 from tasks.refine.affinity import read_affinity
 from tasks.train.checkpoints import _sha256, load_checkpoint, snapshots_in
+from testbed.inputs import small_voc
 from tests.malformed import file
-from tests.malformed.images import voc
 from tests.malformed.stored import store_of
 from tests.models.test_segmenters import TINY
 
@@ -193,7 +193,7 @@ def test_a_damaged_label_is_read_as_it_was_or_named(tmp_path: Path) -> None:
     label = np.random.default_rng(0).integers(0, 3, (24, 32), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(label).save(buffer, "PNG")
-    folder = voc(tmp_path)
+    folder = small_voc(tmp_path)
     Image.new("RGB", (32, 24), (9, 9, 9)).save(folder / "JPEGImages" / "a.jpg")
     path = file(folder / "SegmentationClass/a.png", buffer.getvalue())
     check(

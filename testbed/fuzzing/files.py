@@ -15,7 +15,8 @@ from infra.vocabulary import load_vocabulary
 from models.segmenters.configs import read_config
 from tasks.plan.captions import read_captions
 from tasks.plan.rows import PlanError
-from testbed.fuzzing.target import Target, put
+from testbed.fuzzing.target import Target
+from testbed.inputs import file, small_voc
 
 __all__ = ["FILES"]
 
@@ -61,19 +62,11 @@ model = dict(
 # Folders in VOC layout
 
 
-def _voc(folder: Path) -> None:
-    for below in ("JPEGImages", "SegmentationClass"):
-        (folder / below).mkdir(parents=True)
-    Image.new("RGB", (3, 2), (9, 9, 9)).save(folder / "JPEGImages" / "a.jpg")
-    Image.new("L", (3, 2), 1).save(folder / "SegmentationClass" / "a.png")
-    put(folder, "ImageSets/Segmentation/val.txt", b"a\n")
-
-
 def _pictures(below: str, *kinds: str) -> Callable[[Path], Iterable[bytes]]:
     """Prepare a VOC folder, and pictures of these modes as inputs for one of its folders."""
 
     def prepare(folder: Path) -> Iterable[bytes]:
-        _voc(folder)
+        small_voc(folder)
         for mode in kinds:
             with io.BytesIO() as buffer:
                 picture = Image.new(mode, (3, 2), 1 if mode in "LP" else (1, 2, 3))
@@ -85,7 +78,7 @@ def _pictures(below: str, *kinds: str) -> Callable[[Path], Iterable[bytes]]:
 
 def _read_voc(name: str) -> Callable[[Path, bytes], object]:
     def attempt(folder: Path, data: bytes) -> object:
-        put(folder, name, data)
+        file(folder / name, data)
         return [*VocFolder(folder, "val", _CLASSES)]
 
     return attempt
@@ -93,7 +86,7 @@ def _read_voc(name: str) -> Callable[[Path, bytes], object]:
 
 def _listed(text: bytes) -> Callable[[Path], Iterable[bytes]]:
     def prepare(folder: Path) -> Iterable[bytes]:
-        _voc(folder)
+        small_voc(folder)
         return [text]
 
     return prepare
@@ -102,29 +95,29 @@ def _listed(text: bytes) -> Callable[[Path], Iterable[bytes]]:
 FILES: dict[str, Target] = {
     "settings-toml": Target(
         _written("toml", [_TOML]),
-        lambda folder, data: Settings(_file=put(folder, "a.toml", data)),
+        lambda folder, data: Settings(_file=file(folder / "a.toml", data)),
         (SettingsError,),
     ),
     "settings-yaml": Target(
         _written("yaml", [_YAML]),
-        lambda folder, data: Settings(_file=put(folder, "a.yaml", data)),
+        lambda folder, data: Settings(_file=file(folder / "a.yaml", data)),
         (SettingsError,),
     ),
     "flags": Target(_written("flag", _FLAGS), _flag, (SettingsError,)),
     "vocabulary": Target(
         _written("json", [_VOCABULARY]),
-        lambda folder, data: load_vocabulary(str(put(folder, "pets.json", data))),
+        lambda folder, data: load_vocabulary(str(file(folder / "pets.json", data))),
         (ValueError,),
         is_json=True,
     ),
     "captions": Target(
         _written("txt", ["a car\na bird on the grass\n"]),
-        lambda folder, data: read_captions(str(put(folder, "captions.txt", data))),
+        lambda folder, data: read_captions(str(file(folder / "captions.txt", data))),
         (PlanError,),
     ),
     "config": Target(
         _written("py", [_CONFIG]),
-        lambda folder, data: read_config(put(folder, "config.py", data)),
+        lambda folder, data: read_config(file(folder / "config.py", data)),
         (ValueError,),
     ),
     "voc-label": Target(

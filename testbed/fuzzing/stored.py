@@ -23,10 +23,8 @@ from infra.store import (
     Store,
     StoreError,
     list_versions,
-    publish_version,
     read_shard,
     read_version,
-    write_shard,
 )
 from infra.store.groups import GroupedTable
 from infra.store.layout import check
@@ -38,7 +36,8 @@ from tasks.promote.pointer import read_champion
 from tasks.report.stored_run import read_stored_run
 from tasks.select.ranking import read_ranking
 from tasks.train.checkpoints import read_meta
-from testbed.fuzzing.target import Target, put
+from testbed.fuzzing.target import Target
+from testbed.inputs import CHAMPION, META, PLAN, file, small_shard, small_version
 
 __all__ = ["STORED"]
 
@@ -55,7 +54,7 @@ def _of_store(path: str, read: Callable[[Store], object]) -> Callable[[Path, byt
 
     def attempt(folder: Path, data: bytes) -> object:
         store = _store(folder)
-        put(folder, f"store/{path}", data)
+        file(folder / f"store/{path}", data)
         return read(store)
 
     return attempt
@@ -81,34 +80,18 @@ def _unsealed(data: bytes) -> bytes:
 # Records of a store
 
 
-def _published(folder: Path) -> Store:
-    store = _store(folder)
-    _write_shard(store, "versions/v1/data/00000")
-    meta = {"run": "nightly", "classes": {"car": 1}}
-    shards = ["versions/v1/data/00000"]
-    publish_version(store, "v1", shards=shards, meta=meta, files={"card.md": b"# v1\n"})
-    return store
-
-
-def _write_shard(store: Store, path: str = _SHARD) -> None:
-    label = np.zeros((3, 16, 16), np.uint8)
-    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    rows = pd.DataFrame({"id": list("abc"), "row": [0, 1, 2]})
-    write_shard(store, path, {"label": label, "image": image}, rows)
-
-
 def _marker(folder: Path) -> Iterable[bytes]:
     store = _store(folder)
-    _write_shard(store)
+    small_shard(store, _SHARD)
     return [_unsealed(store.read_bytes(f"{_SHARD}.json"))]
 
 
 def _manifest(folder: Path) -> Iterable[bytes]:
-    return [_unsealed(_published(folder).read_bytes("versions/v1/manifest.json"))]
+    return [_unsealed(small_version(_store(folder)).read_bytes("versions/v1/manifest.json"))]
 
 
 def _entry(folder: Path) -> Iterable[bytes]:
-    store = _published(folder)
+    store = small_version(_store(folder))
     [path] = [f"publications/{name}" for name in store.list("publications") if "." in name]
     return [_unsealed(store.read_bytes(path))]
 
@@ -123,7 +106,7 @@ def _read_whole(store: Store) -> object:
 
 def _object(folder: Path) -> Iterable[bytes]:
     store = _store(folder)
-    _write_shard(store)
+    small_shard(store, _SHARD)
     data = store.read_bytes(_SHARD + _suffix(unseal(store.read_bytes(f"{_SHARD}.json"))))
     shutil.copyfile(folder / "store" / f"{_SHARD}.json", folder / "marker.json")
     return [data[:-4]]
@@ -145,8 +128,8 @@ def _read_object(folder: Path, data: bytes) -> object:
     marker["files"][suffix]["size"] = len(body) + 52
     marker["checks"]["label"] = b"".join(map(check, frames)).hex()
     text = index.tobytes()
-    put(folder, f"store/{_SHARD}{suffix}", body + text + check(text))
-    put(folder, f"store/{_SHARD}.json", seal(marker))
+    file(folder / f"store/{_SHARD}{suffix}", body + text + check(text))
+    file(folder / f"store/{_SHARD}.json", seal(marker))
     return read_shard(store, _SHARD)
 
 
@@ -155,7 +138,7 @@ def _read_object(folder: Path, data: bytes) -> object:
 
 def _table(folder: Path) -> Iterable[bytes]:
     store = _store(folder)
-    _write_shard(store)
+    small_shard(store, _SHARD)
     return [_unstamped(store.read_bytes(f"{_SHARD}.parquet"))]
 
 
@@ -172,22 +155,8 @@ def _stamped(read: Callable[[Path, bytes], object]) -> Callable[[Path, bytes], o
     return lambda folder, data: read(folder, stamp(data) if BLANK in data else data)
 
 
-_ROWS = {
-    "row": [0, 1, 2],
-    "id": ["0", "1", "2"],
-    "kind": ["single", "negative", "composed"],
-    "prompt": ["a car", "sand", "a car"],
-    "classes": [["car"], [], ["car"]],
-    "phrases": [["car"], [], ["car"]],
-    "background": ["sand"] * 3,
-    "seed": [1, 2, 3],
-    "shard": [0, 0, 1],
-    "sources": [[], [], [1, 0]],
-}
-
-
 def _plan(folder: Path) -> Iterable[bytes]:
-    return [bytes(stored_plan([pd.DataFrame(_ROWS)]))]
+    return [bytes(stored_plan([pd.DataFrame(PLAN)]))]
 
 
 def _read_plan(store: Store) -> object:
@@ -197,15 +166,6 @@ def _read_plan(store: Store) -> object:
 
 # Plain JSON of a store
 
-_EVALUATION = {
-    "set": "scenes",
-    "fingerprint": "a" * 64,
-    "images": 3,
-    "miou": 0.5,
-    "iou": {"car": 0.5},
-}
-_CHAMPION = {"checkpoint": "c", "version": "v", "evaluation": _EVALUATION, "budget": {"car": 1.0}}
-_META = {"checkpoint": "c", "version": "v", "manifest": "", "files": {}, "classes": ["car"]}
 _RANKING = {"bars": {"car": {"score": 0.5, "row": 1}}, "losses": {"1": 0.5}}
 _VOCABULARY_OF_A_RUN = {"classes": [{"id": 1, "name": "car", "palette": [0, 0, 0]}]}
 _SETTINGS = {"settings": {}, "sample_settings": {"vocabulary": _VOCABULARY_OF_A_RUN}}
@@ -234,8 +194,8 @@ STORED: dict[str, Target] = {
         (StoreError,),
     ),
     "plan": Target(_plan, _stamped(_of_store(_PLAN, _read_plan)), (StoreError, PlanError)),
-    "champion": _json("champions/00000001.json", _CHAMPION, read_champion),
-    "checkpoint": _json("checkpoints/c/meta.json", _META, lambda store: read_meta(store, "c")),
+    "champion": _json("champions/00000001.json", CHAMPION, read_champion),
+    "checkpoint": _json("checkpoints/c/meta.json", META, lambda store: read_meta(store, "c")),
     "ranking": _json(
         "runs/nightly/ranking.json", _RANKING, lambda store: read_ranking(store, "runs/nightly")
     ),

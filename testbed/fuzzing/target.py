@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Target", "put"]
+__all__ = ["Target"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,3 @@ class Target:
         """Read one input. Raises whatever is not the reader's own error."""
         with suppress(*self.errors):
             self.read(folder, data)
-
-
-def put(folder: Path, name: str, data: bytes) -> Path:
-    """Write a file below a folder; return its path."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path

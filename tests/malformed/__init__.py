@@ -5,8 +5,11 @@ error must say.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
+
+from testbed.inputs import file
+
+__all__ = ["DEEP", "Attempt", "Case", "Cases", "file"]
 
 DEEP = 100_000  # brackets, more than any reader can follow
 
@@ -26,9 +29,3 @@ class Case(NamedTuple):
 
 
 Cases = Iterator[tuple[str, Case]]
-
-
-def file(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path

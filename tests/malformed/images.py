@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from infra.voc import VocError, VocFolder
+from testbed.inputs import small_voc
 from tests.malformed import Case, Cases, file
 
 
@@ -40,15 +41,6 @@ def chunk(name: bytes, content: bytes) -> bytes:
         + content
         + struct.pack(">I", zlib.crc32(name + content))
     )
-
-
-def voc(folder: Path) -> Path:
-    for below in ("JPEGImages", "SegmentationClass"):
-        (folder / below).mkdir(parents=True)
-    Image.new("RGB", (3, 2), (9, 9, 9)).save(folder / "JPEGImages" / "a.jpg")
-    Image.new("L", (3, 2), 1).save(folder / "SegmentationClass" / "a.png")
-    file(folder / "ImageSets/Segmentation/val.txt", "a\n")
-    return folder
 
 
 def cases() -> Cases:
@@ -130,15 +122,15 @@ def cases() -> Cases:
 
 
 def labelled(folder: Path, content: bytes) -> object:
-    file(voc(folder) / "SegmentationClass/a.png", content)
+    file(small_voc(folder) / "SegmentationClass/a.png", content)
     return VocFolder(folder, "val", ["ground", "car"])[0]
 
 
 def listed(folder: Path, stems: bytes) -> object:
-    file(voc(folder) / "ImageSets/Segmentation/val.txt", stems + b"\n")
+    file(small_voc(folder) / "ImageSets/Segmentation/val.txt", stems + b"\n")
     return VocFolder(folder, "val", ["ground", "car"])
 
 
 def named(folder: Path, classes: bytes) -> object:
-    file(voc(folder) / "classes.txt", classes)
+    file(small_voc(folder) / "classes.txt", classes)
     return VocFolder(folder, "val", ["ground", "car"])

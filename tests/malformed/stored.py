@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import safetensors.torch
 import torch
@@ -18,10 +17,8 @@ from infra.store import (
     ShardReader,
     Store,
     StoreError,
-    publish_version,
     read_shard,
     read_version,
-    write_shard,
 )
 from infra.store.layout import check
 from infra.store.seal import seal, seal_tensors, unseal
@@ -29,6 +26,7 @@ from tasks.refine.affinity import read_affinity
 from tasks.report.stored_run import read_stored_run
 from tasks.schemas import origin_of
 from tasks.train.checkpoints import read_meta
+from testbed.inputs import small_shard, small_version
 from tests.malformed import DEEP, Case, Cases, file
 
 MARKER = "runs/nightly/refine/00000"
@@ -102,14 +100,7 @@ def names() -> Cases:
 
 def shard(store: Store, path: str = MARKER) -> dict[str, Any]:
     """Write a shard and return its marker's content."""
-    label = np.zeros((3, 16, 16), np.uint8)
-    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    write_shard(
-        store,
-        path,
-        {"label": label, "image": image},
-        pd.DataFrame({"id": list("abc"), "row": [0, 1, 2]}),
-    )
+    small_shard(store, path)
     return unseal(store.read_bytes(f"{path}.json"))
 
 
@@ -253,11 +244,7 @@ def read_raw(store: Store, path: str, content: bytes, read: Callable[[Store], ob
 
 def published(store: Store) -> dict[str, Any]:
     """Publish a version and return its manifest's content."""
-    shard(store, "versions/v1/data/00000")
-    meta = {"run": "nightly", "classes": {"car": 1}}
-    publish_version(
-        store, "v1", shards=["versions/v1/data/00000"], meta=meta, files={"card.md": b"# v1\n"}
-    )
+    small_version(store)
     return unseal(store.read_bytes("versions/v1/manifest.json"))
 
 

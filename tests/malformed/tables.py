@@ -23,6 +23,7 @@ from tasks.promote.pointer import read_champion
 from tasks.report.stored_run import read_stored_run
 from tasks.select.ranking import read_ranking
 from tasks.train.checkpoints import load_checkpoint, read_meta
+from testbed.inputs import CHAMPION, EVALUATION, META, PLAN
 from testbed.plans import write_plan
 from tests.malformed import DEEP, Case, Cases
 from tests.malformed.stored import read_raw, store_of
@@ -77,20 +78,6 @@ def tables() -> Cases:
         )
 
 
-PLAN = {
-    "row": [0, 1, 2],
-    "id": ["0", "1", "2"],
-    "kind": ["single", "negative", "composed"],
-    "prompt": ["a car", "sand", "a car"],
-    "classes": [["car"], [], ["car"]],
-    "phrases": [["car"], [], ["car"]],
-    "background": ["sand"] * 3,
-    "seed": [1, 2, 3],
-    "shard": [0, 0, 1],
-    "sources": [[], [], [1, 0]],
-}
-
-
 def plans() -> Cases:
     changes: dict[str, tuple[dict[str, Any], str]] = {
         "shard that leads out": ({"shard": ["../x"] * 3}, "shard"),
@@ -140,17 +127,6 @@ def plans() -> Cases:
                 f"no column '{column}'",
             ),
         )
-
-
-EVALUATION = {
-    "set": "scenes",
-    "fingerprint": "a" * 64,
-    "images": 3,
-    "miou": 0.5,
-    "iou": {"car": 0.5},
-}
-CHAMPION = {"checkpoint": "c", "version": "v", "evaluation": EVALUATION, "budget": {"car": 1.0}}
-META = {"checkpoint": "c", "version": "v", "manifest": "", "files": {}, "classes": []}
 
 
 def records() -> Cases:

@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 
 from infra.store import Store
 from testbed.seaweed import VERSION, Seaweed
-from tests.security.deployed import composed, environment, made_secrets
+from tests.security.deployed import environment, made_secrets
 from tests.security.grpc import called
 
 pytestmark = [pytest.mark.server, pytest.mark.debian, pytest.mark.slow]
@@ -39,11 +39,6 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "s3.json").chmod(0o644)
     (folder / "s3.json").write_text(json.dumps(config))
     return folder
-
-
-@pytest.fixture(scope="module")
-def services(secrets: Path) -> dict[str, Any]:
-    return dict(composed(secrets.parent, "compose.yaml")["services"])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from testbed.processes import answers, end, free_ports, spawned, wait_until
-from tests.security.deployed import composed, environment, made_secrets
+from tests.security.deployed import environment, made_secrets
 
 pytestmark = [pytest.mark.debian, pytest.mark.server, pytest.mark.slow]
 
@@ -45,11 +45,6 @@ with Client(sys.argv[1], timeout=5) as client:
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_secrets(tmp_path_factory.mktemp("compose") / "compose")
-
-
-@pytest.fixture(scope="module")
-def services(secrets: Path) -> dict[str, Any]:
-    return dict(composed(secrets.parent, "compose.yaml")["services"])
 
 
 # Prefect
