@@ -6,12 +6,12 @@ from pathlib import Path
 
 from prefect import flow
 
-from infra.settings.places import check_places
+from infra.settings.places import NO_VALUE, check_places
 from tasks.pretrain import Recipe, autoencoder, diffusion, oracle
 
 __all__ = ["pretrain"]
 
-_FOLDERS = {"folder": r"(?!)", "start": r"(?!)"}  # no other value than the worker's own is harmless
+_FOLDERS = {"folder": NO_VALUE, "start": NO_VALUE}
 
 
 @flow(name="pretrain", flow_run_name="pretrain")
@@ -21,5 +21,5 @@ def pretrain(recipe: Recipe) -> tuple[Path, Path]:
     Args:
         recipe: Steps, data and output directory.
     """
-    check_places(recipe.model_dump(mode="json"), Recipe().model_dump(mode="json"), _FOLDERS)
+    check_places(recipe.model_dump(mode="json"), lambda: Recipe().model_dump(mode="json"), _FOLDERS)
     return diffusion(recipe, autoencoder(recipe)), oracle(recipe)

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
-__all__ = ["HARMLESS", "MASK", "holds_credential", "is_harmless", "public", "remember", "scrub"]
+__all__ = [
+    "HARMLESS",
+    "MASK",
+    "holds_credential",
+    "is_harmless",
+    "leaves",
+    "public",
+    "remember",
+    "scrub",
+]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -131,20 +140,21 @@ def _parameter(pair: str) -> str:
 
 def remember(options: Mapping[str, Any]) -> None:
     """Let `scrub` remove the credentials among the options of a store, in this process."""
-    for path, value in _leaves(options):
+    for path, value in leaves(options):
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
         if isinstance(value, str) and not is_harmless(path, value):
             _known.update(_spellings(value))
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the path and value of everything in nested values that is no table and no list."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, (*path, str(name)))
+            yield from leaves(inner, (*path, str(name)))
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _leaves(inner, path)
+            yield from leaves(inner, path)
     else:
         yield path, value
 

@@ -8,13 +8,13 @@ environment.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Secret, SecretBytes, SecretStr
 
 from infra.config_files import SettingsError
-from infra.credentials import holds_credential, is_harmless
+from infra.credentials import holds_credential, is_harmless, leaves
 from infra.layers import Layer
 
 __all__ = ["Hidden", "hide", "hide_all", "refuse_written", "reveal", "shown_names", "written"]
@@ -92,7 +92,9 @@ def refuse_written(layers: Sequence[Layer]) -> None:
     with a user, a query or a fragment anywhere.
     """
     for layer in layers:
-        for path, value in _leaves(layer.values):
+        for path, value in leaves(layer.values):
+            if isinstance(value, _SECRETS):
+                continue
             named = shown_names(path)
             where = f"{'.'.join(named)} ({layer.origin(named)})"
             if path[:2] == _OPTIONS and not is_harmless(path[2:], value):
@@ -103,15 +105,3 @@ def refuse_written(layers: Sequence[Layer]) -> None:
                     f"setting {where} has a user, a password, a query or a fragment, which would "
                     f"be shown: {remedy}"
                 )
-
-
-def _leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the path and value of everything that is no table, list or hidden value."""
-    if isinstance(values, Mapping):
-        for name, inner in values.items():
-            yield from _leaves(inner, (*path, str(name)))
-    elif isinstance(values, (list, tuple)):
-        for inner in values:
-            yield from _leaves(inner, path)
-    elif not isinstance(values, _SECRETS):
-        yield path, values

@@ -13,14 +13,15 @@ from prefect.settings import PREFECT_API_URL, PREFECT_PROFILES_PATH
 from infra.access import ACCESS_REMEDY, access
 from infra.credentials import public
 from infra.doctor import Check, Probe, check_of
+from infra.hidden import reveal
+from infra.memory import memory_limit
 from infra.settings import Settings
 from infra.sources import ALLOWED
+from infra.store.url import endpoint_of
 
 __all__ = ["security_checks"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_UNLIMITED = 1 << 60  # cgroup v1 says it as a number of this size, v2 as "max"
 
 
 def security_checks(settings: Settings) -> list[Check]:
@@ -32,12 +33,14 @@ def _probes(settings: Settings) -> Iterator[Probe]:
     yield ("access", access, ACCESS_REMEDY)
     yield (
         "server's address",
-        lambda: _private("PREFECT_API_URL", PREFECT_API_URL.value() or ""),
+        lambda: _private("PREFECT_API_URL", PREFECT_API_URL.value()),
         "put the server behind https, or reach it through a tunnel",
     )
     yield (
         "bucket's address",
-        lambda: _private("the bucket's endpoint", _endpoint()),
+        lambda: _private(
+            "the bucket's endpoint", endpoint_of(reveal(settings.store.options)) or ""
+        ),
         "give AWS_ENDPOINT_URL with https",
     )
     yield (
@@ -52,16 +55,14 @@ def _probes(settings: Settings) -> Iterator[Probe]:
     yield ("memory", _memory, "give the worker a memory limit: a container's, or MemoryMax")
 
 
-def _private(what: str, url: str) -> str:
+def _private(what: str, url: str | None) -> str:
     """Say that a URL is not read by others on the way. Raises `RuntimeError` if it may be."""
+    if not url:
+        return "none set"
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise RuntimeError(f"{what} is {public(url)}: passwords and data travel in clear")
-    return f"{public(url)}" if url else "none set"
-
-
-def _endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return public(url)
 
 
 def _dask(runner: str) -> str:
@@ -112,8 +113,6 @@ def _store(url: str) -> str:
 
 
 def _memory() -> str:
-    for file in map(Path, _CGROUP_LIMITS):
-        text = file.read_text().strip() if file.is_file() else "max"
-        if text != "max" and int(text) < _UNLIMITED:
-            return f"at most {int(text) / 1e9:.1f} GB"
-    raise RuntimeError("no limit: one hostile file can take all memory of the machine")
+    if (limit := memory_limit()) is None:
+        raise RuntimeError("no limit: one hostile file can take all memory of the machine")
+    return f"at most {limit / 1e9:.1f} GB"

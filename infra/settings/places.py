@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +19,50 @@ from infra.settings.section import booleans
 from infra.sources import ALLOWED, SettingsError
 from infra.text import UNSEEN
 
-__all__ = ["PLACES", "check_places"]
+__all__ = ["NO_VALUE", "PLACES", "check_places"]
 
 _WORKER = "PREFECT__FLOW_RUN_ID"  # Prefect sets it in the process of a run that a worker starts
-_NONE = r"(?!)"
+NO_VALUE = r"(?!)"  # no value names no place
 _NAME = r"[A-Za-z][A-Za-z0-9_-]*"
 # Settings that name a place, each with a pattern of the values that name none.
 PLACES: Mapping[str, str] = {
     "vocabulary": _NAME,
-    "store.url": _NONE,
-    "store.options": _NONE,
-    "store.block": _NONE,
-    "plan.captions": _NONE,
+    "store.url": NO_VALUE,
+    "store.options": NO_VALUE,
+    "store.block": NO_VALUE,
+    "plan.captions": NO_VALUE,
     "generator.path": "embedded",
     "train.model": _NAME,
     "train.real": "drawn",
-    "evaluate.voc": _NONE,
+    "evaluate.voc": NO_VALUE,
     "compute.runner": "threads|dask-local|dask-kubernetes",
-    "compute.kubernetes.namespace": _NONE,
-    "compute.kubernetes.image": _NONE,
-    "compute.kubernetes.secret": _NONE,
-    "compute.kubernetes.service_account": _NONE,
-    "watch.metrics": _NONE,
+    "compute.kubernetes.namespace": NO_VALUE,
+    "compute.kubernetes.image": NO_VALUE,
+    "compute.kubernetes.secret": NO_VALUE,
+    "compute.kubernetes.service_account": NO_VALUE,
+    "watch.metrics": NO_VALUE,
     "watch.lines": "-",
-    "watch.links": _NONE,
+    "watch.links": NO_VALUE,
 }
 
 
 def check_places(
-    given: Mapping[str, Any], own: Mapping[str, Any], places: Mapping[str, str] = PLACES
+    given: Mapping[str, Any],
+    own: Callable[[], Mapping[str, Any]],
+    places: Mapping[str, str] = PLACES,
 ) -> None:
     """Raise `SettingsError` if a worker's flow run was given a place that the worker has not.
 
-    `given` are the nested values of the parameters, `own` those of the environment and defaults.
+    `given` are the nested values of the parameters. `own` returns those of the environment and
+    defaults; it is called on a worker only.
     """
     if _WORKER not in os.environ:
         return
+    values = own()
     for path, value in _leaves(given):
         field = ".".join(path)
         harmless = next((places[p] for p in places if f"{field}.".startswith(f"{p}.")), None)
-        if harmless is None or value is None or _same(value, _at(own, path)):
+        if harmless is None or value is None or _same(value, _at(values, path)):
             continue
         if not re.fullmatch(harmless, str(value)) and not _is_allowed(str(value)):
             variable = f"{PREFIX}{DELIMITER.join(path).upper()}" if places is PLACES else ""

@@ -93,8 +93,7 @@ class Settings(BaseSettings):
         problem = ""
         try:
             refuse_written(layers)
-            defaults = Layer("the default", type(self).model_construct().model_dump())
-            check_places(values, own=merge([*layers[1:], defaults]))
+            check_places(values, own=lambda: merge([*layers[1:], _defaults(type(self))]))
             super().__init__(**merge(layers))
         except ValidationError as error:
             problem = explain(error, layers, type(self))
@@ -153,3 +152,7 @@ class Settings(BaseSettings):
     def identity(self) -> str:
         """SHA-256 (64 hex digits) of the settings that can change a sample."""
         return hash_samples(self.sample_settings())
+
+
+def _defaults(model: type[BaseSettings]) -> Layer:
+    return Layer("the default", model.model_construct().model_dump())

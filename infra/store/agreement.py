@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import re
 import secrets
 import time
@@ -21,7 +22,7 @@ import time
 from infra.store.errors import StoreError
 from infra.store.store import Store
 
-__all__ = ["agree"]
+__all__ = ["agree", "back_off"]
 
 # A listing has to show what was written within this time. S3, Ceph and folders show it at once.
 LISTED_SECONDS = 60.0
@@ -77,3 +78,11 @@ def _state(store: Store, folder: str, number: int, statement: str) -> _Statement
 
 def _values(stated: _Statements, word: str) -> set[str]:
     return {value for each, value in stated if each == word}
+
+
+def back_off(begun: float) -> None:
+    """Wait about as long as the round that began then (`time.monotonic`), by chance more or less.
+
+    Processes that do not meet again need fewer rounds.
+    """
+    time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from botocore.exceptions import (
 from infra.credentials import remember, scrub
 from infra.store.errors import CorruptShardError, MissingError, StoreError
 from infra.store.place import Usage
+from infra.store.url import endpoint_of
 
 __all__ = ["RETRY_SECONDS", "Bucket"]
 
@@ -214,10 +214,6 @@ def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
     No stale listings, one layer of retries, and path-style URLs for custom endpoints.
     """
     config = {"retries": {"total_max_attempts": 1}, **options.get("config_kwargs", {})}
-    if (
-        options.get("endpoint_url")
-        or os.environ.get("AWS_ENDPOINT_URL")
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-    ):
+    if endpoint_of(options):
         config.setdefault("s3", {"addressing_style": "path"})
     return {"use_listings_cache": False, **options, "config_kwargs": config}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import random
 import re
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from infra.parsing import checked
-from infra.store.agreement import agree
+from infra.store.agreement import agree, back_off
 from infra.store.errors import CorruptShardError, FormatError, MissingError, StoreError
 from infra.store.manifest import Date, Manifest, Name, Number, manifest_path, read_version
 from infra.store.seal import Count, FileSum, Sha256, seal_record, unseal_record
@@ -164,8 +163,7 @@ def append(store: Store, manifest: Manifest) -> Manifest:
         if entry.version == manifest.version:
             with suppress(MissingError):  # deleted since
                 return read_version(store, manifest.version)
-        # publishers that do not meet again need fewer rounds
-        time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))
+        back_off(begun)
     raise AssertionError("unreachable")
 
 

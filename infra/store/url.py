@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -10,7 +13,7 @@ from infra.credentials import holds_credential
 from infra.store.errors import StoreError
 from infra.text import UNSEEN
 
-__all__ = ["resolve_url"]
+__all__ = ["endpoint_of", "resolve_url"]
 
 
 def resolve_url(url: str) -> str:
@@ -42,3 +45,9 @@ def resolve_url(url: str) -> str:
     if not rest.split("/")[0] and protocol != "memory":
         raise StoreError(f"store url {url!r} names no bucket; use s3://bucket/prefix")
     return url.rstrip("/")
+
+
+def endpoint_of(options: Mapping[str, Any]) -> str | None:
+    """Return the address of the S3 server that the options or the environment name, if any."""
+    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    return options.get("endpoint_url") or next(filter(None, named), None)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 
     from models.segmenters import ArraySet
 
-__all__ = ["EvaluationSet", "chosen_set", "divide", "drawn_truth", "voc_photographs"]
+__all__ = ["EvaluationSet", "chosen_set", "divide", "drawn_truth"]
 
 # Offset of the deciding scenes' seeds from the first held-out one; no evaluation draws that many.
 DECIDING = 1 << 32
@@ -61,24 +61,19 @@ def drawn_truth(count: int, classes: Sequence[str], first: int = 0) -> ArraySet:
     return ArraySet(DrawnScenes(count, HELD_OUT + first), classes)
 
 
-def voc_photographs(root: Path, split: str, classes: Sequence[str]) -> ArraySet:
-    """Return the photographs of a folder in VOC layout, labelled with the ids of `classes`.
-
-    Label ids are matched by name if the folder has a `classes.txt`.
-    """
-    from models.segmenters import ArraySet
-
-    return ArraySet(VocFolder(root, split, classes), classes)
-
-
 def chosen_set(chosen: EvaluateSettings, classes: Sequence[str]) -> EvaluationSet:
-    """Return the set that the settings name, labelled with the ids of `classes`."""
+    """Return the set that the settings name, labelled with the ids of `classes`.
+
+    Label ids of a folder are matched by name if it has a `classes.txt`.
+    """
     from torch.utils.data import ConcatDataset
+
+    from models.segmenters import ArraySet
 
     if chosen.voc is not None:
         name = f"{Path(chosen.voc).name} val"
-        photographs = voc_photographs(Path(chosen.voc), "val", classes)
-        largest = VocFolder(Path(chosen.voc), "val", classes).largest()
+        folder = VocFolder(Path(chosen.voc), "val", classes)
+        photographs = ArraySet(folder, classes)
         return EvaluationSet(
             photographs,
             len(photographs),
@@ -86,7 +81,7 @@ def chosen_set(chosen: EvaluateSettings, classes: Sequence[str]) -> EvaluationSe
             f"{name}, reporting half",
             f"{name}, deciding half",
             _by_first_bit,
-            largest,
+            folder.largest(),
         )
     reported = drawn_truth(chosen.images, classes)
     deciding = drawn_truth(chosen.images, classes, DECIDING)

@@ -13,13 +13,13 @@ champion that its entry follows.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra.events import MOVED, emit
 from infra.store import MissingError, Store, StoreError, read_version
+from infra.store.agreement import back_off
 from infra.store.log import append_entry, read_last
 from tasks.evaluate.stored import evaluation_path, list_evaluations
 from tasks.promote.budget import keep_rates, next_budget
@@ -60,8 +60,7 @@ def move_champion(
         begun = time.monotonic()
         if entry == before or append_entry(store, CHAMPIONS, number + 1, entry):
             break
-        # processes that do not meet again need fewer rounds
-        time.sleep(random.uniform(0, 2) * (time.monotonic() - begun))
+        back_off(begun)
     moved = before is None or before["checkpoint"] != entry["checkpoint"]
     if moved:
         told = {"version": entry["version"], "reason": reason}

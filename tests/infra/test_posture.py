@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_PROFILES_PATH, temporary_settings
 
-from infra import posture
+import infra.memory
 from infra.doctor import Check
 from infra.posture import security_checks
 from infra.settings import Settings
@@ -46,6 +47,11 @@ def test_a_bucket_in_clear_off_this_machine_is_named(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     assert checks()["bucket's address"].ok is kept
+
+
+def test_a_bucket_in_clear_that_only_the_options_name_is_named() -> None:
+    options = {"endpoint_url": "http://s3.example.org"}
+    assert not checks(Settings(store={"options": options}))["bucket's address"].ok
 
 
 @pytest.mark.parametrize(
@@ -93,11 +99,11 @@ def test_root_is_named(user: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("limit", "kept"), [("max", False), (str(1 << 32), True), (str((1 << 63) - 4096), False)]
+    ("limit", "kept"),
+    [(psutil.virtual_memory().total, False), (1 << 28, True), ((1 << 63) - 4096, False)],
 )
 def test_memory_without_a_limit_is_named(
-    limit: str, kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    limit: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "limit").write_text(limit)
-    monkeypatch.setattr(posture, "_CGROUP_LIMITS", (str(tmp_path / "limit"),))
+    monkeypatch.setattr(infra.memory, "MEMORY_LIMIT", limit)
     assert checks()["memory"].ok is kept

@@ -11,12 +11,12 @@ from PIL import Image
 
 from infra.settings import EvaluateSettings, Settings
 from infra.store import Store, StoreError
-from infra.voc import VocError
+from infra.voc import VocError, VocFolder
 from models.embedded.world import HELD_OUT
-from models.segmenters import Segmenter, build_segmenter
+from models.segmenters import ArraySet, Segmenter, build_segmenter
 from tasks.evaluate.evaluate import evaluate
 from tasks.evaluate.measure import evaluate_segmenter, iou_of_counts, measure
-from tasks.evaluate.sets import chosen_set, divide, drawn_truth, voc_photographs
+from tasks.evaluate.sets import chosen_set, divide, drawn_truth
 from tasks.evaluate.stored import evaluation_path, list_evaluations, read_counts
 from tasks.train.train import train
 from tests.infra.test_voc import add
@@ -104,6 +104,10 @@ def test_an_id_beyond_the_classes_is_named(painter: Segmenter) -> None:
             cast(Any, [{**painted([[0, 0]]), "label": torch.full((1, 2), 7, dtype=torch.uint8)}]),
             "odd",
         )
+
+
+def voc_photographs(root: Path, split: str, classes: tuple[str, ...]) -> ArraySet:
+    return ArraySet(VocFolder(root, split, classes), classes)
 
 
 def test_photographs_are_measured_at_their_own_size(painter: Segmenter, tmp_path: Path) -> None:
