@@ -39,6 +39,7 @@ from infra.vocabulary import Vocabulary, load_vocabulary
 from segmint.__main__ import shown_command
 from tests.security.shapes import LOGINS, SHAPES, merged, toml
 
+OWN = "Zq7nOWNk"  # longer than what is in a database's random base64 by chance
 PROJECT = Path(__file__).parents[2]
 VARIABLE = "SEGMINT_STORE__OPTIONS"
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES)
@@ -234,13 +235,14 @@ def test_errors_and_logs_of_libraries_show_none_that_is_in_use(
 
 def test_a_store_that_cannot_be_reached_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real s3fs and botocore, at an address where nobody listens."""
-    secrets = {"key": "AKIAZq7nA", "secret": "Zq7nB/+x", "token": "Zq7nC=="}
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "Zq7nD")
-    for host, shown in (("127.0.0.1:9", True), ("me:Zq7nE@127.0.0.1:9/?t=Zq7nF", False)):
+    secrets = {"key": f"AKIA{OWN}A", "secret": f"{OWN}B/+x", "token": f"{OWN}C=="}
+    monkeypatch.setenv("AWS_SESSION_TOKEN", f"{OWN}D")
+    login = f"me:{OWN}E@127.0.0.1:9/?t={OWN}F"
+    for host, shown in (("127.0.0.1:9", True), (login, False)):
         options = {**secrets, "endpoint_url": f"http://{host}", "retry_seconds": 0}
         with pytest.raises(StoreError) as error:
             Store.open("s3://bucket", options).probe()
-        assert "Zq7n" not in whole(error.value)
+        assert OWN not in whole(error.value)
         assert ("http://127.0.0.1:9" in str(error.value)) == shown
 
 
@@ -303,9 +305,9 @@ def test_after_real_runs_nothing_is_in_database_store_logs_and_output(tmp_path: 
     """
     own = {
         VARIABLE: json.dumps(merged()),
-        "AWS_ACCESS_KEY_ID": "AKIAZq7nAWS",
-        "AWS_SECRET_ACCESS_KEY": "Zq7n/AWS+secret",
-        "AWS_SESSION_TOKEN": "Zq7nAWStoken==",
+        "AWS_ACCESS_KEY_ID": f"AKIA{OWN}AWS",
+        "AWS_SECRET_ACCESS_KEY": f"{OWN}/AWS+secret",
+        "AWS_SESSION_TOKEN": f"{OWN}AWStoken==",
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_LOGGING_LEVEL": "DEBUG",
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
@@ -314,9 +316,9 @@ def test_after_real_runs_nothing_is_in_database_store_logs_and_output(tmp_path: 
     }
     unset = ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
     environment = {name: text for name, text in os.environ.items() if name not in unset} | own
-    url = "http://me:Zq7nURL@127.0.0.1:9/?t=Zq7nQUERY"
-    away = {"endpoint_url": url, "key": "Zq7nKEY", "secret": "Zq7nEND"}
-    block = json.dumps(merged() | {"more": "Zq7nBLOCK"})
+    url = f"http://me:{OWN}URL@127.0.0.1:9/?t={OWN}QUERY"
+    away = {"endpoint_url": url, "key": f"{OWN}KEY", "secret": f"{OWN}END"}
+    block = json.dumps(merged() | {"more": f"{OWN}BLOCK"})
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(away)],
         input=block.encode(),
@@ -332,6 +334,6 @@ def test_after_real_runs_nothing_is_in_database_store_logs_and_output(tmp_path: 
     database = b"".join(data for name, data in contents.items() if "prefect.db" in name)
     assert database.count(b"num_inference_steps") and database.count(b"Custom endpoint `***`")
     assert b"tiny" in contents["store/runs/tiny/settings.json"] and len(contents) > 10
-    needles = [secret.encode() for _, secret in SHAPES.values()] + [b"Zq7n"]
+    needles = [secret.encode() for _, secret in SHAPES.values()] + [OWN.encode()]
     found = [(name, n) for name, data in contents.items() for n in needles if n in data]
     assert not found
