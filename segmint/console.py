@@ -143,7 +143,7 @@ class _Bars:
 
 
 class _Lines:
-    """A line per stage every `PLAIN_SECONDS` and at its end, where there is no terminal."""
+    """A line per stage every `PLAIN_SECONDS` and at its end, where lines cannot be redrawn."""
 
     def __init__(self, running: RunningTotals) -> None:
         self._running = running
@@ -170,7 +170,7 @@ def progress() -> Iterator[None]:
 
     running = RunningTotals()
     with listening(running):
-        if not messages.is_terminal:
+        if not messages.is_terminal or messages.is_dumb_terminal:  # neither can redraw a line
             with listening(_Lines(running)):
                 yield
             return

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shlex
@@ -26,7 +27,7 @@ from tasks.plan.resolve import resolve, with_weights
 from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
 from tasks.publish.samples import version_of
-from tasks.run.progress import Event
+from tasks.run.progress import Event, Report
 
 
 class Shell:
@@ -272,6 +273,17 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     begun, halfway = Event("refine", 0, "00000", 0, 4), Event("refine", 2, "00000", 2, 4)
     told(begun, halfway, Event("refine", 2, "00000", 4, 4, ended=True), ticks=count(0.0, 1.0))
     assert capsys.readouterr().err == "refine      100 % · 2.0/s · 4 of 4\n"
+
+
+def test_a_terminal_that_cannot_redraw_shows_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, _environ={"TERM": "dumb"})
+    monkeypatch.setattr(console, "messages", terminal)
+    with console.progress():
+        with Report("refine", "00000", 4) as report:
+            report(4)
+            report.complete()
+        assert shown.getvalue().startswith("refine      100 %")
 
 
 def test_a_stage_s_rate_counts_from_its_first_task_not_from_its_announcement(
