@@ -4,9 +4,11 @@
 |---|---|
 | presets.py, configs.py, fitting.py | named models and config files, fitted to a list of classes |
 | checks.py | what a config may hold; everything else is refused |
+| weights.py | initial weights from files, whatever their names |
 | networks.py | builds networks, packs them as safetensors and JSON, and opens those |
 | sources.py | labelled sets: the drawn world, arrays, VOC folders |
 | samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
+| schedules.py | the optimiser, schedule and augmentations of a config |
 | training.py, hooks.py | the training; learning rate, curve and resuming |
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
@@ -16,7 +18,7 @@
 
 from models.segmenters.copies import paste_object
 from models.segmenters.hooks import Snapshots, TrainingError
-from models.segmenters.inference import batches_of_one_size, predict_probabilities
+from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
 from models.segmenters.memory import bytes_to_predict
 from models.segmenters.networks import (
     Segmenter,
@@ -28,8 +30,10 @@ from models.segmenters.networks import (
 )
 from models.segmenters.presets import PRESETS
 from models.segmenters.samples import Augmentation, LabelledItem
+from models.segmenters.schedules import read_schedule
 from models.segmenters.sources import ArraySet, DrawnScenes
 from models.segmenters.training import Execution, Trained, TrainingRecipe, train_segmenter
+from models.segmenters.weights import WeightsFile, initial_weights, load_weights
 
 __all__ = [
     "PRESETS",
@@ -37,19 +41,24 @@ __all__ = [
     "Augmentation",
     "DrawnScenes",
     "Execution",
+    "Inference",
     "LabelledItem",
     "Segmenter",
     "Snapshots",
     "Trained",
     "TrainingError",
     "TrainingRecipe",
+    "WeightsFile",
     "batches_of_one_size",
     "build_segmenter",
     "bytes_to_predict",
+    "initial_weights",
     "load_segmenter",
+    "load_weights",
     "pack_segmenter",
     "paste_object",
     "predict_probabilities",
+    "read_schedule",
     "save_segmenter",
     "train_segmenter",
     "unpack_segmenter",

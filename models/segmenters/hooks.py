@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,16 @@ import torch
 
 from models.segmenters.openmmlab import Hook
 
-__all__ = ["Begin", "Curve", "Resume", "Schedule", "Snapshots", "TrainingError", "read_snapshot"]
+__all__ = [
+    "Begin",
+    "Curve",
+    "Resume",
+    "Schedule",
+    "Schedulers",
+    "Snapshots",
+    "TrainingError",
+    "read_snapshot",
+]
 
 Row = dict[str, float]
 
@@ -60,18 +69,41 @@ class Schedule(Hook):  # type: ignore[misc]  # mmengine has no types
             group["lr"] = self.rate(runner.iter)
 
 
+class Schedulers(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Step a config's schedulers after each step; a resumed training makes up for those before."""
+
+    def __init__(self, schedulers: Sequence[Any]) -> None:
+        self._schedulers = schedulers
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Go to the step at which the training begins."""
+        for _ in range(runner.iter):
+            self._step()
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Set the rates of the next step."""
+        self._step()
+
+    def _step(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler.step()
+
+
 class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Start from given weights.
+    """Start from given weights; unless they have to be `whole`, tensors that they lack stay random.
 
     The Runner draws random weights before it starts, so they cannot be loaded any earlier.
     """
 
-    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, torch.Tensor], *, whole: bool) -> None:
         self._weights = weights
+        self._whole = whole
 
     def before_train(self, runner: Any) -> None:
         """Load them."""
-        runner.model.load_state_dict(self._weights)
+        runner.model.load_state_dict(self._weights, strict=self._whole)
 
 
 @dataclass
@@ -129,8 +161,9 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
     """Resume a training from the `saved` state, and write new state when a row of the curve ends.
 
     The state is complete: weights, the optimiser's state (`Muon`: momentum of hidden matrices,
-    AdamW's moments of all else), torch's random generators and the curve. So the steps after it are
-    those of an uninterrupted training. It is one safetensors file; its JSON notes are a tensor.
+    AdamW's moments of all else; a config's: its tensors), torch's random generators and the curve.
+    So the steps after it are those of an uninterrupted training. It is one safetensors file; its
+    JSON notes are a tensor.
     """
 
     priority = "LOW"  # after `Curve` has closed its row
@@ -175,7 +208,8 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
         notes = json.dumps({**self._notes, "step": step, "curve": self._curve.rows})
         tensors = {f"model.{name}": value for name, value in runner.model.state_dict().items()}
         for index, moments in runner.optim_wrapper.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+            kept = {name: value for name, value in moments.items() if value is not None}
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in kept.items()}
         tensors |= {f"generator.{name}": value for name, value in _generators().items()}
         tensors["notes"] = torch.frombuffer(bytearray(notes.encode()), dtype=torch.uint8)
         return safetensors.torch.save(

@@ -7,17 +7,28 @@ import time
 import uuid
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.muon import Muon
-from models.segmenters.hooks import Begin, Curve, Resume, Schedule, Snapshots, read_snapshot
+from models.segmenters.hooks import (
+    Begin,
+    Curve,
+    Resume,
+    Schedule,
+    Schedulers,
+    Snapshots,
+    read_snapshot,
+)
 from models.segmenters.networks import Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
 from models.segmenters.precision import optim_wrapper, probe_precision
 from models.segmenters.samples import Augmentation, TrainingView, Views, collate
+from models.segmenters.schedules import ConfigSchedule, ConfigViews, read_schedule
+from models.segmenters.weights import Loaded, WeightsFile, load_weights
 
 __all__ = ["Execution", "Trained", "TrainingRecipe", "train_segmenter"]
 
@@ -30,7 +41,10 @@ class TrainingRecipe:
     """What decides the weights, apart from the data.
 
     `learning_rate` is the peak learning rate of `Muon`; `crop` is (H, W) in pixels, None for the
-    first sample's size. `precision` is "auto" (probed), "fp32", "bf16" or "fp16".
+    first sample's size. `weights` are files of initial weights, later ones stronger; what they lack
+    is random. With `schedule` "config", optimiser, decay, rates, crop and scaling are those of the
+    config, and `weight_decay`, `warmup` and `scale` are not used. `precision` is "auto" (probed),
+    "fp32", "bf16" or "fp16".
     """
 
     config: str
@@ -42,6 +56,8 @@ class TrainingRecipe:
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.75, 1.33)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    weights: tuple[WeightsFile, ...] = ()
+    schedule: str = "segmint"
     seed: int = 0
     precision: str = "auto"
 
@@ -72,13 +88,15 @@ class Execution:
 class Trained:
     """A segmenter, how it was trained, and its training curve.
 
-    Rows of the curve are `step`, mean `loss` since the row before, and `learning_rate`.
+    Rows of the curve are `step`, mean `loss` since the row before, and `learning_rate`. `weights`
+    says of each file of initial weights how much of it was used (see `Loaded.summary`).
     """
 
     segmenter: Segmenter
     curve: list[dict[str, float]]
     precision: str
     seconds: float
+    weights: list[dict[str, Any]]
 
 
 def train_segmenter(
@@ -91,18 +109,20 @@ def train_segmenter(
 ) -> Trained:
     """Train `recipe.config` on a labelled set; return the network in evaluation mode, on the CPU.
 
-    Initial weights are random, or those of `start`, a segmenter of the same config and classes.
+    Initial weights are those of `start`, a segmenter of the same config and classes; without one,
+    those of the recipe's files, or random.
 
     On one machine with one number of threads, equal samples, recipe and precision give equal
     weights, on a CPU bit for bit, interrupted or not. On CUDA two runs differ by the order of
     atomic additions.
 
-    Raises `ValueError` for an empty set or a sample that does not fit, `TrainingError` if the loss
-    is not finite.
+    Raises `ValueError` for an empty set, and for a sample or weights that do not fit;
+    `TrainingError` if the loss is not finite.
     """
     begun = time.perf_counter()
     device = execution.resolve_device()
-    crop = recipe.crop or _first_size(samples)
+    schedule = read_schedule(recipe.config) if recipe.schedule == "config" else None
+    crop = recipe.crop or (schedule and schedule.crop) or _first_size(samples)
     notes: dict[str, Any] = {"recipe": asdict(recipe), "classes": list(classes), "crop": crop}
     curve = Curve(recipe.steps, recipe.batch_size, execution.every, execution.progress)
     with isolated():
@@ -113,14 +133,25 @@ def train_segmenter(
             saved["notes"]["precision"] if saved else _precision(segmenter, recipe, crop, device)
         )
         position = saved["notes"]["step"] * recipe.batch_size if saved else 0
-        view = TrainingView(samples, _views(recipe, crop, len(classes)), position)
-        hooks: list[Any] = [curve, *([Begin(start.network.state_dict())] if start else [])]
+        views = _views(recipe, crop, len(classes), schedule)
+        view = TrainingView(samples, views, position)
+        files = [] if start else [load_weights(segmenter.network, file) for file in recipe.weights]
+        initial = start.network.state_dict() if start else _merged(files)
+        hooks: list[Any] = [curve, Begin(initial, whole=start is not None)]
         if execution.snapshots:
             hooks.append(Resume(execution.snapshots, notes, curve, saved))
         loader = _loader(view, recipe, execution.workers)
-        _run(segmenter.network.to(device), recipe, notes["precision"], device, loader, hooks)
+        network = segmenter.network.to(device)
+        rates = _rates(network, recipe, schedule, notes["precision"], device)
+        _run(network, recipe, device, loader, rates, hooks)
     segmenter.network.to("cpu").eval()
-    return Trained(segmenter, curve.rows, notes["precision"], time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    summaries = [file.summary() for file in files]
+    return Trained(segmenter, curve.rows, notes["precision"], seconds, summaries)
+
+
+def _merged(files: Sequence[Loaded]) -> dict[str, Tensor]:
+    return {name: value for file in files for name, value in file.state.items()}
 
 
 def _first_size(samples: Dataset[Any]) -> tuple[int, int]:
@@ -135,9 +166,9 @@ def _first_size(samples: Dataset[Any]) -> tuple[int, int]:
 def _run(
     network: torch.nn.Module,
     recipe: TrainingRecipe,
-    precision: str,
     device: str,
     loader: DataLoader[dict[str, Any]],
+    rates: _Rates,
     hooks: Sequence[Any],
 ) -> None:
     """Run all steps of a training by mmengine."""
@@ -146,7 +177,6 @@ def _run(
         "max_iters": recipe.steps,
         "fast_forward_on_resume": True,
     }
-    schedule = Schedule(recipe.learning_rate, recipe.warmup, recipe.steps)
     with tempfile.TemporaryDirectory() as folder:
         QuietRunner(
             device=device,
@@ -155,8 +185,8 @@ def _run(
             experiment_name=uuid.uuid4().hex,
             train_dataloader=loader,
             train_cfg=loop,
-            optim_wrapper=_optimiser(network, recipe, precision, device),
-            custom_hooks=[*hooks, schedule],
+            optim_wrapper=rates.optimiser,
+            custom_hooks=[*hooks, rates.schedule],
             randomness={"seed": recipe.seed},
         ).train()
 
@@ -169,9 +199,15 @@ def _precision(
     return probe_precision(segmenter.network, (recipe.batch_size, *crop), device)
 
 
-def _views(recipe: TrainingRecipe, crop: tuple[int, int], num_classes: int) -> Views:
+def _views(
+    recipe: TrainingRecipe,
+    crop: tuple[int, int],
+    num_classes: int,
+    schedule: ConfigSchedule | None,
+) -> Views:
     length = recipe.steps * recipe.batch_size
-    return Views(length, num_classes, crop, recipe.scale, recipe.seed, recipe.augmentation)
+    own = ConfigViews(schedule) if schedule else None
+    return Views(length, num_classes, crop, recipe.scale, recipe.seed, recipe.augmentation, own)
 
 
 def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoader[dict[str, Any]]:
@@ -185,10 +221,36 @@ def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoa
     return DataLoader(view, recipe.batch_size, collate_fn=collate, **options)
 
 
-def _optimiser(
-    network: torch.nn.Module, recipe: TrainingRecipe, precision: str, device: str
-) -> Any:
-    """Return mmengine's wrapper of `Muon`; every head's classifier is trained without it."""
-    classifiers = [p for name, p in network.named_parameters() if "conv_seg." in name]
-    optimiser = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=classifiers)
-    return optim_wrapper(optimiser, precision, device, clip_grad={"max_norm": _CLIP})
+class _Rates(NamedTuple):
+    """mmengine's wrapper of an optimiser, and the hook that sets the learning rate of each step."""
+
+    optimiser: Any
+    schedule: Any
+
+
+def _rates(
+    network: torch.nn.Module,
+    recipe: TrainingRecipe,
+    schedule: ConfigSchedule | None,
+    precision: str,
+    device: str,
+) -> _Rates:
+    """Return the config's optimiser and schedule, or `Muon` with warm-up and cosine.
+
+    Every head's classifier is trained without Muon.
+    """
+    if schedule:
+        built = schedule.build_optimiser(network, recipe.learning_rate)
+        options = {"clip_grad": built.clip_grad_kwargs} if built.clip_grad_kwargs else {}
+        accumulated = built._accumulative_counts
+        optimiser = optim_wrapper(
+            built.optimizer, precision, device, accumulative_counts=accumulated, **options
+        )
+        return _Rates(optimiser, Schedulers(schedule.build_schedulers(optimiser, recipe.steps)))
+    last = ("conv_seg.", "class_predictor.")
+    classifiers = [p for name, p in network.named_parameters() if any(n in name for n in last)]
+    muon = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=classifiers)
+    return _Rates(
+        optim_wrapper(muon, precision, device, clip_grad={"max_norm": _CLIP}),
+        Schedule(recipe.learning_rate, recipe.warmup, recipe.steps),
+    )
