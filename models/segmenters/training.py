@@ -5,98 +5,26 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence, Sized
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence, Sized
+from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.muon import Muon
-from models.segmenters.hooks import (
-    Begin,
-    Curve,
-    Resume,
-    Schedule,
-    Schedulers,
-    Snapshots,
-    read_snapshot,
-)
+from models.segmenters.hooks import Begin, Curve
 from models.segmenters.networks import Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
-from models.segmenters.precision import optim_wrapper, probe_precision
-from models.segmenters.samples import Augmentation, TrainingView, Views, collate
+from models.segmenters.precision import probe_precision
+from models.segmenters.rates import Rates, rates_of
+from models.segmenters.recipe import Execution, Trained, TrainingRecipe
+from models.segmenters.samples import TrainingView, Views, collate
 from models.segmenters.schedules import ConfigSchedule, ConfigViews, read_schedule
-from models.segmenters.weights import Loaded, WeightsFile, load_weights
+from models.segmenters.snapshots import Resume, read_snapshot
+from models.segmenters.weights import Loaded, load_weights
 
-__all__ = ["Execution", "Trained", "TrainingRecipe", "train_segmenter"]
-
-# largest norm of a step's gradient; lets a transformer start from random weights at a high rate
-_CLIP = 1.0
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """What decides the weights, apart from the data.
-
-    `learning_rate` is the peak learning rate of `Muon`; `crop` is (H, W) in pixels, None for the
-    first sample's size. `weights` are files of initial weights, later ones stronger; what they lack
-    is random. With `schedule` "config", optimiser, decay, rates, crop and scaling are those of the
-    config, and `weight_decay`, `warmup` and `scale` are not used. `precision` is "auto" (probed),
-    "fp32", "bf16" or "fp16".
-    """
-
-    config: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.01
-    warmup: int = 100
-    crop: tuple[int, int] | None = None
-    scale: tuple[float, float] = (0.75, 1.33)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    weights: tuple[WeightsFile, ...] = ()
-    schedule: str = "segmint"
-    seed: int = 0
-    precision: str = "auto"
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a training runs; on a CPU nothing of it changes the weights.
-
-    `device` is "auto", "cpu" or "cuda". `workers` is the number of loading processes, 0 for none.
-    `progress` gets a row of the curve every `every` steps, with `steps` and `images_per_second`.
-    A training that finds its own state in `snapshots` resumes from it.
-    """
-
-    device: str = "auto"
-    workers: int = 0
-    progress: Callable[[dict[str, float]], None] | None = None
-    every: int = 25
-    snapshots: Snapshots | None = None
-
-    def resolve_device(self) -> str:
-        """Return the device; "auto" is CUDA if there is any, else the CPU."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A segmenter, how it was trained, and its training curve.
-
-    Rows of the curve are `step`, mean `loss` since the row before, and `learning_rate`. `weights`
-    says of each file of initial weights how much of it was used (see `Loaded.summary`).
-    """
-
-    segmenter: Segmenter
-    curve: list[dict[str, float]]
-    precision: str
-    seconds: float
-    weights: list[dict[str, Any]]
+__all__ = ["train_segmenter"]
 
 
 def train_segmenter(
@@ -109,15 +37,12 @@ def train_segmenter(
 ) -> Trained:
     """Train `recipe.config` on a labelled set; return the network in evaluation mode, on the CPU.
 
-    Initial weights are those of `start`, a segmenter of the same config and classes; without one,
-    those of the recipe's files, or random.
+    Initial weights are those of `start` (same config and classes), of the recipe, or random.
 
     On one machine with one number of threads, equal samples, recipe and precision give equal
     weights, on a CPU bit for bit, interrupted or not. On CUDA two runs differ by the order of
-    atomic additions.
-
-    Raises `ValueError` for an empty set, and for a sample or weights that do not fit;
-    `TrainingError` if the loss is not finite.
+    atomic additions. Raises `ValueError` for an empty set, and for a sample or weights that do not
+    fit; `TrainingError` if the loss is not finite.
     """
     begun = time.perf_counter()
     device = execution.resolve_device()
@@ -129,29 +54,28 @@ def train_segmenter(
         saved = read_snapshot(execution.snapshots, notes)
         torch.manual_seed(recipe.seed)
         segmenter = build_segmenter(recipe.config, classes)
-        notes["precision"] = (
-            saved["notes"]["precision"] if saved else _precision(segmenter, recipe, crop, device)
-        )
-        position = saved["notes"]["step"] * recipe.batch_size if saved else 0
+        found = saved["notes"] if saved else {"step": 0}
+        notes["precision"] = found.get("precision") or _precision(segmenter, recipe, crop, device)
         views = _views(recipe, crop, len(classes), schedule)
-        view = TrainingView(samples, views, position)
+        view = TrainingView(samples, views, found["step"] * recipe.batch_size)
         files = [] if start else [load_weights(segmenter.network, file) for file in recipe.weights]
-        initial = start.network.state_dict() if start else _merged(files)
-        hooks: list[Any] = [curve, Begin(initial, whole=start is not None)]
-        if execution.snapshots:
-            hooks.append(Resume(execution.snapshots, notes, curve, saved))
-        loader = _loader(view, recipe, execution.workers)
+        resume = [Resume(each, notes, curve, saved) for each in [execution.snapshots] if each]
+        hooks = [curve, _begin(start, files), *resume]
         network = segmenter.network.to(device)
-        rates = _rates(network, recipe, schedule, notes["precision"], device)
-        _run(network, recipe, device, loader, rates, hooks)
-    segmenter.network.to("cpu").eval()
-    seconds = time.perf_counter() - begun
-    summaries = [file.summary() for file in files]
-    return Trained(segmenter, curve.rows, notes["precision"], seconds, summaries)
+        rates = rates_of(network, recipe, schedule, notes["precision"], device)
+        _run(network, recipe, device, _loader(view, recipe, execution.workers), rates, hooks)
+    network.to("cpu").eval()
+    used = [file.summary() for file in files]
+    return Trained(segmenter, curve.rows, notes["precision"], time.perf_counter() - begun, used)
 
 
-def _merged(files: Sequence[Loaded]) -> dict[str, Tensor]:
-    return {name: value for file in files for name, value in file.state.items()}
+def _begin(start: Segmenter | None, files: Sequence[Loaded]) -> Begin:
+    if start:
+        return Begin(start.network.state_dict(), whole=True)
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= file.state
+    return Begin(weights, whole=False)
 
 
 def _first_size(samples: Dataset[Any]) -> tuple[int, int]:
@@ -168,7 +92,7 @@ def _run(
     recipe: TrainingRecipe,
     device: str,
     loader: DataLoader[dict[str, Any]],
-    rates: _Rates,
+    rates: Rates,
     hooks: Sequence[Any],
 ) -> None:
     """Run all steps of a training by mmengine."""
@@ -186,7 +110,7 @@ def _run(
             train_dataloader=loader,
             train_cfg=loop,
             optim_wrapper=rates.optimiser,
-            custom_hooks=[*hooks, rates.schedule],
+            custom_hooks=[*hooks, rates.hook],
             randomness={"seed": recipe.seed},
         ).train()
 
@@ -219,38 +143,3 @@ def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoa
         "generator": torch.Generator(),
     }
     return DataLoader(view, recipe.batch_size, collate_fn=collate, **options)
-
-
-class _Rates(NamedTuple):
-    """mmengine's wrapper of an optimiser, and the hook that sets the learning rate of each step."""
-
-    optimiser: Any
-    schedule: Any
-
-
-def _rates(
-    network: torch.nn.Module,
-    recipe: TrainingRecipe,
-    schedule: ConfigSchedule | None,
-    precision: str,
-    device: str,
-) -> _Rates:
-    """Return the config's optimiser and schedule, or `Muon` with warm-up and cosine.
-
-    Every head's classifier is trained without Muon.
-    """
-    if schedule:
-        built = schedule.build_optimiser(network, recipe.learning_rate)
-        options = {"clip_grad": built.clip_grad_kwargs} if built.clip_grad_kwargs else {}
-        accumulated = built._accumulative_counts
-        optimiser = optim_wrapper(
-            built.optimizer, precision, device, accumulative_counts=accumulated, **options
-        )
-        return _Rates(optimiser, Schedulers(schedule.build_schedulers(optimiser, recipe.steps)))
-    last = ("conv_seg.", "class_predictor.")
-    classifiers = [p for name, p in network.named_parameters() if any(n in name for n in last)]
-    muon = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=classifiers)
-    return _Rates(
-        optim_wrapper(muon, precision, device, clip_grad={"max_norm": _CLIP}),
-        Schedule(recipe.learning_rate, recipe.warmup, recipe.steps),
-    )

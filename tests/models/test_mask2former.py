@@ -14,7 +14,7 @@ from models.segmenters import (
     train_segmenter,
     unpack_segmenter,
 )
-from models.segmenters.mask2former import _mask_losses, _match, _targets
+from models.segmenters.mask_losses import mask_losses, match, targets_of
 from tests.models.test_segmenters import CLASSES, Squares
 
 POINTS = 4096
@@ -38,7 +38,7 @@ def perfect(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_targets_are_the_classes_of_the_label() -> None:
-    target = _targets(label())
+    target = targets_of(label())
     assert target.ids.tolist() == [0, 1, 2]
     assert target.masks.sum((1, 2)).tolist() == [(label() == n).sum().item() for n in range(3)]
     assert target.valid[:, 31].sum() == 0 and target.valid[:, :31].all()
@@ -46,18 +46,18 @@ def test_targets_are_the_classes_of_the_label() -> None:
 
 def test_each_class_gets_the_query_that_fits_it() -> None:
     classes, masks = perfect(label())
-    target = _targets(label())
-    queries, matched = _match(classes, masks, target, POINTS)
+    target = targets_of(label())
+    queries, matched = match(classes, masks, target, POINTS)
     pairs = dict(zip(target.ids[matched].tolist(), queries.tolist(), strict=True))
     assert pairs == {0: 2, 1: 4, 2: 1}
 
 
 def test_perfect_masks_cost_nothing_and_swapped_ones_much() -> None:
     _, masks = perfect(label())
-    target = _targets(label())
+    target = targets_of(label())
     queries = torch.tensor([2, 4, 1])
-    right = _mask_losses(masks[queries], target, torch.arange(3), POINTS)
-    wrong = _mask_losses(masks[queries.roll(1)], target, torch.arange(3), POINTS)
+    right = mask_losses(masks[queries], target, torch.arange(3), POINTS)
+    wrong = mask_losses(masks[queries.roll(1)], target, torch.arange(3), POINTS)
     # at the borders even sharp masks are half right between two pixels, and most points lie there
     assert right[0] < 0.2 * wrong[0] and right[1] < 0.3 * wrong[1]
 
@@ -65,13 +65,13 @@ def test_perfect_masks_cost_nothing_and_swapped_ones_much() -> None:
 def test_pixels_of_255_get_no_gradient_whatever_they_say() -> None:
     ids = label()
     ids[:, 20:] = 255
-    target = _targets(ids)
+    target = targets_of(ids)
     for value in (-5.0, 5.0):
         masks = torch.zeros(2, 32, 32)
         masks[:, :, 22:] = value  # far enough from the valid pixels that sampling mixes none in
         masks.requires_grad_()
         torch.manual_seed(0)
-        sum(_mask_losses(masks, target, torch.arange(2), POINTS)).backward()  # type: ignore[union-attr]
+        sum(mask_losses(masks, target, torch.arange(2), POINTS)).backward()  # type: ignore[union-attr]
         assert masks.grad is not None
         assert masks.grad[:, :, 21:].abs().max() == 0 and masks.grad[:, :, :20].abs().max() > 0
 
@@ -79,7 +79,7 @@ def test_pixels_of_255_get_no_gradient_whatever_they_say() -> None:
 def test_a_class_under_255_alone_is_none() -> None:
     ids = label()
     ids[ids == 2] = 255
-    assert _targets(ids).ids.tolist() == [0, 1]
+    assert targets_of(ids).ids.tolist() == [0, 1]
 
 
 def test_probabilities_are_those_of_semantic_inference() -> None:

@@ -165,7 +165,11 @@ def test_the_fused_head_is_mmsegmentations_head() -> None:
 @pytest.mark.parametrize(
     ("config_name", "classes", "message"),
     [
-        ("segformer-b9", CLASSES, r"config='segformer-b9' is neither one of \['mask2former', 'segformer"),
+        (
+            "segformer-b9",
+            CLASSES,
+            r"config='segformer-b9' is neither one of \['mask2former', 'segformer",
+        ),
         ("segformer-b0", ("background",), "give 2 to 255 different names"),
         ("segformer-b0", ("background", "car", "car"), "give 2 to 255 different names"),
     ],
