@@ -17,7 +17,7 @@ import typer
 import segmint
 from infra.settings import Settings
 from infra.store import publish_version, write_shard
-from models.segmenters import build_segmenter
+from models.segmenters import build_segmenter, read_schedule
 from segmint.cli import commands
 from tests.test_public import CLASSES, crown, put
 
@@ -81,11 +81,14 @@ def test_the_readme_lists_every_command() -> None:
 
 
 def test_the_settings_of_the_quick_start_are_settings(tmp_path: Path) -> None:
-    (block,) = blocks("toml")
     file = tmp_path / "streets.toml"
-    file.write_text(block)
-    chosen = Settings(_file=file)
-    assert chosen.generator.path == tomllib.loads(block)["generator"]["path"]
+    chosen = []
+    for block in blocks("toml"):
+        file.write_text(block)
+        chosen.append((Settings(_file=file), tomllib.loads(block)))
+    (first, given), (second, _) = chosen
+    assert first.generator.path == given["generator"]["path"]
+    assert read_schedule(second.train.model).learning_rate == 6e-5  # mmsegmentation ships it
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ PLACES: Mapping[str, str] = {
     "plan.captions": NO_VALUE,
     "generator.path": "embedded",
     "train.model": _NAME,
+    "train.weights": "random",
     "train.real": "drawn",
     "evaluate.voc": NO_VALUE,
     "compute.runner": "threads|dask-local|dask-kubernetes",

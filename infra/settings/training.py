@@ -12,20 +12,28 @@ from infra.settings.section import Count, Section, Share, names
 __all__ = ["EvaluateSettings", "TrainSettings"]
 
 
+# beyond these, an image is a few pixels or takes gigabytes
+Scale = Annotated[float, Field(ge=0.1, le=4)]
+
+
 class TrainSettings(Section):
     """The segmenter and its training."""
 
-    # model, rate and paste: docs/design-notes.md, "Defaults of training", at equal CPU time
+    # docs/design-notes.md, "Defaults of training", at equal CPU time
     model: str = "segformer"
-    """A model of models/segmenters, or an mmsegmentation config."""
-    steps: Count = 1500
-    """Training steps."""
-    batch_size: Count = 16
-    """Images per step."""
-    learning_rate: float = Field(default=8e-3, gt=0)
-    """Peak learning rate."""
-    paste: Share = 1.0
-    """Share of images with an object pasted from another image."""
+    """segformer, segformer-b0, an mmsegmentation config file, or the name of one that it ships."""
+    weights: str | None = None
+    """Initial weights: a .safetensors or .pth file, or random. Default: what the config names."""
+    schedule: Literal["segmint", "config"] = "segmint"
+    """Optimiser, rates, crops and augmentations: segmint's own, or those of the config."""
+    steps: Count | None = None
+    """Training steps. Default: 1500, or the config's."""
+    batch_size: Count | None = None
+    """Images per step. Default: 16, or the config's."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate. Default: 0.008, or the config's."""
+    paste: Share | None = None
+    """Share of images with an object pasted from another image. Default: 1; config: 0."""
     splice: Share = 0.0
     """Share of images made into mosaics, as in DiffuMask."""
     blur: Share = 0.0
@@ -64,5 +72,11 @@ class EvaluateSettings(Section):
     """Held-out drawn scenes to report on. As many others decide whether the champion changes."""
     batch_size: Count = 16
     """Images per batch."""
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0,)
+    """Factors of the image's size; the predictions at all of them are averaged."""
+    flip: bool = False
+    """Average the predictions of the image and of its mirror image."""
+    window: int | None = Field(default=None, ge=64)
+    """Side in pixels of overlapping windows, for images that are larger. Default: whole images."""
     voc: str | None = None
     """Folder in VOC layout; half of its val images are reported. Default: drawn scenes."""

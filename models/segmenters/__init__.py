@@ -4,19 +4,23 @@
 |---|---|
 | presets.py, configs.py, fitting.py | named models and config files, fitted to a list of classes |
 | checks.py | what a config may hold; everything else is refused |
+| weights.py | initial weights from files, whatever their names |
 | networks.py | builds networks, packs them as safetensors and JSON, and opens those |
 | sources.py | labelled sets: the drawn world, arrays, VOC folders |
 | samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
-| training.py, hooks.py | the training; learning rate, curve and resuming |
+| schedules.py | the optimiser, schedule and augmentations of a config |
+| recipe.py, training.py | what decides a training, and the training |
+| rates.py, hooks.py, snapshots.py | optimisers and learning rates, curve, resuming |
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
+| mask2former.py, mask_losses.py | Mask2Former as an mmsegmentation model |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 
 from models.segmenters.copies import paste_object
-from models.segmenters.hooks import Snapshots, TrainingError
-from models.segmenters.inference import batches_of_one_size, predict_probabilities
+from models.segmenters.hooks import TrainingError
+from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
 from models.segmenters.memory import bytes_to_predict
 from models.segmenters.networks import (
     Segmenter,
@@ -27,9 +31,13 @@ from models.segmenters.networks import (
     unpack_segmenter,
 )
 from models.segmenters.presets import PRESETS
+from models.segmenters.recipe import Execution, Trained, TrainingRecipe
 from models.segmenters.samples import Augmentation, LabelledItem
+from models.segmenters.schedules import read_schedule
+from models.segmenters.snapshots import Snapshots
 from models.segmenters.sources import ArraySet, DrawnScenes
-from models.segmenters.training import Execution, Trained, TrainingRecipe, train_segmenter
+from models.segmenters.training import train_segmenter
+from models.segmenters.weights import WeightsFile, initial_weights, load_weights
 
 __all__ = [
     "PRESETS",
@@ -37,19 +45,24 @@ __all__ = [
     "Augmentation",
     "DrawnScenes",
     "Execution",
+    "Inference",
     "LabelledItem",
     "Segmenter",
     "Snapshots",
     "Trained",
     "TrainingError",
     "TrainingRecipe",
+    "WeightsFile",
     "batches_of_one_size",
     "build_segmenter",
     "bytes_to_predict",
+    "initial_weights",
     "load_segmenter",
+    "load_weights",
     "pack_segmenter",
     "paste_object",
     "predict_probabilities",
+    "read_schedule",
     "save_segmenter",
     "train_segmenter",
     "unpack_segmenter",

@@ -1,4 +1,4 @@
-"""What the model of a config may hold, checked before anything of it is built.
+"""What the model and the training of a config may hold, checked before anything is built.
 
 The libraries take many texts for a file or an address, and unpickle what they find there: class
 weights, checkpoints, embeddings. So text is allowed under listed keys only. A model may name only
@@ -8,12 +8,12 @@ types that mmsegmentation's registry holds, since the registry would import any 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from models.segmenters.openmmlab import is_registered
+from models.segmenters.openmmlab import is_registered, is_training_part
 
-__all__ = ["check_model", "check_size", "is_class_weight"]
+__all__ = ["check_model", "check_size", "check_training", "is_class_weight"]
 
 # Keys of text: those of all models that mmsegmentation ships, of the text arguments of all
 # classes in its registry but those for files, and of initialisers.
@@ -53,6 +53,27 @@ _TEXTS = frozenset(
         "upsample_mode",
     }
 )
+# of mmengine's optimisers and schedulers, and of the transforms that change images
+_TRAINING_TEXTS = frozenset(
+    {
+        "backend",
+        "color_type",
+        "constructor",
+        "convention",
+        "decay_type",
+        "direction",
+        "dtype",
+        "interpolation",
+        "loss_scale",
+        "norm_type",
+        "pad_mode",
+        "padding_mode",
+        "param_name",
+        "resize_type",
+        "rule",
+        "type",
+    }
+)
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")  # neither a path, nor an address, nor a file's suffix
 # hold a path or an address; timm also fetches for True
 _FETCHING = {"pretrained", "checkpoint", "checkpoint_path"}
@@ -88,12 +109,6 @@ def check_model(model: Mapping[str, Any]) -> None:
     """
     check_size(model)
     for path, key, value in _values(model, "model", ""):
-        if key == "type" and not is_registered(value):
-            # the registry would import and call what such a name leads to
-            raise ValueError(
-                f"config names types outside mmsegmentation's registry: {path} = {_cut(value)}; "
-                "use registered names"
-            )
         if key in _FETCHING and value:
             raise ValueError(
                 f"config names weights to load ({path} = {_cut(value)}); take that out of it"
@@ -102,10 +117,35 @@ def check_model(model: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"config's {path} is {_cut(value)}; give a number for each class, or leave it out"
             )
-        if isinstance(value, str) and not (key in _TEXTS and _WORD.fullmatch(value)):
+    _check_values(model, "model", is_registered, _TEXTS)
+
+
+def check_training(training: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for what a config's training may not hold, by the same rules.
+
+    `training` has the config's `optim_wrapper`, `param_scheduler` and `pipeline`.
+    """
+    check_size(training)
+    _check_values(training, "training", is_training_part, _TRAINING_TEXTS)
+
+
+def _check_values(
+    node: Mapping[str, Any],
+    name: str,
+    known: Callable[[Any], bool],
+    texts: frozenset[str],
+) -> None:
+    for path, key, value in _values(node, name, ""):
+        if key in ("type", "constructor") and not known(value):
+            # the registry would import and call what such a name leads to
+            raise ValueError(
+                f"config names types outside mmsegmentation's registry: {path} = {_cut(value)}; "
+                "use registered names"
+            )
+        if isinstance(value, str) and not (key in texts and _WORD.fullmatch(value)):
             raise ValueError(
                 f"config's {path} is text, {_cut(value)}, which could name a file; "
-                f"leave it out. Words may stand under {', '.join(sorted(_TEXTS))}"
+                f"leave it out. Words may stand under {', '.join(sorted(texts))}"
             )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from models.segmenters.checks import check_size, is_class_weight
 from models.segmenters.configs import read_config
 from models.segmenters.presets import PRESETS
 
-__all__ = ["fit_model", "read_model"]
+__all__ = ["find_config", "fit_model", "read_model"]
 
 # Mean and standard deviation of ImageNet's RGB in 0..255: mmsegmentation's default, close enough
 # for photographs.
@@ -23,15 +26,18 @@ _log = logging.getLogger(__name__)
 
 
 def read_model(path: str) -> dict[str, Any]:
-    """Return the `model` of an mmsegmentation config file.
+    """Return the `model` of an mmsegmentation config: a file, or the name of one that it ships.
 
     Raises `ValueError` if there is no such file, or no whole model of reasonable size in it.
     """
-    if not Path(path).is_file():
+    file = find_config(path)
+    if file is None:
+        near = ", ".join(get_close_matches(path, [*PRESETS, *_shipped_configs()], n=3))
         raise ValueError(
-            f"config={path!r} is neither one of {sorted(PRESETS)} nor an mmsegmentation config file"
+            f"config={path!r} is neither one of {sorted(PRESETS)}, nor an mmsegmentation config "
+            f"file, nor the name of one that it ships{near and f', such as {near}'}"
         )
-    model = read_config(Path(path)).get("model")
+    model = read_config(file).get("model")
     if not isinstance(model, dict) or "decode_head" not in model:
         raise ValueError(
             f"{path} holds no `model` with a `decode_head`; "
@@ -39,6 +45,20 @@ def read_model(path: str) -> dict[str, Any]:
         )
     check_size(model)
     return model
+
+
+def find_config(name: str) -> Path | None:
+    """Return the config file of this path, or the one of this name that mmsegmentation ships."""
+    return Path(name) if Path(name).is_file() else _shipped_configs().get(name)
+
+
+@cache
+def _shipped_configs() -> dict[str, Path]:
+    """Return the config files of the installed mmsegmentation by name, without ".py"."""
+    spec = find_spec("mmseg")
+    folders = spec.submodule_search_locations if spec else None
+    found = Path((folders or [""])[0], ".mim", "configs").glob("*/*.py")
+    return {path.stem: path for path in found if path.parent.name != "_base_"}
 
 
 def fit_model(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

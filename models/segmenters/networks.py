@@ -14,7 +14,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-import models.segmenters.head  # noqa: F401  (registers the head)
+import models.segmenters.head
+import models.segmenters.mask2former  # noqa: F401  (registers the model)
 from models.guard import guarded
 from models.limits import Limit, limit_of, limited
 from models.metrics import IGNORE

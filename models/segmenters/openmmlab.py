@@ -26,7 +26,8 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
     import mmseg.datasets
     import mmseg.models  # noqa: F401  (fills the registry)
-    from mmengine.config import ConfigDict
+    from mmcv.transforms import Compose
+    from mmengine.config import Config, ConfigDict
     from mmengine.hooks import Hook
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.model import revert_sync_batchnorm
@@ -37,22 +38,38 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     from mmengine.visualization import Visualizer
     from mmseg import registry
     from mmseg.models.decode_heads.segformer_head import SegformerHead
-    from mmseg.registry import MODELS
+    from mmseg.models.segmentors.base import BaseSegmentor
+    from mmseg.registry import (
+        DATASETS,
+        MODELS,
+        OPTIM_WRAPPER_CONSTRUCTORS,
+        PARAM_SCHEDULERS,
+        TRANSFORMS,
+    )
     from mmseg.structures import SegDataSample
 
 from models.guard import guarded
 
 __all__ = [
+    "DATASETS",
     "MODELS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+    "PARAM_SCHEDULERS",
+    "TRANSFORMS",
     "AmpOptimWrapper",
+    "BaseSegmentor",
+    "Compose",
+    "Config",
     "ConfigDict",
     "Hook",
     "OptimWrapper",
     "PixelData",
     "QuietRunner",
+    "Runner",
     "SegDataSample",
     "SegformerHead",
     "is_registered",
+    "is_training_part",
     "isolated",
     "revert_sync_batchnorm",
 ]
@@ -66,8 +83,23 @@ def is_registered(name: Any) -> bool:
 
     They import any other type by its name.
     """
-    own = (registry.MODELS, registry.TASK_UTILS, registry.WEIGHT_INITIALIZERS)
-    known = [each for node in own for each in (node, node.parent) if each is not None]
+    return _is_in(name, registry.MODELS, registry.TASK_UTILS, registry.WEIGHT_INITIALIZERS)
+
+
+def is_training_part(name: Any) -> bool:
+    """Return whether a config's `type` is a part of a training, registered by one of the two."""
+    return _is_in(
+        name,
+        registry.OPTIMIZERS,
+        registry.OPTIM_WRAPPERS,
+        registry.OPTIM_WRAPPER_CONSTRUCTORS,
+        registry.PARAM_SCHEDULERS,
+        registry.TRANSFORMS,
+    )
+
+
+def _is_in(name: Any, *registries: Any) -> bool:
+    known = [each for node in registries for each in (node, node.parent) if each is not None]
     return isinstance(name, str) and any(name in each.module_dict for each in known)
 
 

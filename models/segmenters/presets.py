@@ -1,4 +1,4 @@
-"""Segmenters by name: SegFormer at two depths, with random weights."""
+"""Segmenters by name, with random weights: SegFormer at two depths, and a small Mask2Former."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["PRESETS"]
+
+_WHOLE: dict[str, Any] = {"train_cfg": {}, "test_cfg": {"mode": "whole"}}
 
 
 def _segformer(
@@ -15,8 +17,24 @@ def _segformer(
 
     Xie et al. 2021, "SegFormer", table 6. The channels per level are `width` times `heads`.
     """
+    head = {
+        "type": "FusedSegformerHead",
+        "in_channels": [width * h for h in heads],
+        "in_index": list(range(len(layers))),
+        "channels": channels,
+        "dropout_ratio": 0.0,
+        "norm_cfg": {"type": "BN"},
+        "align_corners": False,
+        "num_classes": 2,
+        "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True},
+    }
+    backbone = _mit(width, heads, layers)
+    return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, **_WHOLE}
+
+
+def _mit(width: int, heads: Sequence[int], layers: Sequence[int]) -> dict[str, Any]:
     levels = len(layers)
-    backbone = {
+    return {
         "type": "MixVisionTransformer",
         "embed_dims": width,
         "num_heads": list(heads),
@@ -30,22 +48,26 @@ def _segformer(
         "qkv_bias": True,
         "drop_path_rate": 0.0,
     }
-    head = {
-        "type": "FusedSegformerHead",
-        "in_channels": [width * h for h in heads],
-        "in_index": list(range(levels)),
-        "channels": channels,
-        "dropout_ratio": 0.0,
-        "norm_cfg": {"type": "BN"},
-        "align_corners": False,
-        "num_classes": 2,
-        "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True},
-    }
-    whole = {"train_cfg": {}, "test_cfg": {"mode": "whole"}}
-    return {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, **whole}
 
 
+def _mask2former(backbone: dict[str, Any], channels: Sequence[int], **sizes: int) -> dict[str, Any]:
+    """Return the config of Mask2Former around a backbone with these channels per level."""
+    network = {"backbone": backbone, "channels": list(channels), "num_classes": 2}
+    return {"type": "Mask2Former", **network, **sizes, **_WHOLE}
+
+
+_HEADS = (1, 2, 5, 8)
 PRESETS: dict[str, dict[str, Any]] = {
-    "segformer": _segformer(32, (1, 2, 5, 8), (1, 1, 1, 1), 128),
-    "segformer-b0": _segformer(32, (1, 2, 5, 8), (2, 2, 2, 2), 256),
+    "mask2former": _mask2former(
+        _mit(32, _HEADS, (1, 1, 1, 1)),
+        [32 * heads for heads in _HEADS],
+        width=64,
+        heads=4,
+        queries=24,
+        encoder_layers=1,
+        decoder_layers=3,
+        points=1024,
+    ),
+    "segformer": _segformer(32, _HEADS, (1, 1, 1, 1), 128),
+    "segformer-b0": _segformer(32, _HEADS, (2, 2, 2, 2), 256),
 }

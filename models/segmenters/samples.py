@@ -25,6 +25,7 @@ from models.scenes import choose_grid, splice
 from models.segmenters.copies import paste_object
 from models.segmenters.distortions import blur, occlude, tilt
 from models.segmenters.openmmlab import PixelData, SegDataSample
+from models.segmenters.schedules import ConfigViews
 
 __all__ = ["Augmentation", "LabelledItem", "TrainingView", "Views", "augment", "collate"]
 
@@ -65,7 +66,8 @@ class Views:
     """How a training sees its samples.
 
     `length` is the number of positions, `crop` the size (H, W) in pixels, `scale` the range of the
-    random scale factor.
+    random scale factor. `own` are a config's augmentations, which then replace the random scale,
+    mirroring and colours.
     """
 
     length: int
@@ -74,6 +76,7 @@ class Views:
     scale: tuple[float, float]
     seed: int
     augmentation: Augmentation = Augmentation()
+    own: ConfigViews | None = None
 
 
 class TrainingView(Dataset[dict[str, Any]]):
@@ -113,7 +116,11 @@ class TrainingView(Dataset[dict[str, Any]]):
         if rngs[2].random() < views.augmentation.splice:
             image, label = self._spliced(image, label, rngs[2])
         image, label = self._distorted(image, label, rngs[2])
-        image, label = augment(image, label, rngs[1], crop=views.crop, scale=views.scale)
+        if views.own is None:
+            image, label = augment(image, label, rngs[1], crop=views.crop, scale=views.scale)
+        else:
+            seed = int(rngs[1].integers(2**32))
+            image, label = views.own(image, label, views.crop, seed)
         sample = SegDataSample(metainfo={"ori_shape": views.crop, "img_shape": views.crop})
         sample.gt_sem_seg = PixelData(data=label.long()[None])
         return {"inputs": image, "data_samples": sample}

@@ -5,80 +5,26 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence, Sized
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.muon import Muon
-from models.segmenters.hooks import Begin, Curve, Resume, Schedule, Snapshots, read_snapshot
+from models.segmenters.hooks import Begin, Curve
 from models.segmenters.networks import Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
-from models.segmenters.precision import optim_wrapper, probe_precision
-from models.segmenters.samples import Augmentation, TrainingView, Views, collate
+from models.segmenters.precision import probe_precision
+from models.segmenters.rates import Rates, rates_of
+from models.segmenters.recipe import Execution, Trained, TrainingRecipe
+from models.segmenters.samples import TrainingView, Views, collate
+from models.segmenters.schedules import ConfigSchedule, ConfigViews, read_schedule
+from models.segmenters.snapshots import Resume, read_snapshot
+from models.segmenters.weights import Loaded, load_weights
 
-__all__ = ["Execution", "Trained", "TrainingRecipe", "train_segmenter"]
-
-# largest norm of a step's gradient; lets a transformer start from random weights at a high rate
-_CLIP = 1.0
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """What decides the weights, apart from the data.
-
-    `learning_rate` is the peak learning rate of `Muon`; `crop` is (H, W) in pixels, None for the
-    first sample's size. `precision` is "auto" (probed), "fp32", "bf16" or "fp16".
-    """
-
-    config: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.01
-    warmup: int = 100
-    crop: tuple[int, int] | None = None
-    scale: tuple[float, float] = (0.75, 1.33)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-    precision: str = "auto"
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a training runs; on a CPU nothing of it changes the weights.
-
-    `device` is "auto", "cpu" or "cuda". `workers` is the number of loading processes, 0 for none.
-    `progress` gets a row of the curve every `every` steps, with `steps` and `images_per_second`.
-    A training that finds its own state in `snapshots` resumes from it.
-    """
-
-    device: str = "auto"
-    workers: int = 0
-    progress: Callable[[dict[str, float]], None] | None = None
-    every: int = 25
-    snapshots: Snapshots | None = None
-
-    def resolve_device(self) -> str:
-        """Return the device; "auto" is CUDA if there is any, else the CPU."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A segmenter, how it was trained, and its training curve.
-
-    Rows of the curve are `step`, mean `loss` since the row before, and `learning_rate`.
-    """
-
-    segmenter: Segmenter
-    curve: list[dict[str, float]]
-    precision: str
-    seconds: float
+__all__ = ["train_segmenter"]
 
 
 def train_segmenter(
@@ -91,36 +37,45 @@ def train_segmenter(
 ) -> Trained:
     """Train `recipe.config` on a labelled set; return the network in evaluation mode, on the CPU.
 
-    Initial weights are random, or those of `start`, a segmenter of the same config and classes.
+    Initial weights are those of `start` (same config and classes), of the recipe, or random.
 
     On one machine with one number of threads, equal samples, recipe and precision give equal
     weights, on a CPU bit for bit, interrupted or not. On CUDA two runs differ by the order of
-    atomic additions.
-
-    Raises `ValueError` for an empty set or a sample that does not fit, `TrainingError` if the loss
-    is not finite.
+    atomic additions. Raises `ValueError` for an empty set, and for a sample or weights that do not
+    fit; `TrainingError` if the loss is not finite.
     """
     begun = time.perf_counter()
     device = execution.resolve_device()
-    crop = recipe.crop or _first_size(samples)
+    schedule = read_schedule(recipe.config) if recipe.schedule == "config" else None
+    crop = recipe.crop or (schedule and schedule.crop) or _first_size(samples)
     notes: dict[str, Any] = {"recipe": asdict(recipe), "classes": list(classes), "crop": crop}
     curve = Curve(recipe.steps, recipe.batch_size, execution.every, execution.progress)
     with isolated():
         saved = read_snapshot(execution.snapshots, notes)
         torch.manual_seed(recipe.seed)
         segmenter = build_segmenter(recipe.config, classes)
-        notes["precision"] = (
-            saved["notes"]["precision"] if saved else _precision(segmenter, recipe, crop, device)
-        )
-        position = saved["notes"]["step"] * recipe.batch_size if saved else 0
-        view = TrainingView(samples, _views(recipe, crop, len(classes)), position)
-        hooks: list[Any] = [curve, *([Begin(start.network.state_dict())] if start else [])]
-        if execution.snapshots:
-            hooks.append(Resume(execution.snapshots, notes, curve, saved))
-        loader = _loader(view, recipe, execution.workers)
-        _run(segmenter.network.to(device), recipe, notes["precision"], device, loader, hooks)
-    segmenter.network.to("cpu").eval()
-    return Trained(segmenter, curve.rows, notes["precision"], time.perf_counter() - begun)
+        found = saved["notes"] if saved else {"step": 0}
+        notes["precision"] = found.get("precision") or _precision(segmenter, recipe, crop, device)
+        views = _views(recipe, crop, len(classes), schedule)
+        view = TrainingView(samples, views, found["step"] * recipe.batch_size)
+        files = [] if start else [load_weights(segmenter.network, file) for file in recipe.weights]
+        resume = [Resume(each, notes, curve, saved) for each in [execution.snapshots] if each]
+        hooks = [curve, _begin(start, files), *resume]
+        network = segmenter.network.to(device)
+        rates = rates_of(network, recipe, schedule, notes["precision"], device)
+        _run(network, recipe, device, _loader(view, recipe, execution.workers), rates, hooks)
+    network.to("cpu").eval()
+    used = [file.summary() for file in files]
+    return Trained(segmenter, curve.rows, notes["precision"], time.perf_counter() - begun, used)
+
+
+def _begin(start: Segmenter | None, files: Sequence[Loaded]) -> Begin:
+    if start:
+        return Begin(start.network.state_dict(), whole=True)
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= file.state
+    return Begin(weights, whole=False)
 
 
 def _first_size(samples: Dataset[Any]) -> tuple[int, int]:
@@ -135,9 +90,9 @@ def _first_size(samples: Dataset[Any]) -> tuple[int, int]:
 def _run(
     network: torch.nn.Module,
     recipe: TrainingRecipe,
-    precision: str,
     device: str,
     loader: DataLoader[dict[str, Any]],
+    rates: Rates,
     hooks: Sequence[Any],
 ) -> None:
     """Run all steps of a training by mmengine."""
@@ -146,7 +101,6 @@ def _run(
         "max_iters": recipe.steps,
         "fast_forward_on_resume": True,
     }
-    schedule = Schedule(recipe.learning_rate, recipe.warmup, recipe.steps)
     with tempfile.TemporaryDirectory() as folder:
         QuietRunner(
             device=device,
@@ -155,8 +109,8 @@ def _run(
             experiment_name=uuid.uuid4().hex,
             train_dataloader=loader,
             train_cfg=loop,
-            optim_wrapper=_optimiser(network, recipe, precision, device),
-            custom_hooks=[*hooks, schedule],
+            optim_wrapper=rates.optimiser,
+            custom_hooks=[*hooks, rates.hook],
             randomness={"seed": recipe.seed},
         ).train()
 
@@ -169,9 +123,15 @@ def _precision(
     return probe_precision(segmenter.network, (recipe.batch_size, *crop), device)
 
 
-def _views(recipe: TrainingRecipe, crop: tuple[int, int], num_classes: int) -> Views:
+def _views(
+    recipe: TrainingRecipe,
+    crop: tuple[int, int],
+    num_classes: int,
+    schedule: ConfigSchedule | None,
+) -> Views:
     length = recipe.steps * recipe.batch_size
-    return Views(length, num_classes, crop, recipe.scale, recipe.seed, recipe.augmentation)
+    own = ConfigViews(schedule) if schedule else None
+    return Views(length, num_classes, crop, recipe.scale, recipe.seed, recipe.augmentation, own)
 
 
 def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoader[dict[str, Any]]:
@@ -183,12 +143,3 @@ def _loader(view: TrainingView, recipe: TrainingRecipe, workers: int) -> DataLoa
         "generator": torch.Generator(),
     }
     return DataLoader(view, recipe.batch_size, collate_fn=collate, **options)
-
-
-def _optimiser(
-    network: torch.nn.Module, recipe: TrainingRecipe, precision: str, device: str
-) -> Any:
-    """Return mmengine's wrapper of `Muon`; every head's classifier is trained without it."""
-    classifiers = [p for name, p in network.named_parameters() if "conv_seg." in name]
-    optimiser = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=classifiers)
-    return optim_wrapper(optimiser, precision, device, clip_grad={"max_norm": _CLIP})

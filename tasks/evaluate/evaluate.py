@@ -5,19 +5,20 @@
 
 The set has two disjoint parts (see `sets`): the evaluation's own figures are those of the reported
 part, and `decision` holds those of the part that decides about the champion. Two evaluations can be
-compared if they have the same fingerprint, which is of images, labels, classes and division.
+compared if they have the same fingerprint, which is of images, labels, classes, division, and of
+scales, flips and windows if there are any.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
 from infra.blocks import open_store
-from infra.settings import Settings
+from infra.settings import EvaluateSettings, Settings
 from infra.store import Store
 from tasks.evaluate.measure import measure, summarise
 from tasks.evaluate.memory import check_memory
@@ -26,6 +27,9 @@ from tasks.evaluate.stored import write_evaluation
 from tasks.run.progress import Report, measured
 from tasks.train.checkpoints import load_checkpoint, read_meta
 from tasks.train.train import write_to_run
+
+if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where it is used
+    from models.segmenters import Inference
 
 __all__ = ["evaluate", "evaluate_checkpoint"]
 
@@ -43,13 +47,16 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
     segmenter = load_checkpoint(store, checkpoint)
     if of.largest:
         check_memory(segmenter, *of.largest)
+    inference = _inference(settings.evaluate)
     with Report("evaluate", checkpoint, of.images) as report:
-        found = measure(segmenter, of.samples, settings.evaluate.batch_size, report)
+        found = measure(segmenter, of.samples, settings.evaluate.batch_size, report, inference)
     reported, deciding, of = divide(found, of)
     unseen = meta.get("protocol", {}).get("unseen", ())
     figures = summarise(reported, of.reported_name, classes, of.known, unseen)
     decision = summarise(deciding, of.deciding_name, classes, of.known, unseen)
     both = f"{figures.fingerprint} {decision.fingerprint}"
+    if inference != type(inference)():
+        both += f" {asdict(inference)}"  # figures of another way to predict are no comparison
     result = {
         **asdict(figures),
         "fingerprint": hashlib.sha256(both.encode()).hexdigest(),
@@ -58,6 +65,12 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
     }
     write_evaluation(store, checkpoint, result, reported.counts, deciding.counts)
     return result
+
+
+def _inference(settings: EvaluateSettings) -> Inference:
+    from models.segmenters import Inference
+
+    return Inference(settings.scales, settings.flip, settings.window)
 
 
 @task(name="evaluate", task_run_name="evaluate {checkpoint}")

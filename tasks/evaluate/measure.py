@@ -1,7 +1,7 @@
 """Measure: pixel counts of a network's predictions on labelled images, and the figures from them.
 
 Counts are kept per image, so that figures of any part of a set, and their bootstrap intervals, need
-no second prediction. Everything is computed in full precision, on whole images at their own size.
+no second prediction. Everything is computed in full precision.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models import metrics
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where it is used
     from torch.utils.data import Dataset
 
-    from models.segmenters import LabelledItem, Segmenter
+    from models.segmenters import Inference, LabelledItem, Segmenter
 
 __all__ = [
     "HITS",
@@ -110,15 +110,17 @@ def measure(
     samples: Dataset[Any],
     batch_size: int = 16,
     report: Callable[[int], None] = lambda done: None,
+    inference: Inference | None = None,
 ) -> Measured:
     """Predict every image and count its pixels; neighbours of one size are predicted together.
 
-    `report` gets the number of images of each batch done. Raises `ValueError` for label ids that
+    `report` gets the number of images of each batch done. Without `inference`, images are predicted
+    whole, once. Raises `ValueError` for label ids that
     the segmenter does not have.
     """
     import torch
 
-    from models.segmenters import batches_of_one_size, predict_probabilities
+    from models.segmenters import Inference, batches_of_one_size, predict_probabilities
 
     count = len(cast(Sized, samples))
     classes = len(segmenter.classes)
@@ -127,7 +129,8 @@ def measure(
     )
     for batch in batches_of_one_size((samples[index] for index in range(count)), batch_size):
         images = torch.stack([item["image"] for item in batch])
-        probabilities = predict_probabilities(segmenter, images).numpy()
+        chosen = inference or Inference()
+        probabilities = predict_probabilities(segmenter, images, inference=chosen).numpy()
         for item, one in zip(batch, probabilities, strict=True):
             _add(found, item, one)
         report(len(batch))

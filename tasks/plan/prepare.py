@@ -13,6 +13,7 @@ from tasks.plan.resolve import resolve
 from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
 from tasks.plan.tokens import load_tokenizer
+from tasks.train.check import check_segmenter
 from tasks.train.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]
@@ -46,7 +47,7 @@ class Shards(BaseModel):
 
 @task(name="prepare")
 def prepare(settings: Settings) -> tuple[Settings, Shards]:
-    """Check store and generator, and write the run's settings and plan unless they are stored.
+    """Check store, generator and segmenter, and write the run's settings and plan once.
 
     Returns the resolved settings (`tasks.plan.resolve`) and the numbers of the run's shards. Raises
     what is wrong with them: `SettingsError`, `PlanError`, `PipelineError`, `StoreError`.
@@ -54,6 +55,7 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     store = open_store(settings.store)
     store.probe()
     check_sets(settings)
+    check_segmenter(settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = resolve(store, settings)
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)

@@ -85,7 +85,8 @@ def checkpoint_name(version: str, recipe: TrainingRecipe, protocol: Protocol = S
     Equal arguments give equal names: the version, and 8 hex digits of the others' SHA-256.
     """
     made_by = {} if protocol == SYNTHETIC else {"protocol": asdict(protocol)}
-    canonical = json.dumps(asdict(recipe) | made_by, sort_keys=True)
+    weights = [(file.sha256, file.part) for file in recipe.weights]  # wherever the files lie
+    canonical = json.dumps(asdict(recipe) | {"weights": weights} | made_by, sort_keys=True)
     return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
@@ -174,6 +175,7 @@ def finish_training(
         "classes": job.classes,
         "recipe": asdict(job.recipe),
         "precision": trained.precision,
+        "weights": trained.weights,
         "curve": trained.curve,
         "seconds": trained.seconds,
     }

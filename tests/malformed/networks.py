@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 
 from models.segmenters import build_segmenter, pack_segmenter, unpack_segmenter
-from models.segmenters.hooks import Snapshots, TrainingError, read_snapshot
+from models.segmenters.hooks import TrainingError
+from models.segmenters.snapshots import Snapshots, read_snapshot
 from tests.malformed import DEEP, Case, Cases, file
 from tests.models.test_segmenters import TINY
 

@@ -22,6 +22,7 @@ from models.segmenters import (
     ArraySet,
     DrawnScenes,
     Execution,
+    Inference,
     Segmenter,
     Snapshots,
     Trained,
@@ -164,7 +165,11 @@ def test_the_fused_head_is_mmsegmentations_head() -> None:
 @pytest.mark.parametrize(
     ("config_name", "classes", "message"),
     [
-        ("segformer-b9", CLASSES, r"config='segformer-b9' is neither one of \['segformer"),
+        (
+            "segformer-b9",
+            CLASSES,
+            r"config='segformer-b9' is neither one of \['mask2former', 'segformer",
+        ),
         ("segformer-b0", ("background",), "give 2 to 255 different names"),
         ("segformer-b0", ("background", "car", "car"), "give 2 to 255 different names"),
     ],
@@ -532,3 +537,43 @@ def test_a_set_without_a_common_class_is_refused() -> None:
         ValueError, match="no class in common: background, car here, spoon in the segmenter"
     ):
         translation(("background", "car"), ("background", "spoon"))
+
+
+def test_windows_larger_than_the_image_change_nothing(segmenter: Segmenter) -> None:
+    images = torch.randint(0, 256, (2, 3, 140, 200), dtype=torch.uint8)
+    whole = predict_probabilities(segmenter, images)
+    assert torch.equal(whole, predict_probabilities(segmenter, images, inference=Inference()))
+    windows = Inference(window=200)
+    assert torch.equal(whole, predict_probabilities(segmenter, images, inference=windows))
+
+
+def test_windows_cover_the_image_and_agree_with_it(segmenter: Segmenter) -> None:
+    images = torch.randint(0, 256, (1, 3, 300, 410), dtype=torch.uint8)
+    found = predict_probabilities(segmenter, images, inference=Inference(window=256))
+    assert found.shape == (1, 3, 300, 410)
+    assert torch.allclose(found.sum(1), torch.ones(1, 300, 410), atol=1e-5)
+    first = predict_probabilities(segmenter, images[..., :256, :256])
+    # nothing but the first window shows this corner
+    assert torch.allclose(found[..., :40, :150], first[..., :40, :150], atol=1e-6)
+
+
+def test_a_flip_makes_the_prediction_symmetric(segmenter: Segmenter) -> None:
+    images = torch.randint(0, 256, (1, 3, 128, 160), dtype=torch.uint8)
+    flipped = Inference(flip=True)
+    one, other = (
+        predict_probabilities(segmenter, each, inference=flipped)
+        for each in (images, images.flip(-1))
+    )
+    assert torch.allclose(one, other.flip(-1), atol=1e-5)
+    plain = predict_probabilities(segmenter, images)
+    mirrored = predict_probabilities(segmenter, images.flip(-1)).flip(-1)
+    assert torch.allclose(one, (plain + mirrored) / 2, atol=1e-5)
+
+
+def test_scales_are_averaged_at_the_image_s_size(segmenter: Segmenter) -> None:
+    images = torch.full((1, 3, 128, 160), 90, dtype=torch.uint8)
+    images[..., 80:] = 200
+    found = predict_probabilities(segmenter, images, inference=Inference(scales=(0.5, 1.0, 1.5)))
+    assert found.shape == (1, 3, 128, 160)
+    assert torch.allclose(found.sum(1), torch.ones(1, 128, 160), atol=1e-5)
+    assert not torch.equal(found, predict_probabilities(segmenter, images))

@@ -40,6 +40,7 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "plan.captions": {"plan": {"captions": "/etc/passwd"}},
     "generator.path": {"generator": {"path": "/tmp/pipeline"}},
     "train.model": {"train": {"model": "/tmp/config.py"}},
+    "train.weights": {"train": {"weights": "/tmp/weights.pth"}},
     "train.real": {"train": {"real": "/home"}},
     "evaluate.voc": {"evaluate": {"voc": "/home"}},
     "compute.runner": {"compute": {"runner": "dask://theirs:8786"}},

@@ -66,7 +66,7 @@ def small_settings(folder: Path, **sections: Any) -> Settings:
     `sections` add to those of train and evaluate, and replace others.
     """
     (folder / "tiny.py").write_text(TINY)
-    train = {"model": str(folder / "tiny.py"), "steps": 4, "batch_size": 4}
+    train = {"model": str(folder / "tiny.py"), "weights": "random", "steps": 4, "batch_size": 4}
     return Settings(
         store={"url": str(folder / "store")},
         train=train | sections.pop("train", {}),

@@ -165,6 +165,18 @@ def test_the_evaluation_lies_beside_its_checkpoint_and_with_the_run(settings: Se
     assert list_evaluations(store, name) == [evaluation_path(name, found["fingerprint"])]
 
 
+def test_another_way_to_predict_is_another_evaluation(settings: Settings) -> None:
+    publish_squares(Store.open(settings.store.url))
+    name = train.fn(settings, VERSION)
+    ways: list[dict[str, Any]] = [{}, {"flip": True}, {"scales": (1.0, 1.5)}, {"window": 64}]
+    chosen = [settings.evaluate.model_copy(update=way) for way in ways]
+    found = [
+        evaluate.fn(settings.model_copy(update={"evaluate": each}), name)["fingerprint"]
+        for each in chosen
+    ]
+    assert len(set(found)) == len(ways)
+
+
 def test_the_stored_counts_give_the_figures_of_the_deciding_images(settings: Settings) -> None:
     store = Store.open(settings.store.url)
     publish_squares(store)

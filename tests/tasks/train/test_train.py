@@ -134,7 +134,7 @@ def test_unused_label_ids_keep_the_positions_of_the_others() -> None:
 
 def test_a_recipe_says_what_the_settings_say() -> None:
     chosen = TrainSettings(
-        model="pspnet",
+        model="segformer-b0",
         steps=7,
         batch_size=3,
         learning_rate=0.5,
@@ -145,6 +145,6 @@ def test_a_recipe_says_what_the_settings_say() -> None:
         perspective=0.6,
     )
     recipe = recipe_of(chosen, seed=2**32 + 5)
-    assert (recipe.config, recipe.steps, recipe.batch_size) == ("pspnet", 7, 3)
+    assert (recipe.config, recipe.steps, recipe.batch_size) == ("segformer-b0", 7, 3)
     assert (recipe.learning_rate, recipe.seed) == (0.5, 5)
     assert recipe.augmentation == Augmentation(0.1, 0.2, 0.3, 0.4, 0.6)

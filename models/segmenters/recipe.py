@@ -1,0 +1,79 @@
+"""Recipe: what decides a training's weights, how it runs, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from models.segmenters.networks import Segmenter
+from models.segmenters.samples import Augmentation
+from models.segmenters.snapshots import Snapshots
+from models.segmenters.weights import WeightsFile
+
+__all__ = ["Execution", "Trained", "TrainingRecipe"]
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """What decides the weights, apart from the data.
+
+    `learning_rate` is the peak learning rate of `Muon`; `crop` is (H, W) in pixels, None for the
+    first sample's size. `weights` are files of initial weights, later ones stronger; what they lack
+    is random. With `schedule` "config", optimiser, decay, rates, crop and scaling are those of the
+    config, and `weight_decay`, `warmup` and `scale` are not used. `precision` is "auto" (probed),
+    "fp32", "bf16" or "fp16".
+    """
+
+    config: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup: int = 100
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.75, 1.33)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    weights: tuple[WeightsFile, ...] = ()
+    schedule: str = "segmint"
+    seed: int = 0
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a training runs; on a CPU nothing of it changes the weights.
+
+    `device` is "auto", "cpu" or "cuda". `workers` is the number of loading processes, 0 for none.
+    `progress` gets a row of the curve every `every` steps, with `steps` and `images_per_second`.
+    A training that finds its own state in `snapshots` resumes from it.
+    """
+
+    device: str = "auto"
+    workers: int = 0
+    progress: Callable[[dict[str, float]], None] | None = None
+    every: int = 25
+    snapshots: Snapshots | None = None
+
+    def resolve_device(self) -> str:
+        """Return the device; "auto" is CUDA if there is any, else the CPU."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A segmenter, how it was trained, and its training curve.
+
+    Rows of the curve are `step`, mean `loss` since the row before, and `learning_rate`. `weights`
+    says of each file of initial weights how much of it was used (see `Loaded.summary`).
+    """
+
+    segmenter: Segmenter
+    curve: list[dict[str, float]]
+    precision: str
+    seconds: float
+    weights: list[dict[str, Any]]

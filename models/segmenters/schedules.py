@@ -1,0 +1,206 @@
+"""The training that an mmsegmentation config describes: optimiser, rates, crops, augmentations.
+
+| part of the config | used as |
+|---|---|
+| optim_wrapper | optimiser, rates and decays by parameter, clipping, accumulation |
+| param_scheduler | the learning rate's schedule, stretched to the number of steps |
+| train_dataloader | batch size; the pipeline between loading and packing |
+| train_cfg.max_iters | number of steps |
+
+Its model and losses are built in `networks`. Data, precision, snapshots and seeds are this
+project's own: loading and packing steps of the pipeline are left out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.guard import guarded
+from models.metrics import IGNORE
+from models.segmenters.checks import check_training
+from models.segmenters.configs import read_config
+from models.segmenters.fitting import find_config
+from models.segmenters.openmmlab import (
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+    ConfigDict,
+    OptimWrapper,
+)
+
+__all__ = ["ConfigSchedule", "ConfigViews", "read_schedule"]
+
+# steps of a pipeline that read files or pack results, which `ConfigViews` does itself
+_LEFT_OUT = ("Load", "Pack")
+
+
+@dataclass(frozen=True)
+class ConfigSchedule:
+    """What a config says of its training.
+
+    `crop` is (H, W) in pixels, or None if the pipeline does not crop. `batch_size` is that of one
+    process. `learning_rate` is the optimiser's.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    crop: tuple[int, int] | None
+    optimiser: dict[str, Any]
+    schedulers: list[dict[str, Any]]
+    pipeline: list[dict[str, Any]]
+
+    def build_optimiser(self, network: nn.Module, learning_rate: float) -> OptimWrapper:
+        """Return mmengine's wrapper, whose optimiser and groups are the config's."""
+        config = deepcopy(self.optimiser)
+        constructor = config.pop("constructor", "DefaultOptimWrapperConstructor")
+        options = {"paramwise_cfg": config.pop("paramwise_cfg", None)}
+        # precision is probed, not configured
+        config = {**config, "type": "OptimWrapper"}
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            config.pop(key, None)
+        config["optimizer"]["lr"] = learning_rate
+        with guarded():
+            build = OPTIM_WRAPPER_CONSTRUCTORS.build(
+                {"type": constructor, "optim_wrapper_cfg": ConfigDict(config), **options}
+            )
+            return build(network)
+
+    def build_schedulers(self, optimiser: OptimWrapper, steps: int) -> list[Any]:
+        """Return the schedulers, their steps stretched from the config's number to `steps`."""
+        factor = steps / self.steps
+        built = []
+        for config in deepcopy(self.schedulers):
+            config["by_epoch"] = False
+            for key in ("begin", "end", "T_max", "step_size", "total_steps"):
+                if isinstance(config.get(key), int):
+                    config[key] = round(config[key] * factor)
+            if "milestones" in config:
+                config["milestones"] = [round(each * factor) for each in config["milestones"]]
+            with guarded():
+                built.append(PARAM_SCHEDULERS.build(ConfigDict(config, optimizer=optimiser)))
+        return built
+
+
+def read_schedule(config: str) -> ConfigSchedule:
+    """Return the training of a config file, or of a config that mmsegmentation ships.
+
+    Raises `ValueError` for a model by name, which has no schedule, and for a config that lacks a
+    part of it or measures it in epochs.
+    """
+    path = find_config(config)
+    if path is None:
+        raise ValueError(
+            f"train.schedule is 'config', and {config!r} is no mmsegmentation config; "
+            "give one as train.model, or set train.schedule to 'segmint'"
+        )
+    given = read_config(path)
+    optimiser = _part(given, path, "optim_wrapper", "optimizer")
+    loop = _part(given, path, "train_cfg", "max_iters")
+    loader = _part(given, path, "train_dataloader", "batch_size")
+    pipeline = _pipeline(loader)
+    schedulers = given.get("param_scheduler") or []
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    steps = [step for step in pipeline if not str(step.get("type")).startswith(_LEFT_OUT)]
+    check_training({"optim_wrapper": optimiser, "param_scheduler": schedulers, "pipeline": steps})
+    steps = [_tuples(step) for step in steps]
+    return ConfigSchedule(
+        int(loop["max_iters"]),
+        int(loader["batch_size"]),
+        float(optimiser["optimizer"]["lr"]),
+        _crop(steps),
+        optimiser,
+        schedulers,
+        steps,
+    )
+
+
+def _part(given: Mapping[str, Any], path: Path, name: str, needed: str) -> dict[str, Any]:
+    found = given.get(name)
+    if not isinstance(found, dict) or needed not in found:
+        raise ValueError(
+            f"{path} has no {name} with {needed}, which train.schedule='config' needs; "
+            "give a config of a whole training by iterations, or set train.schedule to 'segmint'"
+        )
+    return found
+
+
+def _pipeline(node: Any) -> list[dict[str, Any]]:
+    """Return the data set's pipeline, also if the data set is wrapped in another one."""
+    while isinstance(node, Mapping):
+        if isinstance(node.get("pipeline"), list):
+            return [dict(step) for step in node["pipeline"]]
+        node = node.get("dataset")
+    return []
+
+
+def _crop(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    sizes = [step["crop_size"] for step in pipeline if "crop_size" in step]
+    if not sizes:
+        return None
+    size = sizes[-1]
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _tuples(value: Any) -> Any:
+    """Return a value with its lists of numbers as tuples, which mmcv's transforms ask for."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(child) for key, child in value.items()}
+    if isinstance(value, list):
+        numbers = all(isinstance(child, int | float) for child in value)
+        return tuple(value) if numbers else [_tuples(child) for child in value]
+    return value
+
+
+class ConfigViews:
+    """A config's augmentations, applied to samples, with random draws from a seed."""
+
+    def __init__(self, schedule: ConfigSchedule) -> None:
+        self._pipeline = schedule.pipeline
+        self._built: list[Any] = []
+
+    def __call__(
+        self, image: Tensor, label: Tensor, crop: tuple[int, int], seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return a view (3, *crop) and (*crop) of image (3, H, W) RGB and label (H, W), uint8.
+
+        The transforms draw from the process's generators, which are seeded here. They see BGR, as
+        in mmsegmentation. Outside of the sample the view is black and its label 255.
+        """
+        if not self._built:
+            with guarded():
+                self._built = [TRANSFORMS.build(ConfigDict(step)) for step in self._pipeline]
+        random.seed(seed)
+        np.random.seed(seed)
+        shape = tuple(label.shape)
+        results: dict[str, Any] = {
+            "img": np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]),
+            "gt_seg_map": label.numpy(),
+            "seg_fields": ["gt_seg_map"],
+            "img_shape": shape,
+            "ori_shape": shape,
+            "reduce_zero_label": False,
+        }
+        for transform in self._built:
+            results = transform(results)
+        pixels = np.clip(results["img"][..., ::-1], 0, 255).astype(np.uint8)
+        seen = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        ids = torch.from_numpy(np.ascontiguousarray(results["gt_seg_map"], np.uint8))
+        return _padded(seen, crop, 0), _padded(ids, crop, IGNORE)
+
+
+def _padded(values: Tensor, size: tuple[int, int], fill: int) -> Tensor:
+    """Return (…, *size), cut at the right and below or filled up there."""
+    height, width = size
+    values = values[..., :height, :width]
+    pad = (0, width - values.shape[-1], 0, height - values.shape[-2])
+    return nn.functional.pad(values, pad, value=fill)

@@ -1,0 +1,29 @@
+"""Check: finds out whether a segmenter can be built and started, before anything is generated."""
+
+from __future__ import annotations
+
+from infra.settings import Settings, SettingsError, TrainSettings
+from tasks.train.recipe import recipe_of
+from tasks.train.train import class_names
+
+__all__ = ["check_segmenter"]
+
+
+def check_segmenter(settings: Settings) -> None:
+    """Build the segmenter of the settings once and fit its initial weights.
+
+    Raises `SettingsError` for a model that cannot be built for the vocabulary's classes, and for
+    weights that cannot be read, are another network's, or would have to be fetched.
+    """
+    train, default = settings.train, TrainSettings()
+    if (train.model, train.weights) == (default.model, default.weights):
+        return  # known to work, and mmsegmentation takes seconds to import
+    from models.segmenters import build_segmenter, load_weights
+
+    try:
+        recipe = recipe_of(train, settings.seed)
+        segmenter = build_segmenter(recipe.config, class_names(settings.load_vocabulary().ids))
+        for file in recipe.weights:
+            load_weights(segmenter.network, file)
+    except ValueError as error:
+        raise SettingsError(f"train.model={train.model!r}: {error}") from error

@@ -1,0 +1,127 @@
+"""Mask2Former matches queries to classes, learns, and never hears of pixels of 255."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from models import metrics
+from models.segmenters import (
+    TrainingRecipe,
+    build_segmenter,
+    pack_segmenter,
+    predict_probabilities,
+    train_segmenter,
+    unpack_segmenter,
+)
+from models.segmenters.mask_losses import mask_losses, match, targets_of
+from tests.models.test_segmenters import CLASSES, Squares
+
+POINTS = 4096
+
+
+def label() -> torch.Tensor:
+    """A red square and a blue one on ground, and a column of 255."""
+    ids = torch.zeros(32, 32, dtype=torch.long)
+    ids[2:12, 2:12] = 1
+    ids[16:30, 14:30] = 2
+    ids[:, 31] = 255
+    return ids
+
+
+def perfect(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits of five queries: one says blue, one ground, one red, and two no object."""
+    said = torch.tensor([3, 2, 0, 3, 1])
+    classes = 20 * torch.nn.functional.one_hot(said, 4).float()
+    masks = torch.stack([torch.where(ids == name, 20.0, -20.0) for name in said])
+    return classes, masks
+
+
+def test_targets_are_the_classes_of_the_label() -> None:
+    target = targets_of(label())
+    assert target.ids.tolist() == [0, 1, 2]
+    assert target.masks.sum((1, 2)).tolist() == [(label() == n).sum().item() for n in range(3)]
+    assert target.valid[:, 31].sum() == 0 and target.valid[:, :31].all()
+
+
+def test_each_class_gets_the_query_that_fits_it() -> None:
+    classes, masks = perfect(label())
+    target = targets_of(label())
+    queries, matched = match(classes, masks, target, POINTS)
+    pairs = dict(zip(target.ids[matched].tolist(), queries.tolist(), strict=True))
+    assert pairs == {0: 2, 1: 4, 2: 1}
+
+
+def test_perfect_masks_cost_nothing_and_swapped_ones_much() -> None:
+    _, masks = perfect(label())
+    target = targets_of(label())
+    queries = torch.tensor([2, 4, 1])
+    right = mask_losses(masks[queries], target, torch.arange(3), POINTS)
+    wrong = mask_losses(masks[queries.roll(1)], target, torch.arange(3), POINTS)
+    # at the borders even sharp masks are half right between two pixels, and most points lie there
+    assert right[0] < 0.2 * wrong[0] and right[1] < 0.3 * wrong[1]
+
+
+def test_pixels_of_255_get_no_gradient_whatever_they_say() -> None:
+    ids = label()
+    ids[:, 20:] = 255
+    target = targets_of(ids)
+    for value in (-5.0, 5.0):
+        masks = torch.zeros(2, 32, 32)
+        masks[:, :, 22:] = value  # far enough from the valid pixels that sampling mixes none in
+        masks.requires_grad_()
+        torch.manual_seed(0)
+        sum(mask_losses(masks, target, torch.arange(2), POINTS)).backward()  # type: ignore[union-attr]
+        assert masks.grad is not None
+        assert masks.grad[:, :, 21:].abs().max() == 0 and masks.grad[:, :, :20].abs().max() > 0
+
+
+def test_a_class_under_255_alone_is_none() -> None:
+    ids = label()
+    ids[ids == 2] = 255
+    assert targets_of(ids).ids.tolist() == [0, 1]
+
+
+def test_probabilities_are_those_of_semantic_inference() -> None:
+    torch.manual_seed(0)
+    segmenter: Any = build_segmenter("mask2former", CLASSES)
+    images = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8)
+    found = predict_probabilities(segmenter, images)
+    assert found.shape == (2, 3, 128, 160)
+    assert torch.allclose(found.sum(1), torch.ones(2, 128, 160), atol=1e-5)
+    network = segmenter.network
+    batch = network.data_preprocessor({"inputs": list(images.float())}, training=False)["inputs"]
+    with torch.inference_mode():
+        last = network._layers(batch)[-1]
+        masks = torch.nn.functional.interpolate(last.masks, (128, 160), mode="bilinear").sigmoid()
+        scores = torch.einsum("nqc,nqhw->nchw", last.classes.softmax(-1)[..., :-1], masks)
+    assert torch.allclose(found, scores / scores.sum(1, keepdim=True), atol=1e-3)
+
+
+def test_tensors_have_the_names_of_hugging_face_s_checkpoints() -> None:
+    torch.manual_seed(0)
+    names = set(build_segmenter("mask2former", CLASSES).network.state_dict())
+    assert {
+        "class_predictor.weight",
+        "model.pixel_level_module.decoder.mask_projection.weight",
+        "model.transformer_module.queries_features.weight",
+        "model.transformer_module.decoder.layers.0.self_attn.k_proj.weight",
+    } <= names
+
+
+def test_it_comes_back_from_its_files() -> None:
+    torch.manual_seed(0)
+    files = pack_segmenter(build_segmenter("mask2former", CLASSES))
+    assert pack_segmenter(unpack_segmenter(files)) == files
+
+
+@pytest.mark.slow
+def test_it_learns() -> None:
+    recipe = TrainingRecipe("mask2former", 150, 8, 8e-3, warmup=10, precision="fp32")
+    trained = train_segmenter(Squares(), CLASSES, recipe)
+    items = [Squares()[index] for index in range(100, 108)]
+    images = torch.stack([item["image"] for item in items])
+    truth = torch.stack([item["label"] for item in items])
+    said = predict_probabilities(trained.segmenter, images).argmax(1)
+    iou = metrics.class_iou(metrics.confusion_matrix(said.numpy(), truth.numpy(), 3))
+    assert metrics.mean_iou(iou) > 0.7
