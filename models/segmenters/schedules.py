@@ -13,8 +13,10 @@ project's own: loading and packing steps of the pipeline are left out.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,7 @@ __all__ = ["ConfigSchedule", "ConfigViews", "read_schedule"]
 
 # steps of a pipeline that read files or pack results, which `ConfigViews` does itself
 _LEFT_OUT = ("Load", "Pack")
+_LARGEST = 1 << 14  # images of a batch, pixels of a crop's side
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class ConfigSchedule:
         for key in ("loss_scale", "dtype", "use_fsdp"):
             config.pop(key, None)
         config["optimizer"]["lr"] = learning_rate
-        with guarded():
+        with _building("optim_wrapper"):
             build = OPTIM_WRAPPER_CONSTRUCTORS.build(
                 {"type": constructor, "optim_wrapper_cfg": ConfigDict(config), **options}
             )
@@ -86,9 +89,29 @@ class ConfigSchedule:
                     config[key] = round(config[key] * factor)
             if "milestones" in config:
                 config["milestones"] = [round(each * factor) for each in config["milestones"]]
-            with guarded():
+            with _building("param_scheduler"):
                 built.append(PARAM_SCHEDULERS.build(ConfigDict(config, optimizer=optimiser)))
         return built
+
+    def check(self, network: nn.Module) -> None:
+        """Build all of it once, and make one view of a grey image. Raises `ValueError`."""
+        self.build_schedulers(self.build_optimiser(network, self.learning_rate), self.steps)
+        size = self.crop or (64, 64)
+        image, label = torch.full((3, *size), 128), torch.zeros(size)
+        with _building("pipeline"):
+            ConfigViews(self)(image.byte(), label.byte(), size, seed=0)
+
+
+@contextmanager
+def _building(part: str) -> Iterator[None]:
+    """Guard the libraries' constructors, which raise any type for values they do not expect."""
+    with guarded():
+        try:
+            yield
+        except Exception as error:
+            raise ValueError(
+                f"mmengine cannot use the config's {part} ({error}); correct it"
+            ) from error
 
 
 def read_schedule(config: str) -> ConfigSchedule:
@@ -110,18 +133,29 @@ def read_schedule(config: str) -> ConfigSchedule:
     pipeline = _pipeline(loader)
     schedulers = given.get("param_scheduler") or []
     schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-    steps = [step for step in pipeline if not str(step.get("type")).startswith(_LEFT_OUT)]
-    check_training({"optim_wrapper": optimiser, "param_scheduler": schedulers, "pipeline": steps})
-    steps = [_tuples(step) for step in steps]
-    return ConfigSchedule(
-        int(loop["max_iters"]),
-        int(loader["batch_size"]),
-        float(optimiser["optimizer"]["lr"]),
-        _crop(steps),
-        optimiser,
-        schedulers,
-        steps,
+    check_training(
+        {"optim_wrapper": optimiser, "param_scheduler": schedulers, "pipeline": pipeline}
     )
+    steps = [_tuples(step) for step in pipeline]
+    try:
+        found = ConfigSchedule(
+            int(loop["max_iters"]),
+            int(loader["batch_size"]),
+            float(optimiser["optimizer"]["lr"]),
+            _crop(steps),
+            optimiser,
+            schedulers,
+            steps,
+        )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its training cannot be read ({error!r}); correct it") from None
+    sizes = (found.steps, found.batch_size, *(found.crop or (1, 1)))
+    if min(sizes) < 1 or max(sizes[1:]) > _LARGEST or not 0 < found.learning_rate < math.inf:
+        raise ValueError(
+            f"{path}: max_iters, batch_size and crop_size are {sizes}, the learning rate is "
+            f"{found.learning_rate}; give numbers above 0, and batches and crops up to {_LARGEST}"
+        )
+    return found
 
 
 def _part(given: Mapping[str, Any], path: Path, name: str, needed: str) -> dict[str, Any]:
@@ -138,7 +172,8 @@ def _pipeline(node: Any) -> list[dict[str, Any]]:
     """Return the data set's pipeline, also if the data set is wrapped in another one."""
     while isinstance(node, Mapping):
         if isinstance(node.get("pipeline"), list):
-            return [dict(step) for step in node["pipeline"]]
+            steps = [step for step in node["pipeline"] if isinstance(step, dict)]
+            return [step for step in steps if not str(step.get("type")).startswith(_LEFT_OUT)]
         node = node.get("dataset")
     return []
 
@@ -177,7 +212,7 @@ class ConfigViews:
         in mmsegmentation. Outside of the sample the view is black and its label 255.
         """
         if not self._built:
-            with guarded():
+            with _building("pipeline"):
                 self._built = [TRANSFORMS.build(ConfigDict(step)) for step in self._pipeline]
         random.seed(seed)
         np.random.seed(seed)

@@ -1,7 +1,8 @@
 """Initial weights: files of tensors, fitted to a network whose tensors may have other names.
 
 A file may hold a whole network or its backbone. Names are compared first. Where they differ, as
-those of torchvision, timm and mmpretrain do, tensors are compared in their order.
+those of torchvision, timm and mmpretrain do, tensors are compared in the order of their layers,
+which a .pth file keeps; a .safetensors file is sorted by name.
 """
 
 from __future__ import annotations
@@ -49,19 +50,22 @@ class Loaded:
     """What a file gave: the state to load, and which tensors found no partner.
 
     `state` has the network's names. `missing` are tensors of the network that the file lacks or has
-    in another shape; `unexpected` are tensors of the file that the network lacks.
+    in another shape; `unexpected` are tensors of the file that the network lacks. `by` is "name" or
+    "order".
     """
 
     file: str
     state: dict[str, Tensor]
     missing: list[str]
     unexpected: list[str]
+    by: str
 
     def summary(self) -> dict[str, Any]:
         """Return what a report says of it, as JSON."""
         counts = {"matched": len(self.state), "of": len(self.state) + len(self.missing)}
         return {
             "file": Path(self.file).name,
+            "by": self.by,
             **counts,
             "missing": self.missing,
             "unexpected": self.unexpected,
@@ -100,19 +104,20 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
         raise ValueError(f"{file.path} changed since the training was planned; start again")
     tensors = _read(Path(file.path))
     target = network.get_submodule(file.part) if file.part else network
-    names = _match(target, tensors)
+    by, names = _match(target, tensors, ordered=Path(file.path).suffix != ".safetensors")
     own = target.state_dict()
     above = f"{file.part}." if file.part else ""
     state = {f"{above}{name}": tensors[source] for name, source in names.items()}
     wanted = {f"{above}{name}" for name in own if not name.endswith(_COUNTER)}
-    left = [name for name in tensors if name not in set(names.values())]
-    loaded = Loaded(file.path, state, sorted(wanted - set(state)), sorted(left))
+    missing, left = wanted - set(state), set(tensors) - set(names.values())
+    loaded = Loaded(file.path, state, sorted(missing), sorted(left), by)
     _check(target, loaded, above)
     _log.info(
-        "%s fits %d of %d tensors; random: %s; not used: %s",
+        "%s fits %d of %d tensors by %s; random: %s; not used: %s",
         loaded.file,
         len(state),
         len(state) + len(loaded.missing),
+        by,
         ", ".join(loaded.missing) or "none",
         ", ".join(loaded.unexpected) or "none",
     )
@@ -136,8 +141,13 @@ def _check(target: nn.Module, loaded: Loaded, above: str) -> None:
         )
 
 
-def _match(target: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the name in `tensors` of each tensor of `target` that has a partner of its shape."""
+def _match(
+    target: nn.Module, tensors: Mapping[str, Tensor], *, ordered: bool
+) -> tuple[str, dict[str, str]]:
+    """Return the name in `tensors` of each tensor of `target` that has a partner of its shape.
+
+    Before it comes how they were found, by "name" or, if `tensors` are `ordered`, by "order".
+    """
     own = target.state_dict()
     inner = [f"{name}." for name, _ in target.named_children() if name == "backbone"]
     best: dict[str, str] = {}
@@ -150,9 +160,9 @@ def _match(target: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:
             }
             best = max(best, found, key=len)
     if len(best) * 2 >= sum(name.startswith(inner[0]) if inner else True for name in own):
-        return best
-    by_order = _in_order(own, tensors, inner[0] if inner else "")
-    return max(best, by_order, key=len)
+        return "name", best
+    found = _in_order(own, tensors, inner[0] if inner else "") if ordered else {}
+    return ("order", found) if len(found) > len(best) else ("name", best)
 
 
 def _in_order(

@@ -10,20 +10,24 @@ __all__ = ["check_segmenter"]
 
 
 def check_segmenter(settings: Settings) -> None:
-    """Build the segmenter of the settings once and fit its initial weights.
+    """Build the segmenter of the settings once, fit its initial weights, and try its schedule.
 
-    Raises `SettingsError` for a model that cannot be built for the vocabulary's classes, and for
-    weights that cannot be read, are another network's, or would have to be fetched.
+    Raises `SettingsError` for a model that cannot be built for the vocabulary's classes, for a
+    config's schedule that cannot be used, and for weights that cannot be read, are another
+    network's, or would have to be fetched.
     """
     train, default = settings.train, TrainSettings()
-    if (train.model, train.weights) == (default.model, default.weights):
+    chosen, usual = ((each.model, each.weights, each.schedule) for each in (train, default))
+    if chosen == usual:
         return  # known to work, and mmsegmentation takes seconds to import
-    from models.segmenters import build_segmenter, load_weights
+    from models.segmenters import build_segmenter, load_weights, read_schedule
 
     try:
         recipe = recipe_of(train, settings.seed)
         segmenter = build_segmenter(recipe.config, class_names(settings.load_vocabulary().ids))
         for file in recipe.weights:
             load_weights(segmenter.network, file)
+        if recipe.schedule == "config":
+            read_schedule(recipe.config).check(segmenter.network)
     except ValueError as error:
         raise SettingsError(f"train.model={train.model!r}: {error}") from error

@@ -153,6 +153,54 @@ def test_what_no_training_holds_is_refused(
         read_schedule(written(tmp_path, TRAINING.replace(old, new, 1)))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr=0.01", "rate=0.01", "KeyError"),
+        ("lr=0.01", "lr=0.0", "numbers above 0"),
+        ("max_iters=16", "max_iters=[16]", "TypeError"),
+        ("batch_size=3", "batch_size=-3", "numbers above 0"),
+        ("crop_size = (48, 40)", "crop_size = (48, 4000000)", "up to 16384"),
+    ],
+)
+def test_numbers_that_no_training_can_have_are_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in TRAINING
+    with pytest.raises(ValueError, match=message):
+        read_schedule(written(tmp_path, TRAINING.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("betas=(0.9, 0.999)", "beta=0.9", "optim_wrapper"),
+        ("power=1.0", "powers=1.0", "param_scheduler"),
+        ("prob=0.5", "chance=0.5", "pipeline"),
+        ("cat_max_ratio=0.75", "cat_max_ratio={}", "pipeline"),
+    ],
+)
+def test_what_mmengine_cannot_build_is_found_by_the_check(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in TRAINING
+    config = written(tmp_path, TRAINING.replace(old, new, 1))
+    network = build_segmenter(config, CLASSES).network
+    with pytest.raises(ValueError, match=f"cannot use the config's {message}"):
+        read_schedule(config).check(network)
+    usual = written(tmp_path)
+    read_schedule(usual).check(network)
+
+
+@pytest.mark.slow
+def test_loading_processes_change_nothing(recipe: TrainingRecipe) -> None:
+    trained = [
+        train_segmenter(Squares(), CLASSES, recipe, _every_step(None, workers=workers))
+        for workers in (0, 2)
+    ]
+    assert pack_segmenter(trained[0].segmenter) == pack_segmenter(trained[1].segmenter)
+
+
 def test_a_model_by_name_has_no_schedule() -> None:
     with pytest.raises(ValueError, match=r"train\.schedule is 'config', and 'segformer' is no"):
         read_schedule("segformer")

@@ -91,9 +91,15 @@ def test_a_backbone_of_other_names_is_matched_by_order(config: str, tmp_path: Pa
     own = backbone(first)
     renamed = {f"features.{i}.{n.rpartition('.')[2]}": t for i, (n, t) in enumerate(own.items())}
     found = loaded(second, saved(tmp_path / "w.pth", renamed | {"fc.weight": torch.ones(9, 16)}))
-    assert found.unexpected == ["fc.weight"]
+    assert found.unexpected == ["fc.weight"] and found.summary()["by"] == "order"
     other = backbone(second)
     assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_a_sorted_file_of_other_names_is_not_matched_by_order(config: str, tmp_path: Path) -> None:
+    renamed = {f"f{i}.weight": t for i, t in enumerate(backbone(built(config, 1)).values())}
+    with pytest.raises(ValueError, match="give weights of the same architecture"):
+        loaded(built(config, 2), saved(tmp_path / "w.safetensors", renamed))
 
 
 def test_a_classifier_of_other_classes_stays_random_and_is_reported(
