@@ -4,7 +4,7 @@
 |---|---|
 | presets.py, configs.py, fitting.py | named models and config files, fitted to a list of classes |
 | checks.py | what a config may hold; everything else is refused |
-| weights.py | initial weights from files, whatever their names |
+| weight_files.py, weights.py | initial weights from files, whatever their tensors' names |
 | networks.py | builds networks, packs them as safetensors and JSON, and opens those |
 | sources.py | labelled sets: the drawn world, arrays, VOC folders |
 | samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
@@ -37,7 +37,8 @@ from models.segmenters.schedules import read_schedule
 from models.segmenters.snapshots import Snapshots
 from models.segmenters.sources import ArraySet, DrawnScenes
 from models.segmenters.training import train_segmenter
-from models.segmenters.weights import WeightsFile, initial_weights, load_weights
+from models.segmenters.weight_files import WeightsFile, initial_weights
+from models.segmenters.weights import load_weights
 
 __all__ = [
     "PRESETS",

@@ -11,7 +11,7 @@ import torch
 from models.segmenters.networks import Segmenter
 from models.segmenters.samples import Augmentation
 from models.segmenters.snapshots import Snapshots
-from models.segmenters.weights import WeightsFile
+from models.segmenters.weight_files import WeightsFile
 
 __all__ = ["Execution", "Trained", "TrainingRecipe"]
 

@@ -149,6 +149,10 @@ def read_schedule(config: str) -> ConfigSchedule:
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its training cannot be read ({error!r}); correct it") from None
+    return _checked(found, path)
+
+
+def _checked(found: ConfigSchedule, path: Path) -> ConfigSchedule:
     sizes = (found.steps, found.batch_size, *(found.crop or (1, 1)))
     if min(sizes) < 1 or max(sizes[1:]) > _LARGEST or not 0 < found.learning_rate < math.inf:
         raise ValueError(
