@@ -71,7 +71,8 @@ def test_pixels_of_255_get_no_gradient_whatever_they_say() -> None:
         masks[:, :, 22:] = value  # far enough from the valid pixels that sampling mixes none in
         masks.requires_grad_()
         torch.manual_seed(0)
-        sum(mask_losses(masks, target, torch.arange(2), POINTS)).backward()  # type: ignore[union-attr]
+        bce, dice = mask_losses(masks, target, torch.arange(2), POINTS)
+        (bce + dice).backward()
         assert masks.grad is not None
         assert masks.grad[:, :, 21:].abs().max() == 0 and masks.grad[:, :, :20].abs().max() > 0
 
