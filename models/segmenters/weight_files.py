@@ -22,6 +22,12 @@ from models.segmenters.presets import PRESETS
 __all__ = ["RANDOM", "WeightsFile", "digest_of", "initial_weights", "read_tensors"]
 
 RANDOM = "random"  # in place of a file: start from random weights, whatever the config names
+# mmengine's lists of the addresses behind short names
+_HUBS = {
+    "open-mmlab": "openmmlab.json",
+    "mmcls": "mmcls.json",
+    "torchvision": "torchvision_0.12.json",
+}
 _NESTED = ("state_dict", "model", "state_dict_ema", "model_state_dict")  # where tools put tensors
 
 
@@ -118,7 +124,7 @@ def _address(value: str) -> str:
     """Return an address as one that can be fetched; mmengine's short names are looked up."""
     scheme, _, name = value.partition("://")
     spec = find_spec("mmengine")
-    if scheme != "open-mmlab" or spec is None or not spec.submodule_search_locations:
+    if scheme not in _HUBS or spec is None or not spec.submodule_search_locations:
         return value
-    hub = Path(spec.submodule_search_locations[0]) / "hub" / "openmmlab.json"
+    hub = Path(spec.submodule_search_locations[0]) / "hub" / _HUBS[scheme]
     return str(json.loads(hub.read_text()).get(name, value))

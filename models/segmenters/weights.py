@@ -68,7 +68,8 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
     above = f"{file.part}." if file.part else ""
     state = {f"{above}{name}": tensors[source] for name, source in names.items()}
     wanted = {f"{above}{name}" for name in own if not name.endswith(_COUNTER)}
-    missing, left = wanted - set(state), set(tensors) - set(names.values())
+    missing = wanted - set(state)
+    left = {name for name in tensors if not name.endswith(_COUNTER)} - set(names.values())
     loaded = Loaded(file.path, state, sorted(missing), sorted(left), by)
     _check(target, loaded, above)
     _log.info(

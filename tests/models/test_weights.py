@@ -186,6 +186,20 @@ def test_an_address_in_a_config_is_refused_with_the_file_to_fetch(tmp_path: Path
     assert initial_weights(str(path), "random") == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("mmcls://mobilenet_v2", "https://.*mobilenet_v2.*pth"),
+        ("torchvision://resnet50", "https://.*resnet50.*pth"),
+    ],
+)
+def test_short_names_are_told_as_addresses(tmp_path: Path, name: str, address: str) -> None:
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY.replace("open-mmlab://not_to_be_fetched", name))
+    with pytest.raises(ValueError, match=address):
+        initial_weights(str(path))
+
+
 def test_a_file_in_a_config_is_for_the_part_that_names_it(config: str, tmp_path: Path) -> None:
     first = built(config, 1)
     file = saved(tmp_path / "mit.pth", backbone(first))
