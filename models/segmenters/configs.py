@@ -23,7 +23,7 @@ __all__ = ["read_config"]
 _MOST_VALUES = 1 << 16
 _MOST_BASES_DEEP = 32
 _LETTERS = 64  # a text of that length counts as one value more
-_LARGEST = 1 << 16  # largest product that is computed
+_LARGEST = 1 << 16  # longest text or list that is computed
 _LARGEST_NUMBER = 1 << 63
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -131,7 +131,8 @@ class _Reader:
                 return self._counted(-self._value(node.operand, names))
             case ast.BinOp() if type(node.op) in _OPERATORS:
                 operands = self._value(node.left, names), self._value(node.right, names)
-                if math.prod(map(_size, operands)) > _LARGEST:
+                long = any(isinstance(each, str | list) for each in operands)
+                if long and math.prod(map(_size, operands)) > _LARGEST:
                     raise _NoDataError  # a list as long as that is no configuration
                 return self._counted(_OPERATORS[type(node.op)](*operands))
         raise _NoDataError

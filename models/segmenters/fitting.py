@@ -16,7 +16,7 @@ from models.segmenters.checks import check_size, is_class_weight
 from models.segmenters.configs import read_config
 from models.segmenters.presets import PRESETS
 
-__all__ = ["find_config", "fit_model", "read_model"]
+__all__ = ["find_config", "fit_model", "read_model", "with_tuples"]
 
 # Mean and standard deviation of ImageNet's RGB in 0..255: mmsegmentation's default, close enough
 # for photographs.
@@ -91,6 +91,16 @@ def fit_model(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
         "seg_pad_val": IGNORE,
     }
     return copy
+
+
+def with_tuples(value: Any) -> Any:
+    """Return a value of JSON with its lists of numbers as tuples, as they may have been written."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(child) for key, child in value.items()}
+    if isinstance(value, list):
+        numbers = all(isinstance(child, int | float) for child in value)
+        return tuple(value) if numbers else [with_tuples(child) for child in value]
+    return value
 
 
 def _fit_class_weight(loss: dict[str, Any], num_classes: int) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -20,7 +20,7 @@ from models.guard import guarded
 from models.limits import Limit, limit_of, limited
 from models.metrics import IGNORE
 from models.segmenters.checks import check_model
-from models.segmenters.fitting import fit_model, read_model
+from models.segmenters.fitting import fit_model, read_model, with_tuples
 from models.segmenters.openmmlab import MODELS, ConfigDict, isolated, revert_sync_batchnorm
 from models.segmenters.presets import PRESETS
 
@@ -73,12 +73,20 @@ def _assemble(model: dict[str, Any], classes: tuple[str, ...], limit: Limit) -> 
     check_model(model)
     with isolated(), guarded(), limited(limit):
         try:
-            network = revert_sync_batchnorm(MODELS.build(ConfigDict(json.loads(json.dumps(model)))))
+            network = _built(json.loads(json.dumps(model)))
         except Exception as error:  # constructors raise any type for values they do not expect
             raise ValueError(
                 f"mmsegmentation cannot build the config's model ({error}); correct it"
             ) from error
     return Segmenter(network, {"model": model, "classes": list(classes)}, classes)
+
+
+def _built(model: dict[str, Any]) -> torch.nn.Module:
+    try:
+        network = MODELS.build(ConfigDict(model))
+    except AssertionError:  # some classes want tuples, for which JSON has lists
+        network = MODELS.build(ConfigDict(with_tuples(model)))
+    return cast(torch.nn.Module, revert_sync_batchnorm(network))
 
 
 def pack_segmenter(segmenter: Segmenter) -> dict[str, bytes]:

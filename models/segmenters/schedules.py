@@ -30,7 +30,7 @@ from models.guard import guarded
 from models.metrics import IGNORE
 from models.segmenters.checks import check_training
 from models.segmenters.configs import read_config
-from models.segmenters.fitting import find_config
+from models.segmenters.fitting import find_config, with_tuples
 from models.segmenters.openmmlab import (
     OPTIM_WRAPPER_CONSTRUCTORS,
     PARAM_SCHEDULERS,
@@ -87,6 +87,8 @@ class ConfigSchedule:
             for key in ("begin", "end", "T_max", "step_size", "total_steps"):
                 if isinstance(config.get(key), int):
                     config[key] = round(config[key] * factor)
+            if config.get("begin", 0) >= config.get("end", math.inf):
+                continue  # a warm-up of less than half a step
             if "milestones" in config:
                 config["milestones"] = [round(each * factor) for each in config["milestones"]]
             with _building("param_scheduler"):
@@ -136,7 +138,7 @@ def read_schedule(config: str) -> ConfigSchedule:
     check_training(
         {"optim_wrapper": optimiser, "param_scheduler": schedulers, "pipeline": pipeline}
     )
-    steps = [_tuples(step) for step in pipeline]
+    steps = [with_tuples(step) for step in pipeline]
     try:
         found = ConfigSchedule(
             int(loop["max_iters"]),
@@ -188,16 +190,6 @@ def _crop(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
         return None
     size = sizes[-1]
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _tuples(value: Any) -> Any:
-    """Return a value with its lists of numbers as tuples, which mmcv's transforms ask for."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(child) for key, child in value.items()}
-    if isinstance(value, list):
-        numbers = all(isinstance(child, int | float) for child in value)
-        return tuple(value) if numbers else [_tuples(child) for child in value]
-    return value
 
 
 class ConfigViews:
