@@ -65,7 +65,7 @@ class Clock(Hook):  # type: ignore[misc]  # mmengine has no types
 
     def seconds(self) -> list[float]:
         """Return the seconds of each step but the first ones."""
-        return np.diff(self.ends)[SKIPPED - 1 :].tolist()
+        return list(np.diff(self.ends)[SKIPPED - 1 :])
 
 
 def main(size: Size) -> list[Claim]:
@@ -106,7 +106,7 @@ def ours(config: str, store: Store, steps: int) -> list[float]:
     execution = Execution(every=1, progress=lambda row: ends.append(time.perf_counter()))
     recipe = TrainingRecipe(config, steps, BATCH, 6e-4, schedule="config", precision="fp32")
     train_segmenter(SegmentationDataset(store.url, "drawn"), CLASSES, recipe, execution)
-    return np.diff(ends)[SKIPPED - 1 :].tolist()
+    return list(np.diff(ends)[SKIPPED - 1 :])
 
 
 def plain(config: str, work: Path) -> list[float]:

@@ -16,6 +16,8 @@ from tasks.plan.rows import plan_groups, stored_record
 from tasks.plan.tokens import TokenCounter, load_tokenizer
 from tasks.publish.samples import version_of
 from tasks.publish.version import is_published
+from tasks.train.check import check_segmenter
+from tasks.train.protocols import check_sets
 
 __all__ = ["preview"]
 
@@ -35,6 +37,8 @@ def preview(store: Store, settings: Settings, examples: int, json: bool) -> None
 
     Raises whatever would stop the run before its first shard.
     """
+    check_sets(settings)
+    check_segmenter(settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = resolve(store, settings)
     stored = stored_record(store, settings.name)

@@ -245,6 +245,20 @@ def test_verify_of_what_is_not_there_lists_what_is(shell: Shell) -> None:
     assert err.endswith("has no run or version 'sunday-0'; it has: monday-1\n")
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("train.model=segformer-b9", "is neither one of"),
+        ("train.schedule=config", "is no mmsegmentation config"),
+        ("train.weights=none.pth", "No such file"),
+        ("evaluate.voc=none", "none"),
+    ],
+)
+def test_the_plan_tells_what_would_stop_the_run(shell: Shell, flag: str, message: str) -> None:
+    code, out, error = shell("plan", "--set", flag)
+    assert code and message in error and "images in" not in out
+
+
 def test_nothing_to_train_on_or_to_evaluate_is_said(shell: Shell) -> None:
     assert "has no published version; `segmint run` makes one" in shell("train")[2]
     assert "has no champion; name a checkpoint" in shell("evaluate")[2]

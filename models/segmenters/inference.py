@@ -111,13 +111,15 @@ def _padded(side: int) -> int:
 
 
 def batches_of_one_size(
-    items: Iterable[LabelledItem], batch_size: int
+    items: Iterable[LabelledItem], batch_size: int, scale: float = 1.0
 ) -> Iterator[list[LabelledItem]]:
     """Yield neighbouring items of one image size, in order.
 
     At most `batch_size` at a time, and fewer if the images are large: 16 million pixels or one.
+    They are predicted at up to `scale` times their size.
     """
     for (_, height, width), run in groupby(items, key=lambda item: tuple(item["image"].shape)):
-        fitting = max(1, min(batch_size, _MOST_PIXELS // (height * width)))
+        pixels = height * width * max(1.0, scale) ** 2
+        fitting = max(1, min(batch_size, int(_MOST_PIXELS / pixels)))
         while batch := list(islice(run, fitting)):
             yield batch

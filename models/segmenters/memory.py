@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.segmenters.inference import padded_size
+from models.segmenters.inference import Inference, padded_size
 from models.segmenters.networks import Segmenter
 from models.segmenters.openmmlab import isolated
 
@@ -21,7 +21,9 @@ _SCORES = 3
 
 
 @torch.no_grad()
-def bytes_to_predict(segmenter: Segmenter, height: int, width: int) -> int:
+def bytes_to_predict(
+    segmenter: Segmenter, height: int, width: int, inference: Inference = Inference()
+) -> int:
     """Return the bytes that predicting one image of H × W pixels takes at least.
 
     The network runs on torch's meta device, which computes shapes without values. The result is
@@ -29,9 +31,11 @@ def bytes_to_predict(segmenter: Segmenter, height: int, width: int) -> int:
     A network that predicts by windows (`test_cfg.mode = "slide"`) is run on one. A network that
     needs values to run counts with its scores alone.
     """
+    height, width = (round(side * max(inference.scales)) for side in (height, width))
     scores = _SCORES * 4 * len(segmenter.classes) * height * width
     network: Any = segmenter.network
-    size: tuple[int, ...] = padded_size(height, width)
+    side = inference.window or max(height, width)
+    size: tuple[int, ...] = padded_size(min(side, height), min(side, width))
     try:
         if network.test_cfg["mode"] == "slide":
             size = tuple(map(min, zip(size, network.test_cfg["crop_size"], strict=True)))

@@ -45,9 +45,9 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
     classes = meta["classes"]
     of = chosen_set(settings.evaluate, classes)
     segmenter = load_checkpoint(store, checkpoint)
-    if of.largest:
-        check_memory(segmenter, *of.largest)
     inference = _inference(settings.evaluate)
+    if of.largest:
+        check_memory(segmenter, *of.largest, inference)
     with Report("evaluate", checkpoint, of.images) as report:
         found = measure(segmenter, of.samples, settings.evaluate.batch_size, report, inference)
     reported, deciding, of = divide(found, of)

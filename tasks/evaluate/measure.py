@@ -127,9 +127,10 @@ def measure(
     found = Measured(
         np.zeros((count, 3, classes), np.int64), np.zeros((count, 3, metrics.BINS)), [], []
     )
-    for batch in batches_of_one_size((samples[index] for index in range(count)), batch_size):
+    chosen = inference or Inference()
+    items = (samples[index] for index in range(count))
+    for batch in batches_of_one_size(items, batch_size, max(chosen.scales)):
         images = torch.stack([item["image"] for item in batch])
-        chosen = inference or Inference()
         probabilities = predict_probabilities(segmenter, images, inference=chosen).numpy()
         for item, one in zip(batch, probabilities, strict=True):
             _add(found, item, one)

@@ -9,7 +9,7 @@ from infra.memory import available_memory
 from infra.voc import VocError
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where it is used
-    from models.segmenters import Segmenter
+    from models.segmenters import Inference, Segmenter
 
 __all__ = ["check_memory"]
 
@@ -18,16 +18,19 @@ _SMALL = 1 << 20
 _GIB = 1 << 30
 
 
-def check_memory(segmenter: Segmenter, path: Path, height: int, width: int) -> None:
+def check_memory(
+    segmenter: Segmenter, path: Path, height: int, width: int, inference: Inference
+) -> None:
     """Raise `VocError` if an image of H × W pixels takes more memory than is free."""
-    if height * width <= _SMALL:
+    if height * width * max(inference.scales) ** 2 <= _SMALL:
         return
     from models.segmenters import bytes_to_predict
 
-    needed, free = bytes_to_predict(segmenter, height, width), available_memory()
+    needed = bytes_to_predict(segmenter, height, width, inference)
+    free = available_memory()
     if needed > free:
         raise VocError(
             f"{path} is {width} x {height} pixels; this network needs at least "
             f"{needed / _GIB:.1f} GiB of memory to predict it, and {free / _GIB:.1f} GiB are free; "
-            "leave it out of the split, or make image and label smaller"
+            "leave it out of the split, make image and label smaller, or set evaluate.window"
         )

@@ -20,6 +20,7 @@ from infra.voc import VocError, VocFolder
 from models.generators import PipelineError, check_pipeline, load_pipeline, pipeline_folder
 from models.limits import Limit, SizeError, limit_of, limited
 from models.segmenters import (
+    Inference,
     build_segmenter,
     bytes_to_predict,
     pack_segmenter,
@@ -92,7 +93,10 @@ def test_a_network_that_predicts_by_windows_takes_little_for_a_large_picture() -
     whole = build_segmenter("segformer", CLASSES)
     windows: Any = build_segmenter("segformer", CLASSES)
     windows.network.test_cfg.update(mode="slide", crop_size=(512, 512), stride=(341, 341))
-    assert bytes_to_predict(windows, LARGE, LARGE) < bytes_to_predict(whole, LARGE, LARGE) / 100
+    needed = bytes_to_predict(whole, LARGE, LARGE)
+    assert bytes_to_predict(windows, LARGE, LARGE) < needed / 100
+    assert bytes_to_predict(whole, LARGE, LARGE, Inference(window=512)) < needed / 100
+    assert bytes_to_predict(whole, LARGE, LARGE, Inference(scales=(2.0,))) > 3 * needed
 
 
 def test_a_convolutional_network_takes_as_much_as_its_largest_layer() -> None:
