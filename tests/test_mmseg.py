@@ -47,6 +47,7 @@ def test_samples_are_those_of_the_version_in_bgr(store: Store) -> None:
         assert red > 200 and blue < 60  # cars are red
 
 
+@pytest.mark.slow
 def test_the_real_runner_trains_and_measures(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "run.py"
     path.write_text(RUN.format(store=store.url))

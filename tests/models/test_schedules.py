@@ -98,6 +98,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(recipe: TrainingRecipe
     )
 
 
+@pytest.mark.slow
 def test_training_by_it_learns(recipe: TrainingRecipe) -> None:
     longer = replace(recipe, steps=60, batch_size=8)
     curve = train_segmenter(Squares(), CLASSES, longer).curve

@@ -73,8 +73,10 @@ def test_a_whole_network_comes_in_whole(config: str, tmp_path: Path, suffix: str
     assert torch.equal(*outputs)
 
 
-@pytest.mark.parametrize("nested", ["", "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "encoder."])
+@pytest.mark.parametrize(
+    ("prefix", "nested"),
+    [("", ""), ("module.", ""), ("backbone.", "state_dict"), ("encoder.", "model")],
+)
 def test_a_backbone_comes_in_whole(config: str, tmp_path: Path, nested: str, prefix: str) -> None:
     first, second = built(config, 1), built(config, 2)
     tensors = {prefix + n: t for n, t in backbone(first).items()}

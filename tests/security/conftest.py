@@ -1,4 +1,4 @@
-"""The services of infra/compose, with the secrets that a module has made."""
+"""Every test of this room is marked `security`; the services of infra/compose, rendered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Any
 import pytest
 
 from tests.security.deployed import composed
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this room; the hook sees those of all rooms."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("security")
 
 
 @pytest.fixture(scope="module")
