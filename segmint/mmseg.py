@@ -21,6 +21,7 @@ from typing import Any
 import infra  # noqa: F401  before torch is imported: sets how OpenMP's threads wait
 from infra.store import SegmentationDataset, Store, list_versions
 from models.segmenters.openmmlab import DATASETS, Compose
+from models.segmenters.schedules import as_results
 from tasks.schemas import origin_of
 from tasks.train.train import class_names
 
@@ -67,19 +68,8 @@ class SegmintDataset:
         The pipeline gets `img` (H, W, 3) uint8 BGR and `gt_seg_map` (H, W) uint8, 255 = ignore.
         """
         sample = self.samples[index]
-        label = sample["label"].numpy()
-        image = sample["image"].permute(1, 2, 0).numpy()[..., ::-1].copy()
-        return self._pipeline(
-            {
-                "img": image,
-                "img_path": sample["id"],
-                "img_shape": label.shape,
-                "ori_shape": label.shape,
-                "gt_seg_map": label,
-                "seg_fields": ["gt_seg_map"],
-                "reduce_zero_label": False,
-            }
-        )
+        results = as_results(sample["image"], sample["label"])
+        return self._pipeline({**results, "img_path": sample["id"]})
 
 
 def _palette(count: int) -> list[list[int]]:

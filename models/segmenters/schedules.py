@@ -39,7 +39,7 @@ from models.segmenters.openmmlab import (
     OptimWrapper,
 )
 
-__all__ = ["ConfigSchedule", "ConfigViews", "read_schedule"]
+__all__ = ["ConfigSchedule", "ConfigViews", "as_results", "read_schedule"]
 
 # steps of a pipeline that read files or pack results, which `ConfigViews` does itself
 _LEFT_OUT = ("Load", "Pack")
@@ -192,6 +192,22 @@ def _crop(pipeline: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
+def as_results(image: Tensor, label: Tensor) -> dict[str, Any]:
+    """Return image (3, H, W) RGB and label (H, W), uint8, as mmsegmentation's transforms take them.
+
+    That is `img` (H, W, 3) BGR, as mmcv reads images, and `gt_seg_map` (H, W).
+    """
+    shape = tuple(label.shape)
+    return {
+        "img": np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]),
+        "gt_seg_map": label.numpy(),
+        "seg_fields": ["gt_seg_map"],
+        "img_shape": shape,
+        "ori_shape": shape,
+        "reduce_zero_label": False,
+    }
+
+
 class ConfigViews:
     """A config's augmentations, applied to samples, with random draws from a seed."""
 
@@ -212,15 +228,7 @@ class ConfigViews:
                 self._built = [TRANSFORMS.build(ConfigDict(step)) for step in self._pipeline]
         random.seed(seed)
         np.random.seed(seed)
-        shape = tuple(label.shape)
-        results: dict[str, Any] = {
-            "img": np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]),
-            "gt_seg_map": label.numpy(),
-            "seg_fields": ["gt_seg_map"],
-            "img_shape": shape,
-            "ori_shape": shape,
-            "reduce_zero_label": False,
-        }
+        results = as_results(image, label)
         for transform in self._built:
             results = transform(results)
         pixels = np.clip(results["img"][..., ::-1], 0, 255).astype(np.uint8)
