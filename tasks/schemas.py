@@ -183,9 +183,10 @@ class _Recipe(_Part):
     batch_size: int = 0
 
 
-class Training(_Part):
+class Training(Sources):
     """training.json of a run, and meta.json of a noise-learning network."""
 
+    samples: Annotated[int, Field(ge=0)] = 0
     curve: list[_Step] = []
     seconds: Amount = 0
     recipe: _Recipe = _Recipe()

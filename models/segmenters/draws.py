@@ -20,6 +20,7 @@ __all__ = ["MOST", "Order", "even_shares", "shares_of"]
 # Otherwise the only sample of a class would be a tenth of what a training of ten classes sees.
 MOST = 10.0
 _ROUNDS = 100  # of the fit; shares change by less than 1e-3 after some twenty
+_SCALINGS = 5  # of a round; the mean is then 1 but for 1e-3
 _KEPT = 2  # epochs in memory: a batch may lie in two
 
 Shares = NDArray[np.float64]
@@ -43,9 +44,15 @@ def even_shares(shown: NDArray[np.bool_]) -> Shares:
     for _ in range(_ROUNDS):
         frequencies = fitted @ chosen
         lacking = np.log(frequencies.mean() / frequencies)
-        fitted *= np.exp(chosen @ lacking / sizes)
-        fitted = np.clip(fitted / fitted.mean(), 1 / MOST, MOST)
-    shares[objects] = fitted / fitted.mean()
+        fitted = _bounded(fitted * np.exp(chosen @ lacking / sizes))
+    shares[objects] = fitted
+    return shares
+
+
+def _bounded(shares: Shares) -> Shares:
+    """Return shares of mean 1 in [1 / MOST, MOST], scaled where they are inside."""
+    for _ in range(_SCALINGS):
+        shares = np.clip(shares / shares.mean(), 1 / MOST, MOST)
     return shares
 
 

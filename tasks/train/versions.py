@@ -97,7 +97,8 @@ def _shares_class(one: Manifest, other: Manifest) -> bool:
 
 
 def _names(manifest: Manifest) -> str:
-    return ", ".join(origin_of(manifest).classes)
+    classes = origin_of(manifest).classes
+    return ", ".join(sorted(classes, key=lambda name: classes[name]))
 
 
 def label_table(ids: Mapping[str, int], wanted: Mapping[str, int]) -> NDArray[np.uint8]:

@@ -17,7 +17,8 @@ from infra.store import (
     verify_version,
     write_shard,
 )
-from tasks.gc.collect import DAY, Found, collect, find_garbage, pin, unpin
+from tasks.gc.collect import Found, collect, find_garbage, pin, unpin
+from tasks.gc.needed import DAY
 from tasks.gc.ownership import delete_own
 from tests.tasks.segmenting import publish_squares
 
