@@ -77,4 +77,4 @@ def load_start(
 
 def continued(recipe: TrainingRecipe) -> TrainingRecipe:
     """Return the recipe of a training that starts from trained weights."""
-    return replace(recipe, learning_rate=recipe.learning_rate * FINE_TUNING, weights=())
+    return replace(recipe, learning_rate=recipe.learning_rate * FINE_TUNING)

@@ -73,7 +73,7 @@ def test_a_damaged_or_exchanged_version_is_never_left_out_silently(store: Store)
     path = "versions/a-1/manifest.json"
     intact = store.read_bytes(path)
     store.place.put(path, [intact[:-80]])
-    with pytest.raises(StoreError, match="a-1/manifest.json"):
+    with pytest.raises(StoreError, match=r"a-1/manifest\.json"):
         chosen_versions(store, "d-4", "all")
     store.delete(path)
     store.delete("publications")
@@ -93,7 +93,7 @@ def test_a_version_without_classes_is_refused(store: Store) -> None:
     write_shard(store, path, {}, shard)
     publish_version(store, "raw-1", shards=[path], meta={})
     publish_squares(store, "e-5", count=2, run="e", first=20)
-    with pytest.raises(StoreError, match="manifest of version 'raw-1': meta.run"):
+    with pytest.raises(StoreError, match=r"manifest of version 'raw-1': meta\.run"):
         chosen_versions(store, "e-5", "all")
     assert len(list_versions(store)) == 6
 
