@@ -1,5 +1,7 @@
 """Which sample each position of a training sees."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -94,7 +96,7 @@ def test_even_classes_need_no_shares() -> None:
 def test_parts_and_joined_sets_keep_their_shares() -> None:
     assert shares_of(Squares()) is None
     assert shares_of(ConcatDataset([Squares(2), Squares(3)])) is None
-    joined = ConcatDataset([Shared(3), Squares(2)])
+    joined: ConcatDataset[Any] = ConcatDataset([Shared(3), Squares(2)])
     found = shares_of(Subset(joined, [0, 1, 4]))
     assert found is not None and found.tolist() == [2.0, 1.0, 1.0]
 
