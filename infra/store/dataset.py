@@ -61,8 +61,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the version; of several, that of the last one."""
-        return self.manifests[-1]
+        """The manifest of the version; of several, that of the first one."""
+        return self.manifests[0]
 
     def __len__(self) -> int:
         return sum(each.samples for each in self.manifests)

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from infra.store import Manifest, SegmentationDataset, Store, StoreError
 from models.duplicates import near_any
-from models.metrics import IGNORE
 from tasks.schemas import origin_of
 from tasks.train.contents import Contents, read_contents
 from tasks.train.versions import label_table
@@ -72,33 +71,24 @@ def pool_of(store: Store, manifests: Sequence[Manifest], memory: int) -> Pool:
     """
     from models.segmenters import even_shares
 
+    versions = [each.version for each in manifests]
     names = [origin_of(each).classes for each in manifests]
     tables = np.stack([label_table(ids, names[0]) for ids in names])
-    contents = [read_contents(store, each) for each in manifests]
-    shown = np.concatenate(
-        [_translated(each.shown, table) for each, table in zip(contents, tables, strict=True)]
-    )
-    chosen = np.flatnonzero(shown[:, :IGNORE].any(1) & ~_repeated(contents))
-    classes = shown[chosen, 1:IGNORE]
+    ids = max(names[0].values()) + 1
+    contents = [
+        read_contents(store, each, table, ids)
+        for each, table in zip(manifests, tables, strict=True)
+    ]
+    shown = np.concatenate([each.shown for each in contents])
+    chosen = np.flatnonzero(shown.any(1) & ~_repeated(contents))
+    classes = shown[chosen, 1:]
     if not classes.any():
-        versions = ", ".join(each.version for each in manifests)
         raise StoreError(
-            f"no sample of {versions} shows any class of {manifests[0].version!r}; name other "
+            f"no sample of {', '.join(versions)} shows any class of {versions[0]!r}; name other "
             "versions in train.versions"
         )
-    options = store.options
-    samples = SegmentationDataset(
-        store.url, [each.version for each in manifests], options, memory=memory
-    )
+    samples = SegmentationDataset(store.url, versions, store.options, memory=memory)
     return Pool(samples, chosen, tables, even_shares(classes))
-
-
-def _translated(shown: NDArray[np.bool_], table: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which translated ids (n, 256) samples show, from the ids that they show."""
-    found = np.zeros_like(shown)
-    for old in np.flatnonzero(shown.any(0)):
-        found[:, table[old]] |= shown[:, old]
-    return found
 
 
 def _repeated(contents: Sequence[Contents]) -> NDArray[np.bool_]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from infra.store import (
     CorruptShardError,
@@ -123,6 +125,26 @@ def test_a_label_that_a_version_does_not_name_is_refused(store: Store) -> None:
     publish_squares(store, "new", count=4, first=4)
     with pytest.raises(StoreError, match="labels of version 'old' hold id 2, but its classes are"):
         pooled(store, "new", "old")
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        (np.zeros((1, 16, 16, 4), np.uint8), np.zeros((1, 16, 16), np.uint8)),
+        (np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 16, 8), np.uint8)),
+        (np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 16, 16), np.uint8)),
+        (np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 16, 16), np.int64)),
+    ],
+)
+def test_arrays_of_another_form_are_refused(
+    store: Store, image: NDArray[Any], label: NDArray[Any]
+) -> None:
+    publish_squares(store, "new", count=2)
+    path = "versions/raw/data/00000"
+    write_shard(store, path, {"image": image, "label": label}, pd.DataFrame({"id": ["a"]}))
+    publish_version(store, "raw", shards=[path], meta={"run": "a", "classes": {"car": 1}})
+    with pytest.raises(StoreError, match=r"are not uint8 \(H, W, 3\) and \(H, W\)"):
+        pooled(store, "new", "raw")
 
 
 def test_versions_that_show_nothing_are_refused(store: Store) -> None:
