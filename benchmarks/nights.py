@@ -64,7 +64,7 @@ def publish_night(size: Size, number: int) -> str:
         seed=3000 + number,
         store={"url": str(CACHE / "store")},
         compose={"images": composed},
-        plan={"images": images, "multi": 0.4, "negatives": 0.05, "shard_size": images // 8},
+        plan={"images": images, "multi": 0.4, "negatives": 0.05, "shard_size": images // 4},
         compute={"runner": "dask-local", "workers": os.cpu_count()}
         if not torch.cuda.is_available()
         else {},
