@@ -1,6 +1,7 @@
 """What every benchmark shares: its sizes, its cache folder and its last line.
 
 A benchmark is a module with `main(size: Size) -> list[Claim]` and ends with `run("NAME", main)`.
+What it needs from outside the repository comes as further options, such as `--root FOLDER`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import json
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,8 +35,12 @@ class Claim:
         return bool(_COMPARE[relation](self.value, float(bound)))
 
 
-def run(name: str, main: Callable[[Size], list[Claim]]) -> None:
+def run(
+    name: str, main: Callable[..., list[Claim]], paths: Mapping[str, str] | None = None
+) -> None:
     """Parse `--quick` or `--full`, measure, and print one JSON object as the last line.
+
+    `paths` are further options with the help of each; `main` gets their values as keywords.
 
     Exits with status 1 if a claim fails.
     A quick run claims nothing: its figures are printed with `holds` null and `passed` null.
@@ -52,8 +57,11 @@ def run(name: str, main: Callable[[Size], list[Claim]]) -> None:
     size.add_argument(
         "--full", dest="size", action="store_const", const="full", help="for a machine with a GPU"
     )
-    chosen: Size = parser.parse_args().size or "default"
-    claims = main(chosen)
+    for option, text in (paths or {}).items():
+        parser.add_argument(f"--{option}", type=Path, required=True, help=text)
+    given = vars(parser.parse_args())
+    chosen: Size = given.pop("size") or "default"
+    claims = main(chosen, **given)
     claiming = chosen != "quick"
     rows = [
         {

@@ -55,7 +55,8 @@ class Training:
     """One training and the scenes that its network is measured on.
 
     `content` says what `samples` holds, down to the bytes: a digest, or how it is drawn. `start` is
-    the key of a finished training whose network this one starts from.
+    the key of a finished training whose network this one starts from. `truth` is a set to measure
+    on in place of drawn scenes; `content` covers it too.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Training:
     recipe: TrainingRecipe
     held_out: int
     start: str = ""
+    truth: Dataset[Any] | None = None
 
     def key(self) -> str:
         """Return the name of its folder in the cache."""
@@ -170,8 +172,8 @@ def _result(training: Training, folder: str) -> dict[str, Any]:
             job = TrainingJob(training.samples, training.classes, training.recipe, start)
             origin = {"training": training.name}
             finish_training(store, folder, job, origin, progress=_printer(training))
-        truth = drawn_truth(training.held_out, training.classes)
-        found = evaluate_segmenter(load_folder(store, folder), truth, "held-out drawn scenes")
+        truth = training.truth or drawn_truth(training.held_out, training.classes)
+        found = evaluate_segmenter(load_folder(store, folder), truth, "held-out images")
         store.write_json(path, asdict(found))
     evaluation: dict[str, Any] = store.read_json(path)
     return evaluation

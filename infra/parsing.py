@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["checked", "parse_json"]
+__all__ = ["check_json", "checked", "parse_json"]
 
 _SHOWN = 3  # faults of one value that a message lists
 _LONGEST = 60  # characters of a wrong number in a message
@@ -60,8 +60,20 @@ def checked(value: Any, shape: Any) -> Any:
 
     Raises `ValueError`, naming the fields.
     """
+    return _reported(lambda: _adapter(shape).validate_python(value))
+
+
+def check_json(value: Any, shape: Any) -> None:
+    """Raise `ValueError`, naming the fields, unless a JSON value fits `shape` as it is.
+
+    Nothing is converted: "1" is no number, so whoever checks a value may use it as it was.
+    """
+    _reported(lambda: _adapter(shape).validate_json(json.dumps(value), strict=True))
+
+
+def _reported(validate: Callable[[], Any]) -> Any:
     try:
-        return _adapter(shape).validate_python(value)
+        return validate()
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors(include_url=False)[:_SHOWN]]
         more = f" and {error.error_count() - _SHOWN} more" if error.error_count() > _SHOWN else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from infra.parsing import checked, parse_json
+from infra.parsing import check_json, parse_json
 from infra.store.errors import PublishedError, StoreError
 from infra.store.folder import Folder
 from infra.store.mark import claim, forget
@@ -140,7 +140,7 @@ class Store:
                 f"{self.url}/{path} is not JSON ({error}); delete it and run again"
             ) from error
         try:
-            checked(value, shape)
+            check_json(value, shape)
         except ValueError as error:
             raise StoreError(
                 f"{self.url}/{path} is not what belongs there ({error}); delete it and run again"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from infra.parsing import checked
+from infra.parsing import check_json
 from infra.store import Store, StoreError
 from segmint.inventory.faults import Faults
 from tasks.evaluate.stored import list_evaluations
@@ -87,7 +87,7 @@ def _read_meta(store: Store, name: str) -> dict[str, Any] | None:
         return None
     meta: dict[str, Any] = store.read_json(path, Trained if _FOLD.search(name) else Meta)
     try:
-        checked(meta, _WithRecipe)
+        check_json(meta, _WithRecipe)
     except ValueError as error:
         raise StoreError(f"{store.url}/{path}: {error}; delete it and train again") from error
     return meta

@@ -273,6 +273,11 @@ def records() -> Cases:
             {"sample_settings": {"vocabulary": {"classes": [{"id": "x", "name": "car"}]}}},
             "id",
         ),
+        "class id of digits": (
+            "settings.json",
+            {"sample_settings": {"vocabulary": {"classes": [{"id": "1", "name": "car"}]}}},
+            "id",
+        ),
         "seeds of nobody": (
             "settings.json",
             {
