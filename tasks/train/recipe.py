@@ -52,4 +52,5 @@ def recipe_of(train: TrainSettings, seed: int) -> TrainingRecipe:
         ),
         weights=initial_weights(train.model, train.weights),
         seed=seed % 2**32,
+        ema=train.ema,
     )

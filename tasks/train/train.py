@@ -86,7 +86,7 @@ def checkpoint_name(version: str, recipe: TrainingRecipe, protocol: Protocol = S
     """
     made_by = {} if protocol == SYNTHETIC else {"protocol": asdict(protocol)}
     weights = [(file.sha256, file.part) for file in recipe.weights]  # wherever the files lie
-    canonical = json.dumps(asdict(recipe) | {"weights": weights} | made_by, sort_keys=True)
+    canonical = json.dumps(recipe.identity() | {"weights": weights} | made_by, sort_keys=True)
     return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
@@ -96,12 +96,14 @@ def train_on_version(
     recipe: TrainingRecipe,
     protocol: Protocol = SYNTHETIC,
     *,
+    gpus: int = 1,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train on a published version, unless that is done, and return the checkpoint's meta.json.
 
-    An interrupted training resumes from its snapshot. Fine-tuning starts from the checkpoint of the
+    An interrupted training resumes from its snapshot, also with another number of `gpus`, which
+    neither its weights nor its name depend on. Fine-tuning starts from the checkpoint of the
     same version and recipe without a protocol, which is trained first if it does not exist.
 
     Raises `MissingError` for a version that is not published, `CorruptShardError` if its bytes
@@ -115,14 +117,13 @@ def train_on_version(
     classes = class_names(origin_of(manifest).classes)
     start = None
     if protocol.kind == "fine-tune":
-        first = train_on_version(store, version, recipe, workers=workers)
+        first = train_on_version(store, version, recipe, gpus=gpus, workers=workers)
         start = load_checkpoint(store, first["checkpoint"])
         recipe = _fine_tuning(recipe, protocol, tuple(samples[0]["label"].shape))
     job = TrainingJob(training_set(protocol, samples, classes), classes, recipe, start)
     origin = _origin(name, manifest, protocol)
-    return finish_training(
-        store, checkpoint_folder(name), job, origin, workers=workers, progress=progress
-    )
+    how: dict[str, Any] = {"gpus": gpus, "workers": workers, "progress": progress}
+    return finish_training(store, checkpoint_folder(name), job, origin, **how)
 
 
 def _fine_tuning(
@@ -157,18 +158,19 @@ def finish_training(
     job: TrainingJob,
     origin: Mapping[str, Any],
     *,
+    gpus: int = 1,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Run a training to its end, or resume it, and write the network to `folder` of the store.
 
-    `workers` processes load the data. `progress` gets the rows of the curve. Returns the meta.json:
+    `gpus` processes share each batch, and `workers` load the data of each. `progress` gets the rows of the curve. Returns the meta.json:
     `origin`, and how the training went.
     """
     from models.segmenters import Execution, train_segmenter
 
     snapshots = snapshots_in(store, folder)
-    execution = Execution(workers=workers, progress=progress, snapshots=snapshots)
+    execution = Execution(gpus=gpus, workers=workers, progress=progress, snapshots=snapshots)
     trained = train_segmenter(job.samples, job.classes, job.recipe, execution, start=job.start)
     meta = {
         **origin,
@@ -176,6 +178,7 @@ def finish_training(
         "recipe": asdict(job.recipe),
         "precision": trained.precision,
         "weights": trained.weights,
+        "validation": trained.validation,
         "curve": trained.curve,
         "seconds": trained.seconds,
     }
@@ -192,14 +195,14 @@ def train(settings: Settings, version: str) -> str:
     store = open_store(settings.store)
     recipe = recipe_of(settings.train, settings.seed)
     protocol = protocol_of(settings)
-    workers = settings.train.workers
+    gpus = settings.train.gpus
+    how = {"gpus": gpus, "workers": settings.train.workers}
     steps = recipe.steps + protocol.fine_tune_steps
-    with gpu_slot(settings.compute), Report("train", version, steps) as report:
+    with gpu_slot(settings.compute, gpus), Report("train", version, steps) as report:
         if protocol.kind == "fine-tune":
-            train_on_version(store, version, recipe, workers=workers, progress=report_steps(report))
-        meta = train_on_version(
-            store, version, recipe, protocol, workers=workers, progress=report_steps(report)
-        )
+            train_on_version(store, version, recipe, **how, progress=report_steps(report))
+        follow = report_steps(report)
+        meta = train_on_version(store, version, recipe, protocol, **how, progress=follow)
     write_to_run(store, version, "training", meta)
     return str(meta["checkpoint"])
 
