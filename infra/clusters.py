@@ -143,8 +143,9 @@ def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
 def gpu_slot(compute: ComputeSettings, gpus: int = 1) -> Iterator[None]:
     """Hold a slot per GPU of the settings' concurrency limit, so that runs do not share a GPU.
 
-    Raises `SettingsError` if the limit has fewer slots. Waits `SERVER_SECONDS` for a server that does not answer. A server that has lost the slot, or
-    that does not answer when it is released, stops no shard.
+    Raises `SettingsError` if the limit has fewer slots. Waits `SERVER_SECONDS` for a server that
+    does not answer. A server that has lost the slot, or that does not answer when it is released,
+    stops no shard.
     """
     slot = ExitStack()
     if compute.limit:

@@ -112,7 +112,7 @@ def _join(meeting: Path, processes: int, threads: int, cuda: bool, *, rank: int)
 
 def _abort() -> None:
     """End what waits for a dead process. gloo notices a closed connection; NCCL waits for ever."""
-    distributed.distributed_c10d._abort_process_group()  # type: ignore[attr-defined]
+    distributed.distributed_c10d._abort_process_group()
 
 
 def agree(value: Value) -> Value:
@@ -164,5 +164,6 @@ def average_gradients(weights: Iterable[nn.Parameter]) -> None:
     gradients = [weight.grad for weight in chosen if weight.grad is not None]
     # one message: many small ones take far longer
     means = average(torch.cat([g.flatten() for g in gradients]))
-    for gradient, mean in zip(gradients, means.split([g.numel() for g in gradients]), strict=True):
+    parts = torch.split(means, [g.numel() for g in gradients])
+    for gradient, mean in zip(gradients, parts, strict=True):
         gradient.copy_(mean.view_as(gradient))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.parallel import agree, average_gradients, rank_and_count
 from models.muon import Muon
+from models.parallel import agree, average_gradients, rank_and_count
 
 __all__ = ["Progress", "Schedule", "fit"]
 

@@ -69,8 +69,8 @@ def probe_precision(network: torch.nn.Module, shape: tuple[int, int, int], devic
     """Return the faster of "fp32" and half precision for training steps of `shape` (batch, H, W).
 
     Times steps of a copy on noise; torch's global random state advances. Several processes measure
-    at once, each with its part of the batch, and the first one's result counts. On CUDA half is bfloat16
-    where the GPU has it, else float16.
+    at once, each with its part of the batch, and the first one's result counts. On CUDA half is
+    bfloat16 where the GPU has it, else float16.
     """
     with _one_thread():
         return agree(_fastest(network, shape, device))

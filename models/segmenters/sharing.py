@@ -81,7 +81,8 @@ def _by_valid_pixels(
 ) -> Tensor:
     """Return a mean over this process's valid pixels as its share of the mean over everyone's."""
     valid = (inputs[1] != options.get("ignore_index", IGNORE)).sum().float()
-    return value * valid / average(valid).clamp_min(1 / rank_and_count()[1])
+    share: Tensor = valid / average(valid).clamp_min(1 / rank_and_count()[1])
+    return value * share
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -100,10 +101,10 @@ class SharedBatchNorm(_BatchNorm):
         shared._buffers = norm._buffers
         return shared.train(norm.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  (torch's name)
         """Take any number of dimensions."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Return (N, C, …) normalised by mean and variance of each channel, scaled and shifted."""
         _, count = rank_and_count()
         if not self.training or count == 1:

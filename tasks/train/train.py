@@ -164,8 +164,8 @@ def finish_training(
 ) -> dict[str, Any]:
     """Run a training to its end, or resume it, and write the network to `folder` of the store.
 
-    `gpus` processes share each batch, and `workers` load the data of each. `progress` gets the rows of the curve. Returns the meta.json:
-    `origin`, and how the training went.
+    `gpus` processes share each batch, and `workers` load the data of each. `progress` gets the rows
+    of the curve. Returns the meta.json: `origin`, and how the training went.
     """
     from models.segmenters import Execution, train_segmenter
 
@@ -196,7 +196,7 @@ def train(settings: Settings, version: str) -> str:
     recipe = recipe_of(settings.train, settings.seed)
     protocol = protocol_of(settings)
     gpus = settings.train.gpus
-    how = {"gpus": gpus, "workers": settings.train.workers}
+    how: dict[str, Any] = {"gpus": gpus, "workers": settings.train.workers}
     steps = recipe.steps + protocol.fine_tune_steps
     with gpu_slot(settings.compute, gpus), Report("train", version, steps) as report:
         if protocol.kind == "fine-tune":
