@@ -56,7 +56,7 @@ def optim_wrapper(
 ) -> OptimWrapper:
     """Return mmengine's optimiser wrapper for `precision`.
 
-    "fp32" and "bf16" work anywhere; "fp16", with a scaled loss, on CUDA only.
+    "fp32", "fp64" and "bf16" work anywhere; "fp16", with a scaled loss, on CUDA only.
     """
     if precision == "fp16":
         return ScalingOptimWrapper(dtype="float16", optimizer=optimizer, **options)

@@ -16,6 +16,7 @@ from models.segmenters.weight_files import WeightsFile
 __all__ = ["Execution", "Trained", "TrainingRecipe"]
 
 
+# fields that are younger than stored checkpoints, with the value that made those
 _ADDED_SINCE: dict[str, Any] = {"ema": 0.0}
 
 
@@ -27,9 +28,9 @@ class TrainingRecipe:
     first sample's size. `weights` are files of initial weights, later ones stronger; what they lack
     is random. With `schedule` "config", optimiser, decay, rates, crop and scaling are those of the
     config, and `weight_decay`, `warmup` and `scale` are not used. `precision` is "auto" (probed),
-    "fp32", "bf16" or "fp16". `ema` is the decay per step of an average of the weights, in [0, 1);
-    0 is none. With it, every 20th sample chooses between the average and the last weights, and is
-    not trained on.
+    "fp32", "bf16", "fp16", or "fp64" for comparisons without rounding. `ema` is the decay per step
+    of an average of the weights, in [0, 1); 0 is none. With it, every 20th sample chooses between
+    the average and the last weights, and is not trained on.
     """
 
     config: str

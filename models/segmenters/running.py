@@ -83,6 +83,8 @@ def run(job: Job) -> Done:
         hooks = [curve, *_shared(segmenter, recipe), _begin(job.start, files), resume]
         hooks += [average] if average else []
         network = segmenter.network.to(device)
+        if notes["precision"] == "fp64":
+            network.double()
         rates = rates_of(network, recipe, schedule, notes["precision"], device)
         _steps(network, recipe, device, _loader(view, recipe, execution.workers), rates, hooks)
     averaged = average.ema_model.module.state_dict() if average else {}

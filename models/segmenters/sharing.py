@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from models.metrics import IGNORE
 from models.parallel import average, rank_and_count
+from models.segmenters.head import at_least_float
 from models.segmenters.openmmlab import CrossEntropyLoss, Hook
 
 __all__ = ["Draws", "Part", "SharedBatchNorm", "share_batches"]
@@ -111,7 +112,7 @@ class SharedBatchNorm(_BatchNorm):
             return super().forward(input)
         axes = [0, *range(2, input.ndim)]
         shape = (1, -1, *[1] * (input.ndim - 2))
-        values = input.float()
+        values = at_least_float(input)
         mean = average(values.mean(axes))
         centred = values - mean.view(shape)
         variance = average(centred.square().mean(axes))

@@ -7,6 +7,7 @@ from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch.utils.data import Dataset
 
 from models.companions import DeadProcessError
@@ -54,7 +55,7 @@ def train_segmenter(
     if held_out is not None:
         device = execution.resolve_device()
         chosen = choose_weights(done.segmenter, done.average, held_out, device)
-    done.segmenter.network.to("cpu").eval()
+    done.segmenter.network.to("cpu", torch.float32).eval()
     seconds = time.perf_counter() - begun
     return Trained(done.segmenter, done.curve, done.precision, seconds, done.weights, chosen)
 
