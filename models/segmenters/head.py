@@ -15,7 +15,7 @@ __all__ = ["FusedSegformerHead", "at_least_float"]
 
 def at_least_float(values: Tensor) -> Tensor:
     """Return half precision as float32, and all else as it is."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @MODELS.register_module(force=True)

@@ -81,7 +81,7 @@ def _by_valid_pixels(
     loss: nn.Module, inputs: tuple[Tensor, ...], options: Mapping[str, Any], value: Tensor
 ) -> Tensor:
     """Return a mean over this process's valid pixels as its share of the mean over everyone's."""
-    valid = (inputs[1] != options.get("ignore_index", IGNORE)).sum().float()
+    valid = (inputs[1] != options.get("ignore_index", IGNORE)).sum().to(value.dtype)
     share: Tensor = valid / average(valid).clamp_min(1 / rank_and_count()[1])
     return value * share
 
