@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from infra.settings.section import Count, Section, Share, names
+from infra.settings.section import Count, Section, Share, Versions, names
 
 __all__ = ["EvaluateSettings", "TrainSettings"]
 
@@ -21,7 +21,7 @@ class TrainSettings(Section):
 
     # docs/design-notes.md, "Defaults of training", at equal CPU time
     model: str = "segformer"
-    """segformer, segformer-b0, an mmsegmentation config file, or the name of one that it ships."""
+    """A preset (segformer, mask2former, semflow, …), or the file or name of a config."""
     weights: str | None = None
     """Initial weights: a .safetensors or .pth file, or random. Default: what the config names."""
     schedule: Literal["segmint", "config"] = "segmint"
@@ -48,6 +48,10 @@ class TrainSettings(Section):
     """GPUs that share each batch, in a process each. Without CUDA: processes on the CPU."""
     workers: int = Field(default=0, ge=0)
     """Processes that load the dataset, for each GPU."""
+    versions: Annotated[Versions, NoDecode] = "newest"
+    """Versions trained on: newest (the one given), how many of the newest, all, or more by name."""
+    start: Literal["scratch", "champion"] = "scratch"
+    """Initial weights: those of `weights`, or the champion's, which are then trained further."""
     protocol: Literal["synthetic", "joint", "fine-tune", "zero-shot"] = "synthetic"
     """Real images: none, mixed in, afterwards, or mixed in without labels of unseen classes."""
     real: str = Field(default="drawn", min_length=1)
@@ -65,6 +69,14 @@ class TrainSettings(Section):
             raise ValueError(
                 f"protocol is {self.protocol!r} and unseen is {list(self.unseen)}; zero-shot, and "
                 "no other protocol, needs the classes whose real labels are withheld"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_one_source(self) -> TrainSettings:
+        if self.start == "champion" and self.weights is not None:
+            raise ValueError(
+                f"start is 'champion' and weights is {self.weights!r}; give one of the two"
             )
         return self
 

@@ -5,7 +5,8 @@ nothing else depends on how it was divided. So batch norms use the statistics of
 and losses divide by its valid pixels.
 
 Not covered: losses that are no sum over pixels or images, such as Lovász and OHEM; and draws within
-the network (dropout, the points of Mask2Former), which differ from those of one process.
+the network (dropout, the points of Mask2Former, the times of SemFlow), which differ from those of
+one process.
 """
 
 from __future__ import annotations
