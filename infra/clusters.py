@@ -17,7 +17,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.kubernetes import CLUSTER_CLASS, dask_cluster, require_dask_kubernetes
 from infra.machine import dask_worker, own_folder
-from infra.settings import ComputeSettings
+from infra.settings import ComputeSettings, SettingsError
 
 __all__ = [
     "KilledOftenError",
@@ -140,15 +140,16 @@ def gpu_work(compute: ComputeSettings) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
-    """Hold one slot of the settings' concurrency limit, so that runs do not share a GPU.
+def gpu_slot(compute: ComputeSettings, gpus: int = 1) -> Iterator[None]:
+    """Hold a slot per GPU of the settings' concurrency limit, so that runs do not share a GPU.
 
-    Waits `SERVER_SECONDS` for a server that does not answer. A server that has lost the slot, or
-    that does not answer when it is released, stops no shard.
+    Raises `SettingsError` if the limit has fewer slots. Waits `SERVER_SECONDS` for a server that
+    does not answer. A server that has lost the slot, or that does not answer when it is released,
+    stops no shard.
     """
     slot = ExitStack()
     if compute.limit:
-        _take(slot, compute.limit)
+        _take(slot, compute.limit, gpus)
     try:
         yield
     finally:
@@ -156,15 +157,21 @@ def gpu_slot(compute: ComputeSettings) -> Iterator[None]:
             slot.close()
 
 
-def _take(slot: ExitStack, limit: str) -> None:
+def _take(slot: ExitStack, limit: str, gpus: int) -> None:
     deadline = time.monotonic() + SERVER_SECONDS
     while True:
         try:
             slot.enter_context(
-                concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False)
+                concurrency(limit, occupy=gpus, strict=True, raise_on_lease_renewal_failure=False)
             )
             return
         except ConcurrencySlotAcquisitionError as error:
+            refusal = error.__cause__
+            if isinstance(refusal, httpx.HTTPStatusError) and refusal.response.status_code == 422:
+                raise SettingsError(
+                    f"train.gpus is {gpus}, more than the slots of compute.limit {limit!r}; lower "
+                    f"it, or run `prefect gcl update {limit} --limit {gpus}`"
+                ) from None
             if not isinstance(error.__cause__, httpx.TransportError) or time.monotonic() > deadline:
                 raise
             time.sleep(1.0)

@@ -134,7 +134,7 @@ class ComputeSettings(Section):
     gpus: int = Field(default=0, ge=0)
     """dask-local: additional workers with a GPU. Other runners: over 0 if workers have GPUs."""
     limit: str | None = None
-    """Prefect global concurrency limit. Each task on a GPU holds one slot. Default: no limit."""
+    """Prefect global concurrency limit. A task holds a slot per GPU it uses. Default: no limit."""
     kubernetes: KubernetesSettings = KubernetesSettings()
     """Pods of dask-kubernetes."""
 

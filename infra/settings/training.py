@@ -42,8 +42,12 @@ class TrainSettings(Section):
     """Share of images with hidden parts, as in DiffuMask."""
     perspective: Share = 0.0
     """Share of images with a changed perspective, as in DiffuMask."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per step of an average of the weights. The better of both becomes the checkpoint."""
+    gpus: Count = 1
+    """GPUs that share each batch, in a process each. Without CUDA: processes on the CPU."""
     workers: int = Field(default=0, ge=0)
-    """Processes that load the dataset."""
+    """Processes that load the dataset, for each GPU."""
     versions: Annotated[Versions, NoDecode] = "newest"
     """Versions trained on: newest (the one given), how many of the newest, all, or more by name."""
     start: Literal["scratch", "champion"] = "scratch"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.embedded.parallel import agree, average_gradients, rank_and_count
 from models.muon import Muon
+from models.parallel import agree, average_gradients, rank_and_count
 
 __all__ = ["Progress", "Schedule", "fit"]
 
@@ -132,7 +132,7 @@ def _update(
     with _training(modules, dtype):
         value = loss(modules, step)
     value.backward()  # type: ignore[no-untyped-call]
-    average_gradients(modules)
+    average_gradients(modules.parameters())
     nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
     for group in optimiser.param_groups:
         group["lr"] = rate

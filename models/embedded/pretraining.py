@@ -19,8 +19,8 @@ from models.embedded.corpus import Corpus, open_corpus
 from models.embedded.diffusion import train_diffusion
 from models.embedded.loop import Schedule
 from models.embedded.oracle import Oracle, save_oracle, train_oracle
-from models.embedded.parallel import side_by_side
 from models.embedded.training import Reporter, encode_latents, ignore, train_autoencoder
+from models.parallel import side_by_side
 
 __all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline"]
 

@@ -11,6 +11,8 @@
 | samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
 | schedules.py | the optimiser, schedule and augmentations of a config |
 | recipe.py, training.py | what decides a training, and the training |
+| running.py, sharing.py | what each process of it does; a batch that several processes share |
+| averaging.py | the average of the weights, and the choice between it and the last ones |
 | rates.py, hooks.py, snapshots.py | optimisers and learning rates, curve, resuming |
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
 | inference.py, memory.py | whole images → softmax, and the memory that takes |

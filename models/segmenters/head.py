@@ -10,7 +10,12 @@ from torch.nn import functional as F
 
 from models.segmenters.openmmlab import MODELS, SegformerHead
 
-__all__ = ["FusedSegformerHead"]
+__all__ = ["FusedSegformerHead", "at_least_float"]
+
+
+def at_least_float(values: Tensor) -> Tensor:
+    """Return half precision as float32, and all else as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @MODELS.register_module(force=True)
@@ -41,7 +46,10 @@ class FusedSegformerHead(SegformerHead):  # type: ignore[misc]  # mmsegmentation
         """Return the configured loss at the label's full size, ignored pixels left out."""
         label = self._stack_batch_gt(batch_data_samples).squeeze(1)
         full = F.interpolate(
-            seg_logits.float(), label.shape[1:], mode="bilinear", align_corners=self.align_corners
+            at_least_float(seg_logits),
+            label.shape[1:],
+            mode="bilinear",
+            align_corners=self.align_corners,
         )
         return {
             self.loss_decode.loss_name: self.loss_decode(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from models.parallel import average
 from models.segmenters.openmmlab import Hook
 
 __all__ = ["Begin", "Curve", "Schedule", "Schedulers", "TrainingError"]
@@ -82,7 +83,10 @@ class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
 
 @dataclass
 class Curve(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Keep the training curve, one row every `every` steps, and pass each row to `progress`."""
+    """Keep the training curve, one row every `every` steps, and pass each row to `progress`.
+
+    Its losses are those of the whole batch, also if several processes share it.
+    """
 
     steps: int
     batch_size: int
@@ -110,7 +114,7 @@ class Curve(Hook):  # type: ignore[misc]  # mmengine has no types
             return
         row = {
             "step": step,
-            "loss": float(torch.stack(self._losses).mean()),
+            "loss": float(average(torch.stack(self._losses).mean())),
             "learning_rate": _rate(runner),
         }
         if not math.isfinite(row["loss"]):

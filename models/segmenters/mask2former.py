@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
+from models.parallel import average, rank_and_count
 from models.segmenters.mask_losses import (
     BCE,
     CLASS,
@@ -171,7 +172,8 @@ class Mask2Former(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no
         ]
 
     def _losses(self, layer: _Predictions, targets: list[Targets]) -> dict[str, Tensor]:
-        count = max(1, sum(len(target.ids) for target in targets))
+        masks_here = torch.tensor(float(sum(len(target.ids) for target in targets)))
+        count = average(masks_here.to(layer.masks.device)).clamp_min(1 / rank_and_count()[1])
         wanted = torch.full(layer.classes.shape[:2], self.num_classes, device=layer.classes.device)
         bce = dice = layer.masks.sum() * 0
         for index, target in enumerate(targets):
@@ -183,7 +185,9 @@ class Mask2Former(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no
                 bce, dice = bce + one, dice + other
         weights = torch.ones(self.num_classes + 1, device=layer.classes.device)
         weights[-1] = _NO_OBJECT
-        named = F.cross_entropy(layer.classes.float().transpose(1, 2), wanted, weights)
+        logits = layer.classes.float().transpose(1, 2)
+        named = F.cross_entropy(logits, wanted, weights, reduction="sum")
+        named = named / average(weights[wanted].sum())
         return {
             "loss_class": CLASS * named,
             "loss_mask": BCE * bce / count,

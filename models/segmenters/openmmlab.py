@@ -28,7 +28,7 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     import mmseg.models  # noqa: F401  (fills the registry)
     from mmcv.transforms import Compose
     from mmengine.config import Config, ConfigDict
-    from mmengine.hooks import Hook
+    from mmengine.hooks import EMAHook, Hook
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.model import revert_sync_batchnorm
     from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -38,6 +38,7 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     from mmengine.visualization import Visualizer
     from mmseg import registry
     from mmseg.models.decode_heads.segformer_head import SegformerHead
+    from mmseg.models.losses import CrossEntropyLoss
     from mmseg.models.segmentors.base import BaseSegmentor
     from mmseg.registry import (
         DATASETS,
@@ -61,6 +62,8 @@ __all__ = [
     "Compose",
     "Config",
     "ConfigDict",
+    "CrossEntropyLoss",
+    "EMAHook",
     "Hook",
     "OptimWrapper",
     "PixelData",
@@ -163,7 +166,11 @@ class QuietRunner(Runner):  # type: ignore[misc]  # mmengine has no types
         """Load no checkpoint: mmengine unpickles what it cannot read as plain weights."""
 
     def wrap_model(self, model_wrapper_cfg: Any, model: torch.nn.Module) -> torch.nn.Module:
-        """Move the model to the device."""
+        """Move the model to the device; `precision` averages gradients over processes.
+
+        torch's wrapper prints a warning for most networks if it may leave weights out that no loss
+        reaches, which some networks have, or else fails where gradients are accumulated.
+        """
         return model.to(self._device)
 
     def build_logger(self, *args: Any, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from models.parallel import agree, average_gradients
 from models.segmenters.openmmlab import AmpOptimWrapper, OptimWrapper, PixelData, SegDataSample
 
 __all__ = ["AutocastOptimWrapper", "optim_wrapper", "probe_precision"]
@@ -23,7 +24,20 @@ _MARGIN = 1.1
 _ROUNDS = 4  # timed steps of each precision
 
 
-class AutocastOptimWrapper(OptimWrapper):  # type: ignore[misc]  # mmengine has no types
+class SharedOptimWrapper(OptimWrapper):  # type: ignore[misc]  # mmengine has no types
+    """mmengine's optimiser wrapper for steps whose batch several processes share."""
+
+    def step(self, **options: Any) -> None:
+        """Average the gradients over the processes, then clip them and step."""
+        average_gradients(p for group in self.param_groups for p in group["params"])
+        super().step(**options)
+
+
+class ScalingOptimWrapper(SharedOptimWrapper, AmpOptimWrapper):  # type: ignore[misc]
+    """The same with float16 autocast and a scaled loss; on CUDA only."""
+
+
+class AutocastOptimWrapper(SharedOptimWrapper):
     """mmengine's optimiser wrapper with bfloat16 autocast on any device, not on GPUs alone."""
 
     def __init__(self, device: str, **options: Any) -> None:
@@ -42,23 +56,24 @@ def optim_wrapper(
 ) -> OptimWrapper:
     """Return mmengine's optimiser wrapper for `precision`.
 
-    "fp32" and "bf16" work anywhere; "fp16", with a scaled loss, on CUDA only.
+    "fp32", "fp64" and "bf16" work anywhere; "fp16", with a scaled loss, on CUDA only.
     """
     if precision == "fp16":
-        return AmpOptimWrapper(dtype="float16", optimizer=optimizer, **options)
+        return ScalingOptimWrapper(dtype="float16", optimizer=optimizer, **options)
     if precision == "bf16":
         return AutocastOptimWrapper(device, optimizer=optimizer, **options)
-    return OptimWrapper(optimizer=optimizer, **options)
+    return SharedOptimWrapper(optimizer=optimizer, **options)
 
 
 def probe_precision(network: torch.nn.Module, shape: tuple[int, int, int], device: str) -> str:
     """Return the faster of "fp32" and half precision for training steps of `shape` (batch, H, W).
 
-    Times steps of a copy on noise; torch's global random state advances. On CUDA half is bfloat16
-    where the GPU has it, else float16.
+    Times steps of a copy on noise; torch's global random state advances. Several processes measure
+    at once, each with its part of the batch, and the first one's result counts. On CUDA half is
+    bfloat16 where the GPU has it, else float16.
     """
     with _one_thread():
-        return _fastest(network, shape, device)
+        return agree(_fastest(network, shape, device))
 
 
 @contextmanager

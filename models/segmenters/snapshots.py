@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from models.segmenters.hooks import Curve, TrainingError
-from models.segmenters.openmmlab import Hook
+from models.segmenters.openmmlab import EMAHook, Hook
 
 __all__ = ["Resume", "Snapshots", "read_snapshot"]
 
@@ -33,33 +33,40 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
     """Resume a training from the `saved` state, and write new state when a row of the curve ends.
 
     The state is complete: weights, the optimiser's state (`Muon`: momentum of hidden matrices,
-    AdamW's moments of all else; a config's: its tensors), torch's random generators and the curve.
-    So the steps after it are those of an uninterrupted training. It is one safetensors file; its
-    JSON notes are a tensor.
+    AdamW's moments of all else; a config's: its tensors), the average of the weights if there is
+    one, torch's random generators and the curve. So the steps after it are those of an
+    uninterrupted training. It is one safetensors file; its JSON notes are a tensor.
+
+    Processes other than the first have no `snapshots`: they load the same state and write none.
     """
 
     priority = "LOW"  # after `Curve` has closed its row
 
     def __init__(
         self,
-        snapshots: Snapshots,
+        snapshots: Snapshots | None,
         notes: dict[str, Any],
         curve: Curve,
         saved: Mapping[str, Any] | None,
+        average: EMAHook | None = None,
     ) -> None:
         self._snapshots = snapshots
         self._notes = notes
         self._curve = curve
         self._saved = saved
+        self._average = average
 
     def before_train(self, runner: Any) -> None:
         """Load the saved state; without one, write the initial state."""
         self._written = time.monotonic()
         if self._saved is None:  # a resumed training keeps the precision that was probed here
-            self._snapshots.write(self._pack(runner, 0))
+            if self._snapshots:
+                self._snapshots.write(self._pack(runner, 0))
             return
         tensors, notes = self._saved["tensors"], self._saved["notes"]
         runner.model.load_state_dict(_under(tensors, "model."))
+        if self._average:
+            self._average.ema_model.load_state_dict(_under(tensors, "average."))
         _load_optimizer(runner.optim_wrapper.optimizer, _under(tensors, "optimizer."))
         _set_generators(_under(tensors, "generator."))
         runner.train_loop._iter = notes["step"]
@@ -69,6 +76,8 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Write a snapshot if one is due."""
+        if self._snapshots is None:
+            return
         step = runner.iter + 1
         due = time.monotonic() - self._written >= self._snapshots.seconds
         row_ends = bool(self._curve.rows) and self._curve.rows[-1]["step"] == step
@@ -79,6 +88,8 @@ class Resume(Hook):  # type: ignore[misc]  # mmengine has no types
     def _pack(self, runner: Any, step: int) -> bytes:
         notes = json.dumps({**self._notes, "step": step, "curve": self._curve.rows})
         tensors = {f"model.{name}": value for name, value in runner.model.state_dict().items()}
+        averaged = self._average.ema_model.state_dict() if self._average else {}
+        tensors |= {f"average.{name}": value for name, value in averaged.items()}
         for index, moments in runner.optim_wrapper.optimizer.state_dict()["state"].items():
             kept = {name: value for name, value in moments.items() if value is not None}
             tensors |= {f"optimizer.{index}.{name}": value for name, value in kept.items()}

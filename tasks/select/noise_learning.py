@@ -58,7 +58,8 @@ def learn_fold(settings: Settings, fold: int) -> str:
     """Train the network that judges this fold on all others, unless stored; return its folder.
 
     The network, batch size and learning rate are the defaults of `TrainSettings`, not those of the
-    run: a run may train another segmenter without becoming another dataset.
+    run: a run may train another segmenter without becoming another dataset. It trains on one GPU:
+    folds can train side by side.
     """
     store = open_store(settings.store)
     folder = fold_folder(settings, fold)

@@ -15,9 +15,11 @@ def check_segmenter(settings: Settings) -> None:
     """Build the segmenter of the settings once, fit its initial weights, and try its schedule.
 
     Raises `SettingsError` for a model that cannot be built for the vocabulary's classes, for a
-    config's schedule that cannot be used, and for weights that cannot be read, are another
-    network's, or would have to be fetched.
+    config's schedule that cannot be used, for weights that cannot be read, are another network's,
+    or would have to be fetched, and for a number of GPUs that this machine does not have or that
+    cannot share a batch.
     """
+    _check_gpus(settings)
     train, default = settings.train, TrainSettings()
     chosen, usual = ((each.model, each.weights, each.schedule) for each in (train, default))
     if chosen == usual:
@@ -49,3 +51,15 @@ def check_sources(store: Store, settings: Settings) -> None:
         classes = class_names(settings.load_vocabulary().ids)
         start = champion_start(store, named=lambda start: "")
         load_start(store, start, recipe_of(train, settings.seed), classes)
+
+
+def _check_gpus(settings: Settings) -> None:
+    if settings.train.gpus == 1:
+        return
+    from models.segmenters import Execution
+
+    try:
+        batch_size = recipe_of(settings.train, settings.seed).batch_size
+        Execution(gpus=settings.train.gpus).check(batch_size)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None

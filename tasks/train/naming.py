@@ -40,7 +40,7 @@ def checkpoint_name(
     if start:
         made_by["start"] = start.sha256
     weights = [(file.sha256, file.part) for file in recipe.weights]  # wherever the files lie
-    canonical = json.dumps(asdict(recipe) | {"weights": weights} | made_by, sort_keys=True)
+    canonical = json.dumps(recipe.identity() | {"weights": weights} | made_by, sort_keys=True)
     return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 

@@ -53,4 +53,5 @@ def recipe_of(train: TrainSettings, seed: int) -> TrainingRecipe:
         ),
         weights=initial_weights(train.model, "random" if champion else train.weights),
         seed=seed % 2**32,
+        ema=train.ema,
     )

@@ -87,17 +87,19 @@ def train_on_version(
     *,
     versions: Chosen = "newest",
     start: Start | None = None,
+    gpus: int = 1,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train on a published version, unless that is done, and return the checkpoint's meta.json.
 
     `versions` says which others come along (`chosen_versions`), and `start` is a checkpoint to
-    start from. An interrupted training resumes from its snapshot. Fine-tuning on real images starts
-    from the same training without a protocol, which is done first.
+    start from. An interrupted training resumes from its snapshot, with any number of `gpus`.
+    Fine-tuning on real images starts from the same training without a protocol, done first.
 
     Raises what `chosen_versions`, `pool_of`, `load_start` and `train_segmenter` raise.
     """
+    how: dict[str, Any] = {"gpus": gpus, "workers": workers}
     manifests = chosen_versions(store, version, versions)
     name = checkpoint_name(version, recipe, protocol, manifests=manifests, start=start)
     folder = checkpoint_folder(name)
@@ -106,9 +108,7 @@ def train_on_version(
     classes = class_names(origin_of(manifests[0]).classes)
     network = None
     if protocol.kind == "fine-tune":
-        first = train_on_version(
-            store, version, recipe, versions=versions, start=start, workers=workers
-        )
+        first = train_on_version(store, version, recipe, versions=versions, start=start, **how)
         network = load_checkpoint(store, first["checkpoint"])
     elif start:
         network = load_start(store, start, recipe, classes)
@@ -118,7 +118,7 @@ def train_on_version(
         recipe = _fine_tuning(recipe, protocol, tuple(samples[0]["label"].shape))
     job = TrainingJob(training_set(protocol, samples, classes), classes, recipe, network)
     origin = origin_of_checkpoint(name, manifests, len(samples), protocol, start)
-    return finish_training(store, folder, job, origin, workers=workers, progress=progress)
+    return finish_training(store, folder, job, origin, **how, progress=progress)
 
 
 def _samples(
@@ -152,18 +152,19 @@ def finish_training(
     job: TrainingJob,
     origin: Mapping[str, Any],
     *,
+    gpus: int = 1,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Run a training to its end, or resume it, and write the network to `folder` of the store.
 
-    `workers` processes load the data. `progress` gets the rows of the curve. Returns the meta.json:
-    `origin`, and how the training went.
+    `gpus` processes share each batch, and `workers` load the data of each. `progress` gets the rows
+    of the curve. Returns the meta.json: `origin`, and how the training went.
     """
     from models.segmenters import Execution, train_segmenter
 
     snapshots = snapshots_in(store, folder)
-    execution = Execution(workers=workers, progress=progress, snapshots=snapshots)
+    execution = Execution(gpus=gpus, workers=workers, progress=progress, snapshots=snapshots)
     trained = train_segmenter(job.samples, job.classes, job.recipe, execution, start=job.start)
     meta = {
         **origin,
@@ -171,6 +172,7 @@ def finish_training(
         "recipe": asdict(job.recipe),
         "precision": trained.precision,
         "weights": trained.weights,
+        "validation": trained.validation,
         "curve": trained.curve,
         "seconds": trained.seconds,
     }
@@ -190,10 +192,11 @@ def train(settings: Settings, version: str) -> str:
     chosen: dict[str, Any] = {
         "versions": settings.train.versions,
         "start": _start(settings, store, version, recipe, protocol),
+        "gpus": settings.train.gpus,
         "workers": settings.train.workers,
     }
     steps = recipe.steps + protocol.fine_tune_steps
-    with gpu_slot(settings.compute), Report("train", version, steps) as report:
+    with gpu_slot(settings.compute, settings.train.gpus), Report("train", version, steps) as report:
         follow = report_steps(report)
         if protocol.kind == "fine-tune":
             train_on_version(store, version, recipe, **chosen, progress=follow)

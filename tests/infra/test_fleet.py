@@ -116,6 +116,22 @@ def test_a_slot_is_waited_for_while_the_server_is_away(fleet: Prefect) -> None:
         back.join()
 
 
+def test_a_training_holds_a_slot_per_gpu(client: SyncPrefectClient) -> None:
+    made()
+    with gpu_slot(SETTINGS.compute, gpus=2):
+        (limit,) = client.read_global_concurrency_limits()
+        assert limit.active_slots == 2
+
+
+def test_more_gpus_than_slots_are_an_error_at_once() -> None:
+    made()
+    with (
+        pytest.raises(SettingsError, match=r"train\.gpus is 3, more than the slots.*--limit 3"),
+        gpu_slot(SETTINGS.compute, gpus=3),
+    ):
+        pass
+
+
 def test_a_server_that_goes_away_ends_no_work_that_holds_a_slot(fleet: Prefect) -> None:
     made()
     with gpu_slot(SETTINGS.compute):

@@ -1,11 +1,13 @@
 """Mask2Former matches queries to classes, learns, and never hears of pixels of 255."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from models import metrics
+from models.parallel import average, rank_and_count, side_by_side
 from models.segmenters import (
     TrainingRecipe,
     build_segmenter,
@@ -14,6 +16,7 @@ from models.segmenters import (
     train_segmenter,
     unpack_segmenter,
 )
+from models.segmenters.mask2former import _Predictions
 from models.segmenters.mask_losses import mask_losses, match, targets_of
 from tests.models.test_segmenters import CLASSES, Squares
 
@@ -114,6 +117,28 @@ def test_it_comes_back_from_its_files() -> None:
     torch.manual_seed(0)
     files = pack_segmenter(build_segmenter("mask2former", CLASSES))
     assert pack_segmenter(unpack_segmenter(files)) == files
+
+
+def _loss(path: Path) -> None:
+    """Save this process's losses of its part of two images, one with one class, one with three."""
+    rank, count = rank_and_count()
+    torch.manual_seed(0)
+    network: Any = build_segmenter("mask2former", CLASSES).network
+    labels = torch.stack([torch.zeros_like(label()), label()]).chunk(count)[rank]
+    said = [perfect(ids) for ids in labels]
+    classes, masks = (torch.stack([each[part] for each in said]) for part in (0, 1))
+    found = network._losses(_Predictions(classes / 20, masks), [targets_of(ids) for ids in labels])
+    torch.save([float(average(value)) for value in found.values()], path / f"{rank} of {count}.pt")
+
+
+@pytest.mark.slow
+def test_processes_weigh_their_losses_by_the_masks_that_they_have(tmp_path: Path) -> None:
+    with side_by_side(2, _loss, tmp_path):
+        _loss(tmp_path)
+    _loss(tmp_path)
+    both, whole = (torch.load(tmp_path / f"0 of {n}.pt", weights_only=True) for n in (2, 1))
+    assert both[0] == pytest.approx(whole[0], rel=1e-5)  # the class loss draws no points
+    assert both[1:] == pytest.approx(whole[1:], rel=0.3)
 
 
 @pytest.mark.slow

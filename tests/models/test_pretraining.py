@@ -12,9 +12,9 @@ from models.embedded.architecture import MAX_TOKENS, build_text_encoder, build_t
 from models.embedded.corpus import CAPTIONS, open_corpus
 from models.embedded.diffusion import HARD, HARD_CLASSES, TWO_CLASSES, image_weights
 from models.embedded.loop import Progress, Schedule, fit
-from models.embedded.parallel import side_by_side
 from models.embedded.pretraining import with_words
 from models.generators import Request, Sampling, check_pipeline, generate, load_pipeline
+from models.parallel import side_by_side
 
 
 class StoppedError(Exception):

@@ -39,14 +39,18 @@ def test_models_and_weights_that_fit_are_accepted(tmp_path: Path) -> None:
         ({"model": "segformer-b9"}, "is neither one of"),
         ({"model": "{folder}/tiny.py"}, "nothing is fetched"),
         ({"model": "{folder}/tiny.py", "weights": "{folder}/none.pth"}, "No such file"),
+        ({"gpus": 3}, r"train\.gpus is 3, which does not divide train\.batch_size, 16"),
         ({"weights": "{folder}/w.pth"}, "give weights of the same architecture"),
     ],
 )
 def test_others_end_the_run_before_it_writes_anything(
-    tmp_path: Path, train: dict[str, str], message: str
+    tmp_path: Path, train: dict[str, Any], message: str
 ) -> None:
     files(tmp_path)
-    chosen = {name: value.format(folder=tmp_path) for name, value in train.items()}
+    chosen = {
+        name: value.format(folder=tmp_path) if isinstance(value, str) else value
+        for name, value in train.items()
+    }
     with pytest.raises(SettingsError, match=message):
         prepare.fn(settings(tmp_path, **chosen))
     assert not (tmp_path / "store" / "runs").exists()

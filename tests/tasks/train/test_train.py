@@ -11,6 +11,7 @@ from infra.store.mark import MARK
 from models.segmenters import Augmentation, predict_probabilities
 from tasks.train.checkpoints import load_checkpoint, read_meta
 from tasks.train.naming import checkpoint_name
+from tasks.train.protocols import Protocol
 from tasks.train.recipe import recipe_of
 from tasks.train.train import (
     class_names,
@@ -71,6 +72,41 @@ def test_another_recipe_has_another_name(tmp_path: Path) -> None:
     first, second, again = (checkpoint_name(VERSION, recipe) for recipe in recipes)
     assert first == again != second
     assert first.startswith(VERSION)
+
+
+def test_names_are_those_of_stored_checkpoints_until_a_newer_field_is_set() -> None:
+    recipe = recipe_of(TrainSettings(), seed=0)
+    assert checkpoint_name("v", recipe) == "v-41f5d7e4"
+    joint = Protocol("joint", "drawn", 5)
+    assert checkpoint_name("v", recipe, joint) == "v-98a24d56"
+    averaged = recipe_of(TrainSettings(ema=0.99), seed=0)
+    assert averaged.ema == 0.99 and checkpoint_name("v", averaged) != "v-41f5d7e4"
+
+
+def test_a_checkpoint_says_which_weights_it_holds(settings: Settings, store: Store) -> None:
+    assert read_meta(store, train.fn(settings, VERSION))["validation"] is None
+    averaged = settings.model_copy(update={"train": settings.train.model_copy(update={"ema": 0.9})})
+    found = read_meta(store, train.fn(averaged, VERSION))["validation"]
+    assert found["images"] == 1 and found["chosen"] in ("ema", "last")
+    assert found[found["chosen"]] == max(found["ema"], found["last"])
+
+
+@pytest.mark.slow
+def test_settings_train_in_several_processes_into_the_same_checkpoint(
+    tmp_path: Path, settings: Settings, store: Store
+) -> None:
+    name = train.fn(settings, VERSION)
+    (tmp_path / "two").mkdir()
+    shared = small_settings(tmp_path / "two", train={"gpus": 2, "workers": 1})
+    shared = shared.model_copy(
+        update={"train": shared.train.model_copy(update={"model": settings.train.model})}
+    )
+    other = Store.open(shared.store.url)
+    publish_squares(other)
+    assert train.fn(shared, VERSION) == name
+    assert read_meta(other, name)["curve"][0]["loss"] == pytest.approx(
+        read_meta(store, name)["curve"][0]["loss"], rel=0.1
+    )
 
 
 def test_an_interrupted_training_goes_on_from_the_store(
