@@ -27,6 +27,7 @@ _TEXTS = frozenset(
         "bottleneck_type",
         "classes",
         "dataset_name",
+        "decode",
         "distribution",
         "frozen_exclude",
         "fusion_types",
@@ -40,6 +41,7 @@ _TEXTS = frozenset(
         "nonlinearity",
         "padding",
         "padding_mode",
+        "palette",
         "patch_pad",
         "pooling_type",
         "psa_type",
@@ -51,6 +53,7 @@ _TEXTS = frozenset(
         "templates",
         "type",
         "upsample_mode",
+        "variant",
     }
 )
 # of mmengine's optimisers and schedulers, and of the transforms that change images
