@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def _loss(corpus: Corpus, batch: int, device: str, modules: nn.ModuleDict, step:
     palettes = torch.from_numpy(_colours(rng, len(labels))).to(device)
     images = torch.from_numpy(corpus.images[window][: batch // 2]).to(device)
     pictures = torch.cat([images.permute(0, 3, 1, 2).float() / 255, _paint(labels, palettes)])
-    found = modules["tokens"].round_trip(pictures)
+    tokens: Any = modules["tokens"]
+    found = tokens.round_trip(pictures)
     read = F.cross_entropy(_scores(found[batch // 2 :], palettes), labels)
     return reconstruction(2 * found - 1, 2 * pictures - 1) + _READ * read
 
@@ -90,16 +92,19 @@ def _paint(labels: Tensor, palettes: Tensor) -> Tensor:
 def _scores(pictures: Tensor, palettes: Tensor) -> Tensor:
     """Return logits (B, colours, H, W) of each pixel's colour."""
     far = torch.cdist(pictures.float().flatten(2).mT, palettes).square()
-    return -far.mT.unflatten(2, pictures.shape[2:]) / _TEMPERATURE
+    size = (len(palettes), _PALETTE, *pictures.shape[2:])
+    return -far.mT.reshape(size) / _TEMPERATURE
 
 
 @torch.no_grad()
-def _reconstruct_sheet(tokens: nn.Module, corpus: Corpus, path: Path) -> None:
+def _reconstruct_sheet(tokens: Any, corpus: Corpus, path: Path) -> None:
     """Write four images, four maskiges, and below them their reconstructions."""
     device = next(tokens.parameters()).device
     palettes = torch.from_numpy(_colours(np.random.default_rng(0), 4)).to(device)
     labels = torch.from_numpy(corpus.labels[4:8].astype(np.int64)).to(device)
-    images = torch.from_numpy(corpus.images[:4]).to(device).permute(0, 3, 1, 2).float() / 255
+    images = (
+        torch.from_numpy(np.array(corpus.images[:4])).to(device).permute(0, 3, 1, 2).float() / 255
+    )
     pictures = torch.cat([images, _paint(labels, palettes)])
-    both = torch.stack([pictures, tokens.round_trip(pictures).clamp(0, 1)])  # type: ignore[operator]
+    both = torch.stack([pictures, tokens.round_trip(pictures).clamp(0, 1)])
     save_sheet(path, np.asarray((both * 255).byte().permute(0, 1, 3, 4, 2).cpu()))

@@ -35,7 +35,8 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        found: Tensor = x + self.body(x)
+        return found
 
 
 class TokenAutoencoder(nn.Module):
@@ -104,7 +105,8 @@ class TokenAutoencoder(nn.Module):
         return _centred(tokens // self._places("cpu") % _LEVELS)
 
     def _levels(self, images: Tensor) -> Tensor:
-        return (_LEVELS - 1) * self.encoder(2 * images - 1).float().sigmoid()
+        latent: Tensor = self.encoder(2 * images - 1)
+        return (_LEVELS - 1) * latent.float().sigmoid()
 
     @staticmethod
     def _places(device: torch.device | str) -> Tensor:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from models.embedded.tokens import TokenAutoencoder, load_tokens
 from models.segmenters.gss.dalle import DalleTokens
 from models.segmenters.openmmlab import MODELS
@@ -31,12 +29,12 @@ MODELS.register_module(module=DalleTokens, force=True)
 _KINDS = ("EmbeddedTokens", "DalleTokens")
 
 
-def build_autoencoder(config: dict[str, Any]) -> nn.Module:
+def build_autoencoder(config: dict[str, Any]) -> EmbeddedTokens | DalleTokens:
     """Return a frozen autoencoder. Raises `ValueError` if `type` is none of the two."""
     if config.get("type") not in _KINDS:
         raise ValueError(
             f"autoencoder.type={config.get('type')!r} is no discrete autoencoder; "
             f"give one of {', '.join(_KINDS)}"
         )
-    built: nn.Module = MODELS.build(config)
+    built: EmbeddedTokens | DalleTokens = MODELS.build(config)
     return built.requires_grad_(False).eval()

@@ -138,7 +138,8 @@ class DalleTokens(nn.Module):
 
     def decode_expected(self, probabilities: Tensor) -> Tensor:
         """Return images of distributions over tokens (N, codes, h, w)."""
-        means = self.decoder(probabilities.to(self.decoder.blocks.input.w)).float()[:, :3]
+        weight = next(self.decoder.parameters())
+        means: Tensor = self.decoder(probabilities.to(weight.dtype)).float()[:, :3]
         return ((means.sigmoid() - _SHIFT) / _SCALE).clamp(0, 1)
 
     def round_trip(self, images: Tensor) -> Tensor:

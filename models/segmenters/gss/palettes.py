@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["check_palette", "farthest", "random_colours", "reproduced"]
 
-_GRID = 8  # candidate colours per channel
+_GRID = 6  # candidate colours per channel
 _TILE = 16  # pixels of a side of the squares in which candidates are tried: a small object's size
 _SHARE = 0.5  # of the candidates are kept, those that come back best
 _LEAST = 4 / 255  # distance below which two colours read back as one: 8-bit rounding and more
@@ -61,7 +61,7 @@ def farthest(num_classes: int, candidates: Tensor | None = None, least: float = 
     """Return (K, 3) of the candidates (N, 3), each as far as possible from those before it.
 
     Gonzalez 1985; the first is the candidate nearest to black, for the background. Without
-    candidates they are a grid of 8³ colours, or a finer one for more classes. Raises `ValueError`
+    candidates they are a grid of 6³ colours, or a finer one for more classes. Raises `ValueError`
     if two of the chosen are nearer than `least`, in units of the cube's side.
     """
     colours = _grid(num_classes) if candidates is None else candidates
@@ -114,7 +114,7 @@ def _errors(colours: Tensor, round_trip: RoundTrip, seed: int) -> Tensor:
     picture = squares.repeat_interleave(_TILE, 2).repeat_interleave(_TILE, 3)
     back = round_trip(picture).float()
     far = (back - picture).square().sum(1)[0]
-    inner = far.unflatten(1, (side, _TILE)).unflatten(0, (side, _TILE)).mean((1, 3)).flatten()
+    inner = far.reshape(side, _TILE, side, _TILE).mean((1, 3)).flatten()
     return torch.zeros(len(colours)).index_add(0, places, inner) / torch.bincount(
         places, minlength=len(colours)
     )

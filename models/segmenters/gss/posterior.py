@@ -49,13 +49,13 @@ class MaskigePosterior(nn.Module):
         super().__init__()
         if decode not in ("expected", "argmax"):
             raise ValueError(f"decode={decode!r}; give expected or argmax")
-        self.autoencoder: Any = build_autoencoder(autoencoder)
-        self.channels = int(self.autoencoder.codes)
+        self.autoencoder = build_autoencoder(autoencoder)
+        self.channels = self.autoencoder.codes
+        self._stride = self.autoencoder.stride
         self.num_classes = num_classes
-        self.inverse = INVERSES[inverse](num_classes) if inverse != "nearest" else None
+        self.inverse = None if inverse == "nearest" else INVERSES[inverse](num_classes)
         self.learned = learned
         self._expected = decode == "expected"
-        self._given = palette
         colours = _colours(palette, num_classes)
         if learned:
             self.palette = nn.Parameter(colours)
@@ -124,7 +124,7 @@ class MaskigePosterior(nn.Module):
 
     @property
     def _enlarge(self) -> int:
-        return int(self.autoencoder.stride) // _GRID
+        return self._stride // _GRID
 
     def _paint(self, label: Tensor) -> Tensor:
         """Return maskiges, enlarged so that a token of the autoencoder stands for 4² pixels."""
