@@ -44,8 +44,6 @@ class BitPosterior(nn.Module):
     """
 
     grid = _GRID
-    learned = True
-    trains = True
 
     def __init__(self, num_classes: int, bits: int = 16) -> None:
         super().__init__()

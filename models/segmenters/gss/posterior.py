@@ -62,11 +62,6 @@ class MaskigePosterior(nn.Module):
         else:
             self.register_buffer("palette", colours)
 
-    @property
-    def trains(self) -> bool:
-        """Whether any part of X or X⁻¹ is learned."""
-        return self.learned or self.inverse is not None
-
     @torch.no_grad()
     def prepare(self) -> None:
         """Choose a palette by what the autoencoder reproduces, once its weights are there."""
