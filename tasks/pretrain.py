@@ -8,10 +8,16 @@ from pathlib import Path
 from prefect import task
 
 from models.embedded.loop import Progress
-from models.embedded.pretraining import Recipe, make_autoencoder, make_oracle, make_pipeline
+from models.embedded.pretraining import (
+    Recipe,
+    make_autoencoder,
+    make_oracle,
+    make_pipeline,
+    make_tokens,
+)
 from tasks.run.progress import Report
 
-__all__ = ["Recipe", "autoencoder", "diffusion", "oracle"]
+__all__ = ["Recipe", "autoencoder", "diffusion", "oracle", "tokens"]
 
 
 @task(name="autoencoder", task_run_name="autoencoder")
@@ -33,6 +39,13 @@ def oracle(recipe: Recipe) -> Path:
     """Train the oracle; return its weights' file."""
     with Report("oracle", "pretrain", recipe.oracle_steps) as report:
         return make_oracle(recipe, _following(report))
+
+
+@task(name="tokens", task_run_name="tokens")
+def tokens(recipe: Recipe) -> Path:
+    """Train the token autoencoder of GSS; return its weights' file."""
+    with Report("tokens", "pretrain", recipe.token_steps) as report:
+        return make_tokens(recipe, _following(report))
 
 
 def _following(report: Report) -> Callable[[Progress], None]:

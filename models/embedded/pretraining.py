@@ -1,4 +1,4 @@
-"""How the shipped weights are made: three trainings, each with a folder that it resumes from.
+"""How the shipped weights are made: four trainings, each with a folder that it resumes from.
 
 The folder also holds the training's log and sample sheets.
 """
@@ -18,11 +18,13 @@ from models.embedded.architecture import build_pipeline, build_text_encoder, bui
 from models.embedded.corpus import Corpus, open_corpus
 from models.embedded.diffusion import train_diffusion
 from models.embedded.loop import Schedule
+from models.embedded.maskiges import train_tokens
 from models.embedded.oracle import Oracle, save_oracle, train_oracle
+from models.embedded.tokens import TokenAutoencoder, save_tokens
 from models.embedded.training import Reporter, encode_latents, ignore, train_autoencoder
 from models.parallel import side_by_side
 
-__all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline"]
+__all__ = ["Recipe", "make_autoencoder", "make_oracle", "make_pipeline", "make_tokens"]
 
 
 class Recipe(BaseModel):
@@ -45,6 +47,9 @@ class Recipe(BaseModel):
         default=40_000, ge=1, description="steps of U-Net and text encoder"
     )
     oracle_steps: int = Field(default=6_000, ge=1, description="steps of the oracle")
+    token_steps: int = Field(
+        default=6_000, ge=1, description="steps of the token autoencoder of GSS"
+    )
     batch: int = Field(default=32, ge=1, description="images per step of the U-Net")
     processes: int = Field(
         default=1,
@@ -135,6 +140,15 @@ def make_oracle(recipe: Recipe, report: Reporter = ignore) -> Path:
     return path
 
 
+def make_tokens(recipe: Recipe, report: Reporter = ignore) -> Path:
+    """Train the token autoencoder; return the file of its weights."""
+    path = recipe.folder / "tokens.safetensors"
+    corpus_of(recipe)
+    with side_by_side(recipe.processes, _train_tokens, recipe):
+        save_tokens(_train_tokens(recipe, report), path)
+    return path
+
+
 def _train_autoencoder(recipe: Recipe, report: Reporter = ignore) -> AutoencoderKL:
     schedule = Schedule(recipe.autoencoder_steps, 2e-3, average=0.998, weight_decay=0.0)
     folder = recipe.folder / "autoencoder"
@@ -164,4 +178,13 @@ def _train_oracle(recipe: Recipe, report: Reporter = ignore) -> Oracle:
     schedule = Schedule(recipe.oracle_steps, 2e-3, decay=0.5, average=0.995)
     return train_oracle(
         corpus_of(recipe), recipe.folder / "oracle", schedule, device=recipe.device, report=report
+    )
+
+
+def _train_tokens(recipe: Recipe, report: Reporter = ignore) -> TokenAutoencoder:
+    schedule = Schedule(
+        recipe.token_steps, 3e-3, warmup=100, decay=0.5, average=0.995, weight_decay=0.0
+    )
+    return train_tokens(
+        corpus_of(recipe), recipe.folder / "tokens", schedule, device=recipe.device, report=report
     )

@@ -18,6 +18,7 @@
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
 | mask2former.py, mask_losses.py | Mask2Former as an mmsegmentation model |
+| gss/ | GSS: label maps as tokens of a picture |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 

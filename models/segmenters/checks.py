@@ -28,6 +28,7 @@ _TEXTS = frozenset(
         "classes",
         "codes",
         "dataset_name",
+        "decode",
         "distribution",
         "frozen_exclude",
         "fusion_types",
@@ -41,6 +42,7 @@ _TEXTS = frozenset(
         "nonlinearity",
         "padding",
         "padding_mode",
+        "palette",
         "patch_pad",
         "pooling_type",
         "psa_type",
@@ -52,6 +54,7 @@ _TEXTS = frozenset(
         "templates",
         "type",
         "upsample_mode",
+        "variant",
     }
 )
 # of mmengine's optimisers and schedulers, and of the transforms that change images

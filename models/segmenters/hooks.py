@@ -13,7 +13,7 @@ import torch
 from models.parallel import average
 from models.segmenters.openmmlab import Hook
 
-__all__ = ["Begin", "Curve", "Schedule", "Schedulers", "TrainingError"]
+__all__ = ["Begin", "Curve", "Schedule", "Schedulers", "Stages", "TrainingError"]
 
 Row = dict[str, float]
 
@@ -79,6 +79,20 @@ class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
     def before_train(self, runner: Any) -> None:
         """Load them."""
         runner.model.load_state_dict(self._weights, strict=self._whole)
+
+
+class Stages(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Tell a network whose training has stages (`at_share`) which share of the steps is done.
+
+    The share depends on the step alone, so a resumed training continues in the right stage.
+    """
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Tell it, and set training mode again: a stage decides what evaluates."""
+        tell = getattr(runner.model, "at_share", None)
+        if tell:
+            tell(runner.iter / runner.max_iters)
+            runner.model.train()
 
 
 @dataclass

@@ -14,9 +14,10 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 
+import models.segmenters.gss
 import models.segmenters.head
 import models.segmenters.mask2former
-import models.segmenters.semflow  # noqa: F401  (both register their model)
+import models.segmenters.semflow  # noqa: F401  (all register models)
 from models.guard import guarded
 from models.limits import Limit, limit_of, limited
 from models.metrics import IGNORE

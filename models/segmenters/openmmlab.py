@@ -37,6 +37,7 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     from mmengine.structures import PixelData
     from mmengine.visualization import Visualizer
     from mmseg import registry
+    from mmseg.models.backbones.swin import SwinBlockSequence
     from mmseg.models.decode_heads.segformer_head import SegformerHead
     from mmseg.models.losses import CrossEntropyLoss
     from mmseg.models.segmentors.base import BaseSegmentor
@@ -71,6 +72,7 @@ __all__ = [
     "Runner",
     "SegDataSample",
     "SegformerHead",
+    "SwinBlockSequence",
     "is_registered",
     "is_training_part",
     "isolated",

@@ -1,4 +1,4 @@
-"""Segmenters by name, with random weights: SegFormer at two depths, and a small Mask2Former."""
+"""Segmenters by name, with random weights: SegFormer at two depths, small Mask2Former and GSS."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def _mask2former(backbone: dict[str, Any], channels: Sequence[int], **sizes: int
     return {"type": "Mask2Former", **network, **sizes, **_WHOLE}
 
 
+def _gss(variant: str) -> dict[str, Any]:
+    """Return the config of a small GSS around the backbone of "segformer"."""
+    head = {
+        "in_channels": [32 * heads for heads in _HEADS],
+        "channels": 64,
+        "width": 96,
+        "depth": 2,
+        "heads": 4,
+        "num_classes": 2,
+    }
+    backbone = _mit(32, _HEADS, (1, 1, 1, 1))
+    return {"type": "GSS", "variant": variant, "backbone": backbone, "decode_head": head, **_WHOLE}
+
+
 def _semflow(codes: str, **options: float) -> dict[str, Any]:
     """Return the config of SemFlow, from the weights of the embedded generator."""
     to_unit = {"mean": [127.5] * 3, "std": [127.5] * 3}
@@ -65,6 +79,8 @@ def _semflow(codes: str, **options: float) -> dict[str, Any]:
 
 _HEADS = (1, 2, 5, 8)
 PRESETS: dict[str, dict[str, Any]] = {
+    "gss": _gss("codes"),
+    **{f"gss-{name}": _gss(name) for name in ("ff", "ff-r", "ft", "ft-w", "tf", "tt", "codes")},
     "mask2former": _mask2former(
         _mit(32, _HEADS, (1, 1, 1, 1)),
         [32 * heads for heads in _HEADS],

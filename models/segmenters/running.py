@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.parallel import agree, rank_and_count
 from models.segmenters.averaging import averaging
-from models.segmenters.hooks import Begin, Curve
+from models.segmenters.hooks import Begin, Curve, Stages
 from models.segmenters.networks import Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
 from models.segmenters.precision import probe_precision
@@ -80,7 +80,7 @@ def run(job: Job) -> Done:
         files = [] if job.start else [load_weights(segmenter.network, f) for f in recipe.weights]
         average = averaging(recipe.ema) if recipe.ema else None
         resume = Resume(execution.snapshots, notes, curve, saved, average)
-        hooks = [curve, *_shared(segmenter, recipe), _begin(job.start, files), resume]
+        hooks = [curve, Stages(), *_shared(segmenter, recipe), _begin(job.start, files), resume]
         hooks += [average] if average else []
         network = segmenter.network.to(device)
         if notes["precision"] == "fp64":

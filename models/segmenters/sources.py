@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from models.embedded.restyle import restyle
 from models.embedded.world import HELD_OUT, draw, vocabulary
 from models.metrics import IGNORE
 from models.segmenters.samples import LabelledItem
@@ -33,13 +34,15 @@ class Items(Protocol):
 class DrawnScenes:
     """Scenes of the drawn world with exact labels, of `count` seeds from `first` on.
 
-    Each is drawn once, then kept in memory.
+    Each is drawn once, then kept in memory. With `restyled` they are the same scenes in another
+    style (`models.embedded.restyle`).
     """
 
     classes = ("background", *(entry["name"] for entry in vocabulary()["classes"]))
 
-    def __init__(self, count: int, first: int = HELD_OUT) -> None:
+    def __init__(self, count: int, first: int = HELD_OUT, *, restyled: bool = False) -> None:
         self._count = count
+        self._restyled = restyled
         self._first = first
         self._drawn: dict[int, dict[str, Any]] = {}
 
@@ -51,6 +54,8 @@ class DrawnScenes:
             raise IndexError(index)
         if index not in self._drawn:
             drawing = draw(self._first + index)
+            if self._restyled:
+                drawing = restyle(drawing, self._first + index)
             self._drawn[index] = {
                 "image": drawing.image,
                 "label": drawing.label,

@@ -94,7 +94,7 @@ def setup(
 
 
 def pretrain(config: Config = None, flags: Flags = None) -> None:
-    """Train the embedded generator and the oracle on the drawn world.
+    """Train the embedded generator, the oracle and the token autoencoder on the drawn world.
 
     It has settings of its own; a wrong one is answered with the valid names.
     """
@@ -105,5 +105,5 @@ def pretrain(config: Config = None, flags: Flags = None) -> None:
 
     recipe = read_flat(Recipe, config, flags or ())
     with prefect_api() as api, show.progress():
-        pipeline, oracle = api.tracked(train_models)(recipe)
-    show.facts([("pipeline", pipeline), ("oracle", oracle)])
+        pipeline, oracle, tokens = api.tracked(train_models)(recipe)
+    show.facts([("pipeline", pipeline), ("oracle", oracle), ("tokens", tokens)])

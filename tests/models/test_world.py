@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from models.embedded import world
+from models.embedded.restyle import restyle
 from models.embedded.shapes import LOOKS
 from models.embedded.textures import GROUNDS
 
@@ -106,3 +107,29 @@ def test_a_scene_can_be_asked_for() -> None:
 def test_the_vocabulary_is_data() -> None:
     path = Path(world.__file__).parent / "data" / "world.json"
     assert json.loads(path.read_text("utf-8")) == world.vocabulary()
+
+
+def test_a_restyled_drawing_keeps_its_labels_and_little_else() -> None:
+    for seed in range(8):
+        drawing = world.draw(seed)
+        other = restyle(drawing, seed)
+        assert np.array_equal(other.label, drawing.label)
+        assert np.array_equal(other.instance, drawing.instance)
+        assert other.image.dtype == np.uint8 and other.image.shape == drawing.image.shape
+        assert np.abs(other.image.astype(int) - drawing.image).mean() > 20
+        assert np.array_equal(other.image, restyle(drawing, seed).image)
+        assert not np.array_equal(other.image, restyle(drawing, seed + 1).image)
+
+
+def test_the_outline_of_a_restyled_object_is_where_its_label_is() -> None:
+    """Across the label's edge the image changes more than across random lines."""
+    across, elsewhere = [], []
+    for seed in range(40):
+        drawing = world.draw(seed)
+        image = restyle(drawing, seed).image.astype(float).mean(-1)
+        steps = np.abs(np.diff(image, axis=1))
+        edge = np.diff(drawing.instance.astype(int), axis=1) != 0
+        if edge.any():
+            across.append(steps[edge].mean())
+            elsewhere.append(np.roll(steps, 40, 1)[edge].mean())
+    assert np.mean(across) > 1.5 * np.mean(elsewhere)
