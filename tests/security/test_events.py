@@ -43,6 +43,7 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "train.weights": {"train": {"weights": "/tmp/weights.pth"}},
     "train.real": {"train": {"real": "/home"}},
     "evaluate.voc": {"evaluate": {"voc": "/home"}},
+    "compare.models": {"compare": {"models": ["segformer", "/tmp/config.py"]}},
     "compute.runner": {"compute": {"runner": "dask://theirs:8786"}},
     "compute.kubernetes.image": {"compute": {"kubernetes": {"image": "theirs"}}},
     "compute.kubernetes.secret": {"compute": {"kubernetes": {"secret": "another-team"}}},
@@ -104,6 +105,15 @@ def test_no_spelling_leads_out_of_the_list(
     worker.setenv("SEGMINT_ALLOWED", f"{tmp_path}/data, s3://shared")
     with pytest.raises(ParameterTypeError, match=r"store\.url|hold a credential"):
         given({"store": {"url": url.replace("/data", f"{tmp_path}/data")}})
+
+
+def test_a_list_of_models_in_one_text_is_checked_model_by_model(
+    worker: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker.setenv("SEGMINT_ALLOWED", str(tmp_path))
+    with pytest.raises(ParameterTypeError, match=r"compare\.models"):
+        given({"compare": {"models": "segformer,/etc/passwd"}})
+    given({"compare": {"models": f"segformer,{tmp_path}/config.py"}})
 
 
 def test_the_worker_s_own_places_and_those_of_its_list_are_fine(
