@@ -76,6 +76,12 @@ def test_text_is_read_as_what_the_field_holds() -> None:
     assert settings.store.options == {"anon": False}
 
 
+@pytest.mark.parametrize("text", ["car, tree", '["car", "tree"]'])
+def test_a_list_in_a_section_is_names_with_commas_or_json(text: str) -> None:
+    settings = Settings(_flags=["train.protocol=zero-shot", f"train.unseen={text}"])
+    assert settings.train.unseen == ("car", "tree")
+
+
 def test_an_unknown_flag_names_the_nearest_setting() -> None:
     with pytest.raises(
         SettingsError, match=r"'plan.imges' \(from --set plan.imges\): did you mean 'plan.images'"
