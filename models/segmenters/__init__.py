@@ -14,7 +14,8 @@
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
-| mask2former.py, mask_losses.py | Mask2Former as an mmsegmentation model |
+| queries.py, mask_losses.py | what Mask2Former and EoMT share: losses, semantic inference |
+| mask2former.py, eomt.py | the two as mmsegmentation models |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 

@@ -1,4 +1,4 @@
-"""What happens between the steps of a training, as mmengine hooks: rates, curve, progress."""
+"""What happens between the steps of a training, as mmengine hooks: rates, annealing, curve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from models.segmenters.openmmlab import Hook
 
-__all__ = ["Begin", "Curve", "Schedule", "Schedulers", "TrainingError"]
+__all__ = ["Anneal", "Begin", "Curve", "Schedule", "Schedulers", "TrainingError"]
 
 Row = dict[str, float]
 
@@ -78,6 +78,22 @@ class Begin(Hook):  # type: ignore[misc]  # mmengine has no types
     def before_train(self, runner: Any) -> None:
         """Load them."""
         runner.model.load_state_dict(self._weights, strict=self._whole)
+
+
+class Anneal(Hook):  # type: ignore[misc]  # mmengine has no types
+    """Tell a network that changes over its training, such as EoMT, how much of it is done.
+
+    That depends on the step alone, so a resumed training continues where it was.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Pass on the share of the steps, if the network has an `anneal`."""
+        network = getattr(runner.model, "module", runner.model)
+        if hasattr(network, "anneal"):
+            network.anneal(runner.iter / self._steps)
 
 
 @dataclass

@@ -14,8 +14,9 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 
+import models.segmenters.eomt
 import models.segmenters.head
-import models.segmenters.mask2former  # noqa: F401  (registers the model)
+import models.segmenters.mask2former  # noqa: F401  (they register their models)
 from models.guard import guarded
 from models.limits import Limit, limit_of, limited
 from models.metrics import IGNORE

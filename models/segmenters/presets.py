@@ -1,4 +1,4 @@
-"""Segmenters by name, with random weights: SegFormer at two depths, and a small Mask2Former."""
+"""Segmenters by name, with random weights: SegFormer at two depths, small Mask2Former and EoMT."""
 
 from __future__ import annotations
 
@@ -58,6 +58,21 @@ def _mask2former(backbone: dict[str, Any], channels: Sequence[int], **sizes: int
 
 _HEADS = (1, 2, 5, 8)
 PRESETS: dict[str, dict[str, Any]] = {
+    "eomt": {
+        "type": "Eomt",
+        "num_classes": 2,
+        "width": 128,
+        "layers": 6,
+        "heads": 4,
+        "blocks": 3,
+        "queries": 24,
+        "patch": 8,
+        "side": 128,
+        "registers": 0,
+        "upscales": 1,
+        "points": 1024,
+        **_WHOLE,
+    },
     "mask2former": _mask2former(
         _mit(32, _HEADS, (1, 1, 1, 1)),
         [32 * heads for heads in _HEADS],

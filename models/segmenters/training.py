@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.segmenters.hooks import Begin, Curve
+from models.segmenters.hooks import Anneal, Begin, Curve
 from models.segmenters.networks import Segmenter, build_segmenter
 from models.segmenters.openmmlab import QuietRunner, isolated
 from models.segmenters.precision import probe_precision
@@ -60,7 +60,7 @@ def train_segmenter(
         view = TrainingView(samples, views, found["step"] * recipe.batch_size)
         files = [] if start else [load_weights(segmenter.network, file) for file in recipe.weights]
         resume = [Resume(each, notes, curve, saved) for each in [execution.snapshots] if each]
-        hooks = [curve, _begin(start, files), *resume]
+        hooks = [curve, _begin(start, files), Anneal(recipe.steps), *resume]
         network = segmenter.network.to(device)
         rates = rates_of(network, recipe, schedule, notes["precision"], device)
         _run(network, recipe, device, _loader(view, recipe, execution.workers), rates, hooks)

@@ -93,7 +93,7 @@ def test_probabilities_are_those_of_semantic_inference() -> None:
     network = segmenter.network
     batch = network.data_preprocessor({"inputs": list(images.float())}, training=False)["inputs"]
     with torch.inference_mode():
-        last = network._layers(batch)[-1]
+        last = network.layers_of(batch)[-1]
         masks = torch.nn.functional.interpolate(last.masks, (128, 160), mode="bilinear").sigmoid()
         scores = torch.einsum("nqc,nqhw->nchw", last.classes.softmax(-1)[..., :-1], masks)
     assert torch.allclose(found, scores / scores.sum(1, keepdim=True), atol=1e-3)
