@@ -22,7 +22,7 @@
 from models.segmenters.copies import paste_object
 from models.segmenters.hooks import TrainingError
 from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
-from models.segmenters.memory import bytes_to_predict
+from models.segmenters.memory import bytes_to_predict, peak_bytes
 from models.segmenters.networks import (
     Segmenter,
     build_segmenter,
@@ -63,6 +63,7 @@ __all__ = [
     "load_weights",
     "pack_segmenter",
     "paste_object",
+    "peak_bytes",
     "predict_probabilities",
     "read_schedule",
     "save_segmenter",

@@ -57,6 +57,8 @@ class Eomt(QuerySegmentor):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        # transformers' types lack these two
+        others: dict[str, Any] = {"num_labels": num_classes, "attn_implementation": "sdpa"}
         config = EomtConfig(
             hidden_size=width,
             num_hidden_layers=layers,
@@ -69,8 +71,7 @@ class Eomt(QuerySegmentor):
             num_upscale_blocks=upscales,
             use_swiglu_ffn=gated,
             layerscale_value=scale,
-            num_labels=num_classes,
-            attn_implementation="sdpa",
+            **others,
         )
         network = EomtForUniversalSegmentation(config)
         self.embeddings = network.embeddings
@@ -132,7 +133,8 @@ class Eomt(QuerySegmentor):
     def _predicted(self, tokens: Tensor, grid: tuple[int, int]) -> Predictions:
         tokens = self.layernorm(tokens)
         queries = tokens[:, : len(self.query.weight)]
-        patches = tokens[:, -grid[0] * grid[1] :].mT.unflatten(2, grid)
+        patches = tokens[:, -grid[0] * grid[1] :].mT
+        patches = patches.reshape(*patches.shape[:2], *grid)
         embedded = self.mask_head(queries)
         masks = torch.einsum("nqc,nchw->nqhw", embedded, self.upscale_block(patches))
         return Predictions(self.class_predictor(queries), masks)

@@ -89,7 +89,7 @@ class QuerySegmentor(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has
         return self._forward(inputs)
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        """Return log-probabilities (N, classes, H, W): the scores of classes, scaled to sum to 1."""
+        """Return log-probabilities (N, classes, H, W): scores of classes, scaled to sum to 1."""
         padded = self._padded(inputs)
         last = self.layers_of(padded)[-1]
         masks = F.interpolate(

@@ -25,7 +25,15 @@ from models.segmenters.queries import Predictions
 from tests.models.test_mask2former import label
 from tests.models.test_segmenters import CLASSES, Squares
 
-SMALL = {"width": 32, "layers": 4, "heads": 4, "blocks": 2, "queries": 5, "patch": 8, "side": 64}
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "layers": 4,
+    "heads": 4,
+    "blocks": 2,
+    "queries": 5,
+    "patch": 8,
+    "side": 64,
+}
 
 
 @pytest.fixture
@@ -36,6 +44,7 @@ def small() -> Eomt:
 
 def theirs(small: Eomt) -> Any:
     """Transformers' network with the weights of ours."""
+    labels: dict[str, Any] = {"num_labels": 3}  # transformers' types lack it
     config = EomtConfig(
         hidden_size=32,
         num_hidden_layers=4,
@@ -46,7 +55,7 @@ def theirs(small: Eomt) -> Any:
         image_size=64,
         num_register_tokens=2,
         num_upscale_blocks=1,
-        num_labels=3,
+        **labels,
     )
     network = EomtForUniversalSegmentation(config)
     missing, unexpected = network.load_state_dict(small.state_dict(), strict=False)
@@ -81,7 +90,8 @@ def test_padding_of_an_odd_image_is_labelled_255(small: Eomt) -> None:
     def loss(images: torch.Tensor, ids: torch.Tensor) -> float:
         sample = SegDataSample(gt_sem_seg=PixelData(data=ids[None]))
         torch.manual_seed(1)
-        return float(sum(small.loss(images, [sample]).values()).detach())
+        with torch.no_grad():
+            return float(torch.stack([*small.loss(images, [sample]).values()]).sum())
 
     images, ids = torch.randn(1, 3, 28, 32), label()[:28]
     padded = torch.nn.functional.pad(images, (0, 0, 0, 4))
@@ -102,9 +112,8 @@ def test_what_lies_under_255_changes_no_gradient(small: Eomt) -> None:
         classes = said.clone().requires_grad_()
         masks.requires_grad_()
         torch.manual_seed(1)
-        torch.stack(
-            [*small._losses(Predictions(classes, masks), targets).values()]
-        ).sum().backward()
+        losses = small._losses(Predictions(classes, masks), targets)
+        torch.stack([*losses.values()]).sum().backward()
         assert classes.grad is not None and masks.grad is not None
         return classes.grad, masks.grad
 

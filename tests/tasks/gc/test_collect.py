@@ -17,8 +17,9 @@ from infra.store import (
     verify_version,
     write_shard,
 )
-from tasks.gc.collect import DAY, Found, collect, find_garbage, pin, unpin
+from tasks.gc.collect import DAY, Found, collect, find_garbage
 from tasks.gc.ownership import delete_own
+from tasks.gc.pins import pin, unpin
 from tests.tasks.segmenting import publish_squares
 
 NONE_KEPT = RetentionSettings(versions=1, days=0, run_days=0, abandoned_days=1)
