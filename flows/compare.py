@@ -36,13 +36,14 @@ def compare(
     """
     check_starts()
     plan = plan_comparison(settings, checkpoints or [], version)
-    if plan.version:
-        settings = for_version(open_store(settings.store), settings, plan.version)
+    if version:
+        settings = for_version(open_store(settings.store), settings, version)
     with watching(settings):
         steps = steps_of(settings, plan)
         trained = [
-            train(training_settings(settings, model, steps[model]), plan.version)
+            train(training_settings(settings, model, steps[model]), version)
             for model in plan.models
+            if version
         ]
         names = [*plan.checkpoints, *trained]
         evaluations = [evaluate(settings, name) for name in names]

@@ -85,8 +85,9 @@ def peak_bytes(
     for itself is not counted either.
     """
     state = chain(segmenter.network.parameters(), segmenter.network.buffers())
-    weights = sum(each.numel() * each.element_size() for each in state)
-    with _Alive() as alive:
+    weights: int = sum(each.numel() * each.element_size() for each in state)
+    alive = _Alive()
+    with alive:
         predict_probabilities(segmenter, images, device, inference)
     return weights + alive.most
 
@@ -114,4 +115,4 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
 
 
 def _storage(tensor: Tensor) -> Any:
-    return StorageWeakRef(tensor.untyped_storage())
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]

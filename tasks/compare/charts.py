@@ -10,6 +10,8 @@ from tasks.report.charts import round_ticks
 __all__ = ["COLOURS", "SIDE", "Intervals", "intervals", "reliability_points"]
 
 SIDE = 220.0  # of the reliability diagram's square, and width of the intervals, in SVG units
+_ROOM = 1.1  # the axis is that much longer than the longest interval
+_LEAST = 1e-3  # reach of the axis for equal segmenters
 # One per letter, of equal lightness, in an order that keeps neighbours apart for the colour-blind:
 # Okabe and Ito 2008, "Color Universal Design", without its yellow, which white paper swallows.
 COLOURS = (
@@ -38,11 +40,11 @@ def intervals(contenders: Sequence[Mapping[str, Any]]) -> Intervals | None:
     if not found:
         return None
     ends = [interval[name] for _, interval in found for name in ("low", "high")]
-    reach = max(*map(abs, ends), 1e-3)
+    reach = float(max(*map(abs, ends), _LEAST))
     step = round_ticks(reach, 3)[1]
 
     def place(value: float) -> float:
-        return 0.5 + value / (2 * 1.1 * reach)
+        return 0.5 + value / (2 * _ROOM * reach)
 
     bars = [
         (letter, *(place(each[name]) for name in ("low", "high", "difference")))

@@ -197,6 +197,7 @@ def summarise(
     shown = np.where(np.isin(classes, list(known)), iou, np.nan)
     hidden = [index for index, name in enumerate(classes) if name in unseen]
     means = metrics.seen_unseen(shown, hidden) if hidden else (None, None, None)
+    seen, unseen_mean, harmonic = map(_known, means)
     by_class = zip(classes, iou, strict=True)
     return Evaluation(
         name,
@@ -206,8 +207,10 @@ def summarise(
         float(sums[HITS].sum() / sums[TRUTH].sum()),
         metrics.expected_calibration_error(measured.bins.sum(0)),
         {name: _known(float(value)) for name, value in by_class},
-        *map(_known, means),
-        reliability=measured.bins.sum(0).tolist(),
+        seen,
+        unseen_mean,
+        harmonic,
+        measured.bins.sum(0).tolist(),
     )
 
 
