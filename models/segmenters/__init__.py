@@ -15,6 +15,7 @@
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
 | queries.py, mask_losses.py | what Mask2Former and EoMT share: losses, semantic inference |
+| hugging_face.py | EoMT directories of Hugging Face as models |
 | mask2former.py, eomt.py | the two as mmsegmentation models |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from models.segmenters.fitting import read_model
+from models.segmenters.hugging_face import is_directory, weights_in
 from models.segmenters.presets import PRESETS
 
 __all__ = ["RANDOM", "WeightsFile", "digest_of", "initial_weights", "read_tensors"]
@@ -51,6 +52,8 @@ def initial_weights(config: str, weights: str | None = None) -> tuple[WeightsFil
         return ()
     if weights is not None:
         return (_digested(Path(weights), ""),)
+    if is_directory(config):
+        return (_digested(weights_in(config), ""),)
     found = []
     for part, value in _named(read_model(config), ""):
         if not Path(value).is_file():

@@ -1,5 +1,7 @@
 """EoMT computes what transformers' does, takes images of any size, and anneals its masks."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from models.segmenters import (
     Snapshots,
     TrainingRecipe,
     build_segmenter,
+    initial_weights,
+    load_weights,
     pack_segmenter,
     predict_probabilities,
     train_segmenter,
@@ -150,6 +154,60 @@ def test_queries_see_their_masks_as_often_as_the_probability_says(small: Eomt) -
     assert seen[0.5] == pytest.approx(0.75, abs=0.06)  # 4 standard deviations of 250 draws
     attended = small._mask(masks, (8, 8), torch.tensor(1.0))
     assert attended[:, 0, 5:].all() and attended[:, 0, :5, :-64].all()
+
+
+@pytest.fixture
+def directory(small: Eomt, tmp_path: Path) -> Path:
+    """A directory that transformers wrote."""
+    theirs(small).save_pretrained(tmp_path / "eomt")
+    return tmp_path / "eomt"
+
+
+def test_a_directory_of_hugging_face_is_a_model_with_its_weights(
+    small: Eomt, directory: Path
+) -> None:
+    segmenter = build_segmenter(str(directory), CLASSES)
+    (file,) = initial_weights(str(directory))
+    loaded = load_weights(segmenter.network, file)
+    assert loaded.missing == [] and loaded.unexpected == ["criterion.empty_weight"]
+    segmenter.network.load_state_dict(loaded.state)
+    assert all(
+        torch.equal(value, small.state_dict()[name])
+        for name, value in segmenter.network.state_dict().items()
+    )
+
+
+def test_its_class_layer_is_left_out_for_other_classes(directory: Path) -> None:
+    segmenter = build_segmenter(str(directory), (*CLASSES, "green"))
+    (file,) = initial_weights(str(directory))
+    missing = load_weights(segmenter.network, file).missing
+    assert missing == ["class_predictor.bias", "class_predictor.weight"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model_type": "llama"}, "model_type is 'llama'; give a directory of an EoMT"),
+        ({"hidden_act": "relu"}, "hidden_act is not gelu"),
+        ({"hidden_size": "a" * 99}, r"hidden_size is a{60}; give a number like 1024"),
+        ({"hidden_size": 1 << 40}, "hidden_size is 1099511627776; give a number like 1024"),
+        ({"use_swiglu_ffn": 3}, "use_swiglu_ffn is 3; give a number like False"),
+        ({"num_queries": None}, "num_queries is None; give a number like 200"),
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_named(
+    directory: Path, changed: dict[str, Any], message: str
+) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(ValueError, match=message):
+        build_segmenter(str(directory), CLASSES)
+
+
+def test_a_directory_with_pickles_alone_is_refused(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"model\.safetensors' cannot be read"):
+        initial_weights(str(directory))
 
 
 @pytest.fixture
