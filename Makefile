@@ -16,7 +16,7 @@ test: packages .venv/ready
 
 # the loop of a person who changes code: no server, no browser, nothing slow
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not server and not browser and not debian and not slow and not security"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not server and not browser and not debian and not slow and not security"
 
 packages:
 	.ci/packages tests

@@ -47,12 +47,14 @@ def fuzzed(name: str, seconds: int) -> str:
     ]
     command = [sys.executable, "-m", "testbed.fuzzing", name, *options]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
-    if ended.returncode not in ENDS:
+    # a signal also ends a process that has just printed what it failed on
+    how = "crashes" if ended.returncode < 0 else ENDS.get(ended.returncode)
+    if how is None:
         raise RuntimeError(f"{command} ended with {ended.returncode}: {ended.stderr[-4000:]}")
     if ended.returncode:
         print(ended.stderr[-4000:], flush=True)
-    print(f"{name}: {ENDS[ended.returncode]}, {_inputs(ended.stderr)} inputs", flush=True)
-    return ENDS[ended.returncode]
+    print(f"{name}: {how}, {_inputs(ended.stderr)} inputs", flush=True)
+    return how
 
 
 def _inputs(report: str) -> int:

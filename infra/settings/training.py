@@ -21,7 +21,7 @@ class TrainSettings(Section):
 
     # docs/design-notes.md, "Defaults of training", at equal CPU time
     model: str = "segformer"
-    """segformer, segformer-b0, mask2former, eomt, an mmsegmentation config or an EoMT directory."""
+    """A preset (segformer, mask2former, eomt, semflow, …), a config's file or name, an EoMT folder."""
     weights: str | None = None
     """Initial weights: a .safetensors or .pth file, or random. Default: what the config names."""
     schedule: Literal["segmint", "config"] = "segmint"

@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path, PurePath
 
 from infra.store.errors import CorruptShardError, MissingError, StoreError
@@ -68,11 +69,10 @@ class Folder:
         for path, start, buffer in pieces:
             name = f"{self.root}/{path}"
             with self._explained(path), open(name, "rb", buffering=0) as file:  # noqa: PTH123
-                file.seek(start)
-                got = file.readinto(buffer)
+                got = _read_at(file, start, buffer)
             if got != len(buffer):
                 raise CorruptShardError(
-                    f"{self.root}/{path} ends at byte {start + got}; "
+                    f"{self.root}/{path} ends before byte {start + len(buffer)}; "
                     "delete the shard's marker and run the stage again"
                 )
 
@@ -175,6 +175,15 @@ def _inner(name: str, folder: int, make: bool) -> int:
 
 def _is(kind: Callable[[int], bool], name: str, folder: int) -> bool:
     return kind(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+def _read_at(file: FileIO, start: int, buffer: memoryview) -> int | None:
+    """Fill the buffer from byte `start` on; return the number of bytes read."""
+    try:
+        file.seek(start)
+    except OverflowError:  # a marker may say that a file has 2⁶⁴ bytes
+        return 0
+    return file.readinto(buffer)
 
 
 def _write_through(name: str, folder: int, parts: Iterable[bytes | memoryview]) -> None:

@@ -26,6 +26,7 @@ _TEXTS = frozenset(
         "block",
         "bottleneck_type",
         "classes",
+        "codes",
         "dataset_name",
         "distribution",
         "frozen_exclude",

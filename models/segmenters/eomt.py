@@ -23,6 +23,22 @@ __all__ = ["Eomt"]
 _POWER = 0.9  # of the annealing's polynomial, as in the authors' trainings
 
 
+# of transformers' network: all but its losses
+_PARTS = (
+    "embeddings",
+    "query",
+    "layers",
+    "layernorm",
+    "upscale_block",
+    "mask_head",
+    "class_predictor",
+)
+
+
+def _network(**sizes: Any) -> EomtForUniversalSegmentation:
+    return EomtForUniversalSegmentation(EomtConfig(attn_implementation="sdpa", **sizes))
+
+
 @MODELS.register_module(force=True)
 class Eomt(QuerySegmentor):
     """The published network, for semantic labels, with images of any size.
@@ -57,9 +73,7 @@ class Eomt(QuerySegmentor):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
-        # transformers' types lack these two
-        others: dict[str, Any] = {"num_labels": num_classes, "attn_implementation": "sdpa"}
-        config = EomtConfig(
+        network = _network(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
@@ -71,16 +85,10 @@ class Eomt(QuerySegmentor):
             num_upscale_blocks=upscales,
             use_swiglu_ffn=gated,
             layerscale_value=scale,
-            **others,
+            num_labels=num_classes,
         )
-        network = EomtForUniversalSegmentation(config)
-        self.embeddings = network.embeddings
-        self.query = network.query
-        self.layers = network.layers
-        self.layernorm = network.layernorm
-        self.upscale_block = network.upscale_block
-        self.mask_head = network.mask_head
-        self.class_predictor = network.class_predictor
+        for name in _PARTS:
+            self.add_module(name, network.get_submodule(name))
         # written to the checkpoint and to snapshots like a weight
         self.register_buffer("attn_mask_probs", torch.ones(blocks))
         self.divisor = patch

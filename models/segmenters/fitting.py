@@ -23,6 +23,7 @@ __all__ = ["find_config", "fit_model", "read_model", "with_tuples"]
 # for photographs.
 _MEAN = [123.675, 116.28, 103.53]
 _STD = [58.395, 57.12, 57.375]
+_OWN = {"Mask2Former", "SemFlow"}  # whole models of ours, which have no `decode_head`
 _log = logging.getLogger(__name__)
 
 
@@ -42,9 +43,9 @@ def read_model(path: str) -> dict[str, Any]:
             f"file, nor the name of one that it ships{near and f', such as {near}'}"
         )
     model = read_config(file).get("model")
-    if not isinstance(model, dict) or "decode_head" not in model:
+    if not isinstance(model, dict) or not ("decode_head" in model or model.get("type") in _OWN):
         raise ValueError(
-            f"{path} holds no `model` with a `decode_head`; "
+            f"{path} holds no `model` with a `decode_head`, and none of {', '.join(sorted(_OWN))}; "
             "give a config of a whole mmsegmentation model"
         )
     check_size(model)

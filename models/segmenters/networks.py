@@ -16,7 +16,8 @@ import torch
 
 import models.segmenters.eomt
 import models.segmenters.head
-import models.segmenters.mask2former  # noqa: F401  (they register their models)
+import models.segmenters.mask2former
+import models.segmenters.semflow  # noqa: F401  (they register their models)
 from models.guard import guarded
 from models.limits import Limit, limit_of, limited
 from models.metrics import IGNORE
@@ -24,6 +25,7 @@ from models.segmenters.checks import check_model
 from models.segmenters.fitting import fit_model, read_model, with_tuples
 from models.segmenters.openmmlab import MODELS, ConfigDict, isolated, revert_sync_batchnorm
 from models.segmenters.presets import PRESETS
+from models.segmenters.semflow import with_pipeline
 
 __all__ = [
     "Segmenter",
@@ -67,7 +69,8 @@ def build_segmenter(config: str, classes: Sequence[str]) -> Segmenter:
             f"classes={list(classes)!r}: give 2 to {IGNORE} different names, the background first"
         )
     model = PRESETS[config] if config in PRESETS else read_model(config)
-    return _assemble(fit_model(model, len(classes)), tuple(classes), _LARGEST)
+    fitted = fit_model(with_pipeline(model), len(classes))
+    return _assemble(fitted, tuple(classes), _LARGEST)
 
 
 def _assemble(model: dict[str, Any], classes: tuple[str, ...], limit: Limit) -> Segmenter:

@@ -56,6 +56,13 @@ def _mask2former(backbone: dict[str, Any], channels: Sequence[int], **sizes: int
     return {"type": "Mask2Former", **network, **sizes, **_WHOLE}
 
 
+def _semflow(codes: str, **options: float) -> dict[str, Any]:
+    """Return the config of SemFlow, from the weights of the embedded generator."""
+    to_unit = {"mean": [127.5] * 3, "std": [127.5] * 3}
+    given = {"pipeline": "embedded", "num_classes": 2, "codes": codes, **options}
+    return {"type": "SemFlow", **given, "data_preprocessor": to_unit, **_WHOLE}
+
+
 _HEADS = (1, 2, 5, 8)
 PRESETS: dict[str, dict[str, Any]] = {
     "eomt": {
@@ -85,4 +92,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "segformer": _segformer(32, _HEADS, (1, 1, 1, 1), 128),
     "segformer-b0": _segformer(32, _HEADS, (2, 2, 2, 2), 256),
+    "semflow": _semflow("learned", noise=0.4, steps=1, start=0.5),
+    "semflow-anchors": _semflow("anchors", noise=0.05, steps=25),
 }

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from models.generators import pipeline_digest, pipeline_folder
 from models.segmenters.fitting import read_model
 from models.segmenters.hugging_face import is_directory, weights_in
 from models.segmenters.presets import PRESETS
@@ -34,7 +35,10 @@ _NESTED = ("state_dict", "model", "state_dict_ema", "model_state_dict")  # where
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of tensors, its SHA-256, and the part of the network that it is for ("" = whole)."""
+    """A file of tensors, its SHA-256, and the part of the network that it is for ("" = whole).
+
+    `path` may be a pipeline's directory, or "embedded", for a network that starts from one.
+    """
 
     path: str
     sha256: str
@@ -45,17 +49,19 @@ def initial_weights(config: str, weights: str | None = None) -> tuple[WeightsFil
     """Return the files that a training of `config` starts from; none for random weights.
 
     `weights` is a file for the whole network or its backbone, "random", or None for what the config
-    itself names. Raises `ValueError` for a file that cannot be read, and for a config that names
-    weights at an address: nothing is fetched.
+    itself names. A flow also starts from a pipeline's directory, or from "embedded". Raises
+    `ValueError` for a file that cannot be read, and for a config that names weights at an address:
+    nothing is fetched.
     """
-    if weights == RANDOM or (weights is None and config in PRESETS):
+    if weights == RANDOM:
         return ()
     if weights is not None:
         return (_digested(Path(weights), ""),)
     if is_directory(config):
         return (_digested(weights_in(config), ""),)
-    found = []
-    for part, value in _named(read_model(config), ""):
+    model = PRESETS[config] if config in PRESETS else read_model(config)
+    found = [_digested(Path(model["pipeline"]), "")] if "pipeline" in model else []
+    for part, value in _named(model, ""):
         if not Path(value).is_file():
             raise ValueError(
                 f"config {config} starts from the weights {_address(value)}, and nothing is "
@@ -93,7 +99,9 @@ def _digested(path: Path, part: str) -> WeightsFile:
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file. Raises `ValueError` if it cannot be read."""
+    """Return the SHA-256 of a file or a pipeline. Raises `ValueError` if it cannot be read."""
+    if pipeline_folder(path).is_dir():
+        return pipeline_digest(pipeline_folder(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

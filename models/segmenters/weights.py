@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.generators import pipeline_folder
 from models.segmenters.weight_files import WeightsFile, digest_of, read_tensors
 
 __all__ = ["Loaded", "load_weights"]
@@ -61,7 +62,7 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
     """
     if digest_of(Path(file.path)) != file.sha256:
         raise ValueError(f"{file.path} changed since the training was planned; start again")
-    tensors = read_tensors(Path(file.path))
+    tensors = _tensors_for(network, file.path)
     target = network.get_submodule(file.part) if file.part else network
     by, names = _match(target, tensors, ordered=Path(file.path).suffix != ".safetensors")
     own = target.state_dict()
@@ -84,13 +85,24 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
     return loaded
 
 
+def _tensors_for(network: Any, path: str) -> dict[str, Tensor]:
+    """Return the tensors of a file, or of a pipeline by the network's names."""
+    if not pipeline_folder(path).is_dir():
+        return read_tensors(Path(path))
+    if not hasattr(network, "initial_weights"):
+        raise ValueError(
+            f"train.weights={path!r} is a directory, and only a flow (SemFlow) starts from a "
+            "pipeline's; give a .safetensors or .pth file"
+        )
+    tensors: dict[str, Tensor] = network.initial_weights(path)
+    return tensors
+
+
 def _check(target: nn.Module, loaded: Loaded, above: str) -> None:
-    backbone = getattr(target, "backbone", None)
-    inner = f"{above}backbone." if backbone is not None else above
-    numbers = {
-        f"{inner}{name}": value.numel()
-        for name, value in (target if backbone is None else backbone).state_dict().items()
-    }
+    parts = getattr(target, "pretrained_parts", ("backbone.",))
+    own = {name: value.numel() for name, value in target.state_dict().items()}
+    inner = {name: count for name, count in own.items() if name.startswith(parts)}
+    numbers = {f"{above}{name}": count for name, count in (inner or own).items()}
     found = sum(count for name, count in numbers.items() if name in loaded.state)
     if found < _LEAST * sum(numbers.values()):
         raise ValueError(

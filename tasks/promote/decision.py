@@ -56,8 +56,7 @@ def compare_counts(
     `counts` are the pixel counts (images, 3, classes) of champion and challenger there, and
     `classes` the names of their label ids. A mIoU higher by at least `margin` wins in any case.
     """
-    held = champion["evaluation"]
-    offered = challenger["evaluation"]
+    held, offered = (entry["evaluation"] for entry in (champion, challenger))
     name = champion["checkpoint"]
     if held["fingerprint"] != offered["fingerprint"]:
         return Decision(
@@ -72,8 +71,8 @@ def compare_counts(
     )
     gained = offered["decision"]["miou"] - held["decision"]["miou"]
     if margin is not None and gained >= margin:
-        verdict = f"the difference {gained:+.4f} is at least promote.margin {margin:g}"
-        return Decision(True, f"{figures}: {verdict}", compared=True)
+        reached = f"the difference {gained:+.4f} is at least promote.margin {margin:g}"
+        return Decision(True, f"{figures}: {reached}", compared=True)
     if images < LEAST_IMAGES:
         return Decision(
             False,
@@ -82,9 +81,9 @@ def compare_counts(
         )
     known = np.isin(list(classes), offered["known"])
     found = paired_interval(*counts, known)
-    interval = f"{LEVEL:.0%} interval of the difference {found.low:+.4f} to {found.high:+.4f}"
     verdict = "is above 0" if found.low > 0 else "is not above 0"
-    return Decision(found.low > 0, f"{figures}: {interval} {verdict}", compared=True)
+    ends = f"interval of the difference {found.low:+.4f} to {found.high:+.4f} {verdict}"
+    return Decision(found.low > 0, f"{figures}: {LEVEL:.0%} {ends}", compared=True)
 
 
 def other_classes(

@@ -188,6 +188,14 @@ def markers() -> Cases:
         "no statistics": (lambda v: v.pop("stats"), "stats"),
         "statistics that are a list": (lambda v: v.update(stats=[]), "stats"),
     }
+    yield (
+        "marker: file of 2^64 bytes",
+        Case(
+            lambda d: attempt(d, lambda v: v["files"][suffix].update(size=1 << 64)),
+            CorruptShardError,
+            "label/c/0/0/0 ends before byte 18446744073709551616; delete the shard's marker",
+        ),
+    )
     for name, (change, words) in changes.items():
         yield (
             f"marker: {name}",

@@ -94,3 +94,18 @@ def test_the_iou_of_masks_is_intersection_over_union_and_0_of_nothing() -> None:
     assert metrics.mask_iou(left ^ left, middle ^ middle) == 0
     with pytest.raises(ValueError, match=r"\(4,\) against \(2,\)"):
         metrics.mask_iou(left, middle[:2])
+
+
+def test_kernel_distance_is_zero_on_average_for_sets_of_one_distribution() -> None:
+    rng = np.random.default_rng(0)
+    same = [metrics.kernel_distance(*rng.normal(size=(2, 200, 16))) for _ in range(20)]
+    assert abs(np.mean(same)) < 2 * np.std(same) / np.sqrt(20) + 1e-3
+    shifted = metrics.kernel_distance(
+        rng.normal(size=(200, 16)), rng.normal(0.5, 1, size=(200, 16))
+    )
+    assert shifted > 10 * np.std(same)
+
+
+def test_kernel_distance_of_two_points_is_that_of_the_kernel() -> None:
+    a, b = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])
+    assert metrics.kernel_distance(a, b) == pytest.approx(2 * 1.5**3 - 2 * 1.0)

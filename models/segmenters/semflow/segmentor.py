@@ -1,0 +1,182 @@
+"""SemFlow as an mmsegmentation model: one rectified flow from images to masks, and back.
+
+Wang et al. 2024, "SemFlow: Binding Semantic Segmentation and Image Synthesis via Rectified Flow".
+Latents of an image are at t = 0, those of its mask at t = 1, and a Stable Diffusion U-Net learns
+the velocity between them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.metrics import IGNORE
+from models.segmenters.openmmlab import MODELS, BaseSegmentor
+from models.segmenters.semflow.architecture import build_autoencoder, build_unet, pipeline_tensors
+from models.segmenters.semflow.codes import AnchorCodes, LearnedCodes, encode_images
+from models.segmenters.semflow.solvers import euler, rk45
+
+__all__ = ["SemFlow"]
+
+_CODES = ("anchors", "learned")
+_TIMESTEPS = 1000  # the U-Net's scale of time: at t = 0 it expects the image, as in diffusion
+
+
+@MODELS.register_module(force=True)
+class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no types
+    """The published flow, or ours.
+
+    `unet`, `autoencoder` and `tokens` describe a Stable Diffusion pipeline (`with_pipeline`).
+    `codes` "anchors" is as published: colours through the image's autoencoder, the squared error of
+    the velocity, and t drawn evenly. "learned" has codes of their own, and trains a share `start`
+    of each batch at t = 0 with the cross-entropy of the mask that one step leads to: there the
+    segmentation is decided, and the other times know parts of the mask already.
+
+    `noise` is the masks' perturbation (see the codes), `steps` the number of Euler steps of a
+    prediction; 0 is the adaptive RK45.
+    """
+
+    pretrained_parts = ("unet.", "autoencoder.", "text")  # what a pipeline has weights for
+
+    def __init__(
+        self,
+        num_classes: int,
+        unet: dict[str, Any],
+        autoencoder: dict[str, Any],
+        tokens: int,
+        codes: str = "learned",
+        noise: float = 0.4,
+        steps: int = 1,
+        start: float = 0.5,
+        data_preprocessor: Any = None,
+        train_cfg: Any = None,
+        test_cfg: Any = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        channels = int(autoencoder["latent_channels"])
+        if codes not in _CODES or steps < 0 or not 0 <= start <= 1:
+            raise ValueError(
+                f"SemFlow has codes={codes!r}, steps={steps}, start={start}; give codes of "
+                f"{', '.join(_CODES)}, steps of at least 0, and start in [0, 1]"
+            )
+        self.unet: Any = build_unet(unet)
+        self.autoencoder: Any = build_autoencoder(autoencoder)
+        self.codes: Any = AnchorCodes(num_classes, noise)
+        if codes == "learned":
+            self.codes = LearnedCodes(num_classes, channels, noise)
+        self.register_buffer("text", torch.zeros(1, tokens, int(unet["cross_attention_dim"])))
+        self.factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
+        self.multiple = self.factor * 2 ** (len(unet["block_out_channels"]) - 1)
+        self.learned = codes == "learned"
+        self.steps = steps
+        self.start = start if self.learned else 0.0
+        self.num_classes = num_classes
+        self.out_channels = num_classes
+        self.align_corners = False
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg or {"mode": "whole"}
+
+    def init_weights(self) -> None:
+        """All weights were drawn when built."""
+
+    def initial_weights(self, pipeline: str) -> dict[str, Tensor]:
+        """Return the weights to start from by their names here: those of the pipeline."""
+        return pipeline_tensors(pipeline)
+
+    def train(self, mode: bool = True) -> SemFlow:
+        """Set the mode; the image autoencoder is frozen and stays in evaluation mode."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def loss(self, inputs: Tensor, data_samples: list[Any]) -> dict[str, Tensor]:
+        """Return the velocity's squared error, and for learned codes two cross-entropies."""
+        given = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
+        labels = _padded(given[:, None].float(), self.multiple, IGNORE)[:, 0].long()
+        image = encode_images(self.autoencoder, _padded(inputs, self.multiple))
+        mask, trained = self.codes.encode(labels, self.autoencoder)
+        # in fp32: bfloat16 has steps of 1/256 near 1
+        time = torch.rand(len(image), device=image.device)
+        first = round(self.start * len(image))
+        time[:first] = 0
+        here = torch.lerp(image, mask, time[:, None, None, None])
+        velocity = self._velocity(here, time)
+        weight = self._weights(labels)
+        error = (velocity - (mask - image)).square().mean(1, keepdim=True)
+        losses = {"loss_flow": (error * weight).sum() / weight.sum().clamp_min(1e-6)}
+        if self.learned:
+            losses["loss_codes"] = self._cross_entropy(trained, labels)
+        if first:
+            arrived = here[:first] + velocity[:first]
+            losses["loss_step"] = self._cross_entropy(arrived, labels[:first])
+        return losses
+
+    def predict(self, inputs: Tensor, data_samples: Any = None) -> list[Any]:
+        """Return mmsegmentation's samples with the scores of each image."""
+        samples: list[Any] = self.postprocess_result(self._forward(inputs), data_samples)
+        return samples
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: Any) -> Tensor:
+        """Return the scores (N, classes, H, W), whose softmax are probabilities."""
+        return self._forward(inputs)
+
+    def extract_feat(self, inputs: Tensor) -> Tensor:
+        """Return the image's latents."""
+        return encode_images(self.autoencoder, _padded(inputs, self.multiple))
+
+    @torch.no_grad()
+    def draw(self, labels: Tensor, steps: int = 25) -> Tensor:
+        """Return images (N, 3, H, W) in [-1, 1] for label maps (N, H, W) int64.
+
+        The perturbation of the masks is drawn from torch's global generator, so one label map gives
+        many images.
+        """
+        padded = _padded(labels[:, None].float(), self.multiple, IGNORE)[:, 0].long()
+        mask, _ = self.codes.encode(padded, self.autoencoder)
+        latents = self._integrate(mask, steps, backwards=True)
+        scale = self.autoencoder.config.scaling_factor
+        images: Tensor = self.autoencoder.decode(latents / scale).sample
+        return images[..., : labels.shape[1], : labels.shape[2]]
+
+    def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        latents = self._integrate(self.extract_feat(inputs), self.steps)
+        scores: Tensor = self.codes.decode(latents, self.autoencoder)
+        return scores[..., : inputs.shape[2], : inputs.shape[3]].float()
+
+    def _integrate(self, latents: Tensor, steps: int, *, backwards: bool = False) -> Tensor:
+        if steps:
+            return euler(self._velocity, latents, steps, backwards=backwards)
+        return rk45(self._velocity, latents, backwards=backwards)
+
+    def _velocity(self, latents: Tensor, time: Tensor) -> Tensor:
+        text: Any = self.text
+        words = text.expand(len(latents), -1, -1)
+        found: Tensor = self.unet(latents, time * _TIMESTEPS, words).sample
+        return found.float()
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        """Return the share of labelled pixels in each latent's square, (N, 1, h, w)."""
+        return F.avg_pool2d((labels != IGNORE)[:, None].float(), self.factor)
+
+    def _cross_entropy(self, latents: Tensor, labels: Tensor) -> Tensor:
+        scores = self.codes.decode(latents, self.autoencoder).float()
+        total = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="sum")
+        return total / (labels != IGNORE).sum().clamp_min(1)
+
+
+def _padded(values: Tensor, multiple: int, fill: float | None = None) -> Tensor:
+    """Pad (N, C, H, W) at the bottom and right to sides that `multiple` divides.
+
+    Repeats the last pixels, or fills with a value.
+    """
+    height, width = (-side % multiple for side in values.shape[2:])
+    if not height and not width:
+        return values
+    edges = (0, width, 0, height)
+    if fill is None:
+        return F.pad(values, edges, mode="replicate")
+    return F.pad(values, edges, value=fill)

@@ -1,0 +1,169 @@
+"""SemFlow leads images to masks and masks to images, from any Stable Diffusion pipeline."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.segmenters import (
+    Segmenter,
+    TrainingRecipe,
+    build_segmenter,
+    initial_weights,
+    load_weights,
+    pack_segmenter,
+    predict_probabilities,
+    train_segmenter,
+    unpack_segmenter,
+)
+from models.segmenters.openmmlab import PixelData, SegDataSample
+from models.segmenters.semflow.codes import AnchorCodes, anchors
+from models.segmenters.semflow.solvers import Velocity, euler, rk45
+from tests.models.test_segmenters import CLASSES, Squares
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_directory: Path) -> str:
+    """A config file of a flow around the tiny pipeline."""
+    return written(tmp_path, tiny_directory)
+
+
+def written(folder: Path, pipeline: Path, **options: Any) -> str:
+    path = folder / f"flow{len(options)}.py"
+    given = {"type": "SemFlow", "pipeline": str(pipeline), "num_classes": 2, **options}
+    to_unit = "data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)"
+    path.write_text(f"{to_unit}\nmodel = dict(data_preprocessor=data_preprocessor, **{given!r})")
+    return str(path)
+
+
+def losses(segmenter: Segmenter, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the losses on grey noise with these labels (N, H, W)."""
+    torch.manual_seed(0)
+    network: Any = segmenter.network
+    images = torch.randn(len(labels), 3, *labels.shape[1:])
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label[None])) for label in labels]
+    found: dict[str, torch.Tensor] = network.loss(images, samples)
+    return found
+
+
+def test_anchors_are_as_far_apart_as_the_paper_s() -> None:
+    assert anchors(215).unique(dim=0).shape == (215, 3)
+    for classes, distance in ((215, 50), (11, 125), (7, 250)):
+        colours = torch.cat([anchors(classes), torch.full((1, 3), 255.0)])
+        apart = torch.cdist(colours, colours) + 1e9 * torch.eye(len(colours))
+        assert apart.min() >= distance, classes
+
+
+def test_each_anchor_decodes_to_its_class() -> None:
+    class Pixels:
+        """In place of an autoencoder: latents are pixels."""
+
+        class config:  # noqa: N801
+            scaling_factor = 1.0
+
+        class decode:  # noqa: N801
+            def __init__(self, latents: torch.Tensor) -> None:
+                self.sample = latents
+
+    ids = torch.arange(150).view(1, 10, 15)
+    colours = anchors(150)[ids].permute(0, 3, 1, 2) / 127.5 - 1
+    shifted = colours + 0.09 * (2 * torch.rand_like(colours) - 1)
+    scores = AnchorCodes(150, 0.05).decode(shifted, Pixels)
+    assert torch.equal(scores.argmax(1), ids)
+
+
+@pytest.mark.parametrize("solve", [lambda v, z, **way: euler(v, z, 200, **way), rk45])
+def test_solvers_follow_the_flow_and_come_back(solve: Callable[..., torch.Tensor]) -> None:
+    growth: Velocity = lambda z, t: z * (1 + t)[:, None, None, None]  # noqa: E731  # exp(t + t²/2)
+    start = torch.randn(2, 4, 3, 3)
+    there = solve(growth, start)
+    assert torch.allclose(there, start * 4.4817, rtol=0.02)
+    assert torch.allclose(solve(growth, there, backwards=True), start, rtol=0.03, atol=1e-3)
+
+
+def test_it_starts_from_the_pipeline_and_keeps_no_path(config: str, tiny_directory: Path) -> None:
+    segmenter = build_segmenter(config, CLASSES)
+    (file,) = initial_weights(config)
+    loaded = load_weights(segmenter.network, file)
+    assert not loaded.unexpected and "text" in loaded.state
+    assert {name.partition(".")[0] for name in loaded.missing} == {"codes"}
+    assert str(tiny_directory) not in json.dumps(segmenter.config)
+
+
+def test_it_comes_back_from_its_files_without_the_pipeline(config: str) -> None:
+    files = pack_segmenter(build_segmenter(config, CLASSES))
+    assert pack_segmenter(unpack_segmenter(files)) == files
+
+
+def test_a_checkpoint_that_names_a_pipeline_is_refused(config: str, tiny_directory: Path) -> None:
+    files = pack_segmenter(build_segmenter(config, CLASSES))
+    described = json.loads(files["config.json"])
+    described["model"]["pipeline"] = str(tiny_directory)
+    with pytest.raises(ValueError, match=r"model\.pipeline is text"):
+        unpack_segmenter(files | {"config.json": json.dumps(described).encode()})
+
+
+def test_only_a_flow_starts_from_a_pipeline(tiny_directory: Path) -> None:
+    network = build_segmenter("segformer", CLASSES).network
+    (file,) = initial_weights("segformer", str(tiny_directory))
+    with pytest.raises(ValueError, match="is a directory, and only a flow"):
+        load_weights(network, file)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codes": "colours"}, "give codes of anchors, learned"),
+        ({"steps": -1}, "steps of at least 0"),
+        ({"pipeline": "/nowhere"}, "is not a directory"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    tmp_path: Path, tiny_directory: Path, options: dict[str, Any], message: str
+) -> None:
+    path = written(tmp_path, **{"pipeline": tiny_directory, **options})
+    with pytest.raises(ValueError, match=message):
+        build_segmenter(path, CLASSES)
+
+
+@pytest.mark.parametrize("codes", ["anchors", "learned"])
+def test_images_of_any_size_are_trained_on_and_predicted(
+    tmp_path: Path, tiny_directory: Path, codes: str
+) -> None:
+    segmenter = build_segmenter(written(tmp_path, tiny_directory, codes=codes), CLASSES)
+    found = losses(segmenter, torch.randint(0, 3, (2, 40, 52)))
+    assert all(torch.isfinite(loss) for loss in found.values())
+    images = torch.randint(0, 256, (2, 3, 40, 52), dtype=torch.uint8)
+    assert predict_probabilities(segmenter, images).shape == (2, 3, 40, 52)
+
+
+def test_pixels_of_255_teach_nothing(config: str) -> None:
+    segmenter = build_segmenter(config, CLASSES)
+    found = losses(segmenter, torch.full((2, 32, 32), 255))
+    total = torch.stack(list(found.values())).sum()
+    total.backward()
+    gradients = [p.grad for p in segmenter.network.parameters() if p.grad is not None]
+    assert total == 0 and gradients and all(not each.any() for each in gradients)
+
+
+def test_one_label_map_gives_many_images(config: str) -> None:
+    network: Any = build_segmenter(config, CLASSES).network
+    labels = torch.zeros(2, 32, 40, dtype=torch.long)
+    torch.manual_seed(0)
+    images = network.draw(labels, steps=2)
+    assert images.shape == (2, 3, 32, 40) and not torch.equal(images[0], images[1])
+    torch.manual_seed(0)
+    assert torch.equal(network.draw(labels, steps=2), images)
+
+
+@pytest.mark.slow
+def test_it_learns(config: str) -> None:
+    recipe = TrainingRecipe(
+        config, 40, 8, 4e-3, weights=initial_weights(config), precision="fp32", warmup=20
+    )
+    trained = train_segmenter(Squares(), CLASSES, recipe)
+    assert trained.weights[0]["matched"] > 500 and not trained.weights[0]["unexpected"]
+    assert trained.curve[-1]["loss"] < 0.75 * trained.curve[0]["loss"]
