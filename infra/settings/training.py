@@ -21,7 +21,7 @@ class TrainSettings(Section):
 
     # docs/design-notes.md, "Defaults of training", at equal CPU time
     model: str = "segformer"
-    """A preset (segformer, mask2former, eomt, semflow, …), a config's file or name, an EoMT folder."""
+    """A preset (segformer, mask2former, eomt, semflow, …), a config's file or name, or a folder."""
     weights: str | None = None
     """Initial weights: a .safetensors or .pth file, or random. Default: what the config names."""
     schedule: Literal["segmint", "config"] = "segmint"

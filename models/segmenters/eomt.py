@@ -35,8 +35,11 @@ _PARTS = (
 )
 
 
+_ATTENTION: dict[str, Any] = {"attn_implementation": "sdpa"}  # which takes masks of booleans
+
+
 def _network(**sizes: Any) -> EomtForUniversalSegmentation:
-    return EomtForUniversalSegmentation(EomtConfig(attn_implementation="sdpa", **sizes))
+    return EomtForUniversalSegmentation(EomtConfig(**sizes, **_ATTENTION))
 
 
 @MODELS.register_module(force=True)
