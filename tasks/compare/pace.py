@@ -15,7 +15,7 @@ from prefect import task
 from infra.blocks import open_store
 from infra.clusters import gpu_slot
 from infra.settings import Settings
-from infra.store import SegmentationDataset, Store, read_version
+from infra.store import SegmentationDataset, Store, StoreError, read_version
 from tasks.compare.plan import Plan, training_settings
 from tasks.schemas import Pace, origin_of
 from tasks.train.protocols import Protocol, protocol_of, training_set
@@ -75,4 +75,9 @@ def steps_of(settings: Settings, plan: Plan) -> dict[str, int | None]:
 
 def _read(store: Store, path: str, plan: Plan) -> dict[str, int | None]:
     steps = store.read_json(path, Pace)["steps"]
-    return {model: steps[model] for model in plan.models}
+    if set(steps) != set(plan.models):
+        raise StoreError(
+            f"{store.url}/{path} has steps for {', '.join(steps)}, not for "
+            f"{', '.join(plan.models)}; delete it to measure again"
+        )
+    return dict(steps)

@@ -67,12 +67,12 @@ def test_equal_images_take_the_steps_of_the_settings(settings: Settings, tmp_pat
     }
 
 
-def test_a_pace_that_does_not_fit_is_refused(settings: Settings) -> None:
+@pytest.mark.parametrize("steps", [{"eomt": 0, "segformer": 3}, {"eomt": 3}, {}])
+def test_a_pace_that_does_not_fit_is_refused(settings: Settings, steps: dict[str, int]) -> None:
     plan = Plan("night-1", (), ("segformer", "eomt"), VERSION)
     chosen = with_models(settings, *plan.models, minutes=1)
-    Store.open(settings.store.url).write_json(
-        "comparisons/night-1/pace.json", {"steps": {"eomt": 0}}
-    )
+    store = Store.open(settings.store.url)
+    store.write_json("comparisons/night-1/pace.json", {"steps": steps})
     with pytest.raises(StoreError, match=r"pace\.json"):
         steps_of.fn(chosen, plan)
 
