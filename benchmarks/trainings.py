@@ -28,7 +28,7 @@ from benchmarks.claims import CACHE, Size
 from benchmarks.sources import TRAINING, key
 from infra.settings import Settings, TrainSettings
 from infra.store import Store
-from models.segmenters import ArraySet, DrawnScenes, TrainingRecipe
+from models.segmenters import ArraySet, DrawnScenes, TrainingRecipe, shares_of
 from tasks.evaluate.measure import evaluate_segmenter
 from tasks.evaluate.sets import drawn_truth
 from tasks.train.checkpoints import load_folder
@@ -54,7 +54,8 @@ HELD_OUT = {"quick": 20, "default": 500, "full": 2000}  # drawn scenes to measur
 class Training:
     """One training and the scenes that its network is measured on.
 
-    `content` says what `samples` holds, down to the bytes: a digest, or how it is drawn.
+    `content` says what `samples` holds, down to the bytes: a digest, or how it is drawn. `start` is
+    the key of a finished training whose network this one starts from.
     """
 
     name: str
@@ -63,18 +64,21 @@ class Training:
     classes: tuple[str, ...]
     recipe: TrainingRecipe
     held_out: int
+    start: str = ""
 
     def key(self) -> str:
         """Return the name of its folder in the cache."""
-        known = (asdict(self.recipe), self.content, self.classes, self.held_out)
+        begun = (self.start,) if self.start else ()
+        known = (asdict(self.recipe), self.content, self.classes, self.held_out, *begun)
         slug = re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-")
         return f"{slug}-{self.recipe.seed}-{key(*known, code=_code())}"
 
 
 class InMemory(Dataset[Any]):
-    """A set whose items stay in memory once they were read."""
+    """A set whose items stay in memory once they were read; drawn from by the same shares."""
 
     def __init__(self, samples: Dataset[Any]) -> None:
+        self.shares = shares_of(samples)
         self._samples = samples
         self._items: dict[int, Any] = {}
 
@@ -162,7 +166,8 @@ def _result(training: Training, folder: str) -> dict[str, Any]:
     path = f"{folder}/evaluation.json"
     if not store.exists(path):
         if not store.exists(f"{folder}/meta.json"):
-            job = TrainingJob(training.samples, training.classes, training.recipe)
+            start = load_folder(store, training.start) if training.start else None
+            job = TrainingJob(training.samples, training.classes, training.recipe, start)
             origin = {"training": training.name}
             finish_training(store, folder, job, origin, progress=_printer(training))
         truth = drawn_truth(training.held_out, training.classes)

@@ -25,6 +25,7 @@ __all__ = [
     "Ranking",
     "Record",
     "Shown",
+    "Sources",
     "Threshold",
     "Trained",
     "Training",
@@ -55,13 +56,33 @@ class _Unseen(_Part):
     unseen: list[str] = []
 
 
-class Meta(Trained):
-    """meta.json of a checkpoint: what it was trained on."""
+class _Source(_Part):
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
+    digest: str
+
+
+class Sources(_Part):
+    """versions.json of a checkpoint that is trained on several versions: their digests."""
+
+    versions: list[_Source] = []
+
+
+class _Start(_Part):
+    checkpoint: str
+    sha256: str
+
+
+class Meta(Trained, Sources):
+    """meta.json of a checkpoint: what it was trained on.
+
+    `versions` is empty if that is `version` alone; `start` is the checkpoint that it started from.
+    """
 
     checkpoint: str
     version: str
     manifest: str
     protocol: _Unseen = _Unseen()
+    start: _Start | None = None
 
 
 class Evaluated(_Part):
@@ -180,9 +201,10 @@ class _Recipe(_Part):
     batch_size: int = 0
 
 
-class Training(_Part):
+class Training(Sources):
     """training.json of a run, and meta.json of a noise-learning network."""
 
+    samples: Annotated[int, Field(ge=0)] = 0
     curve: list[_Step] = []
     seconds: Amount = 0
     recipe: _Recipe = _Recipe()

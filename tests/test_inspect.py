@@ -310,6 +310,7 @@ def test_a_checkpoint_is_listed_with_its_mean_iou_and_the_set(shell: Shell) -> N
     assert champion == {
         "name": CHECKPOINT,
         "version": VERSION,
+        "versions": [VERSION],
         "model": "segformer-b0",
         "state": "finished",
         "champion": True,
@@ -319,6 +320,14 @@ def test_a_checkpoint_is_listed_with_its_mean_iou_and_the_set(shell: Shell) -> N
     assert (other["model"], other["champion"]) == ("mask2former", False)
     row = shell.rows("checkpoints")[CHECKPOINT]
     assert (row[0], row[-2:]) == ("*", ["0.645", "200 drawn scenes"])
+
+
+def test_a_checkpoint_of_several_versions_lists_them_all(shell: Shell) -> None:
+    names = [VERSION, "night-1", "night-2"]
+    listed = [{"name": name, "digest": "0" * 64} for name in names]
+    write_checkpoint(shell.store, versions=listed)
+    assert shell.json("checkpoints")["checkpoints"][0]["versions"] == names
+    assert shell.rows("checkpoints")[CHECKPOINT][2] == f"{VERSION} and 2 more"
 
 
 def test_unfinished_trainings_and_folds_are_told_from_checkpoints(shell: Shell) -> None:

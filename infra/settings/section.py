@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from infra.hidden import Hidden
 
@@ -17,6 +17,7 @@ __all__ = [
     "Section",
     "Share",
     "ShareOrAuto",
+    "Versions",
     "booleans",
     "describe_defaults",
     "names",
@@ -88,3 +89,19 @@ def _share_or_auto(value: Any) -> Any:
 _Choice = float | Literal["auto"]
 # one validator, so that a wrong value gives one error and not one per alternative
 ShareOrAuto = Annotated[_Choice, PlainValidator(_share_or_auto, json_schema_input_type=_Choice)]
+
+
+def _versions(value: Any) -> Any:
+    if isinstance(value, str):
+        value = int(value) if value.strip().isdecimal() else value.strip()
+    if value in ("newest", "all") or (type(value) is int and value >= 1):
+        return value
+    given = names(value)
+    texts = isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)
+    if texts and given and all(given) and len(set(given)) == len(given):
+        return tuple(given)
+    raise ValueError("give newest, all, a number of at least 1, or names of versions, each once")
+
+
+_Versions = Literal["newest", "all"] | int | tuple[str, ...]
+Versions = Annotated[_Versions, BeforeValidator(_versions)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from infra.settings.section import Count, Section, Share, names
+from infra.settings.section import Count, Section, Share, Versions, names
 
 __all__ = ["CompareSettings", "EvaluateSettings", "PromoteSettings", "TrainSettings"]
 
@@ -44,6 +44,10 @@ class TrainSettings(Section):
     """Share of images with a changed perspective, as in DiffuMask."""
     workers: int = Field(default=0, ge=0)
     """Processes that load the dataset."""
+    versions: Annotated[Versions, NoDecode] = "newest"
+    """Versions trained on: newest (the one given), how many of the newest, all, or more by name."""
+    start: Literal["scratch", "champion"] = "scratch"
+    """Initial weights: those of `weights`, or the champion's, which are then trained further."""
     protocol: Literal["synthetic", "joint", "fine-tune", "zero-shot"] = "synthetic"
     """Real images: none, mixed in, afterwards, or mixed in without labels of unseen classes."""
     real: str = Field(default="drawn", min_length=1)
@@ -61,6 +65,14 @@ class TrainSettings(Section):
             raise ValueError(
                 f"protocol is {self.protocol!r} and unseen is {list(self.unseen)}; zero-shot, and "
                 "no other protocol, needs the classes whose real labels are withheld"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_one_source(self) -> TrainSettings:
+        if self.start == "champion" and self.weights is not None:
+            raise ValueError(
+                f"start is 'champion' and weights is {self.weights!r}; give one of the two"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""A published version as a torch dataset, from a folder or a bucket, for any number of workers."""
+"""Published versions as a torch dataset, from a folder or a bucket, for any number of workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from infra.store.manifest import read_version
+from infra.store.manifest import Manifest, read_version
 from infra.store.reader import ShardReader, read_samples
 from infra.store.store import Store
 
@@ -24,33 +24,48 @@ _FIELDS = ("image", "label")
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """The samples of a version, always in the order of its shards and their rows.
 
+    Several versions are one set, one after the other. Label ids are those of each sample's own
+    version.
+
     An item is `{"image": uint8 (3, H, W), "label": uint8 (H, W), 255 = ignore, "id": str}`.
     Each worker process opens the store itself; no open connection is pickled. Use
     `multiprocessing_context="spawn"`: a forked worker would inherit the threads of the S3 client
     and hang (s3fs #369).
 
     Samples in a bucket are fetched one by one, those of a batch in parallel. For repeated epochs
-    each process may keep up to `memory` bytes: a shard is then fetched whole at its first sample,
-    as long as it fits.
+    each process may keep up to `memory` bytes of all versions together: a shard is then fetched
+    whole at its first sample, as long as it fits.
 
     Raises `MissingError` for an unknown version, and `CorruptShardError`, naming the sample, for
     bytes that have changed.
     """
 
     def __init__(
-        self, url: str, version: str, options: Mapping[str, Any] | None = None, *, memory: int = 0
+        self,
+        url: str,
+        version: str | Sequence[str],
+        options: Mapping[str, Any] | None = None,
+        *,
+        memory: int = 0,
     ) -> None:
         self.store = Store.open(url, options)
-        self.manifest = read_version(self.store, version)
-        self._paths = self.manifest.paths
-        self._ends = list(accumulate(shard.samples for shard in self.manifest.shards.values()))
+        names = [version] if isinstance(version, str) else version
+        self.manifests = tuple(read_version(self.store, name) for name in names)
+        self._paths = [path for each in self.manifests for path in each.paths]
+        shards = [shard for each in self.manifests for shard in each.shards.values()]
+        self._ends = list(accumulate(shard.samples for shard in shards))
         self._readers: dict[str, ShardReader] = {}
         # the kernel keeps the files of a folder in memory by itself
         self._memory = memory if "://" in self.store.url else 0
         self._room = self._memory
 
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the version; of several, that of the first one."""
+        return self.manifests[0]
+
     def __len__(self) -> int:
-        return self.manifest.samples
+        return sum(each.samples for each in self.manifests)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
@@ -72,9 +87,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def _where(self, index: int) -> tuple[str, int]:
         """Return the path of the shard that holds a sample, and the sample's index in it."""
         if not 0 <= index < len(self):
-            raise IndexError(
-                f"sample {index} of version {self.manifest.version}, which has {len(self)} samples"
-            )
+            names = " and ".join(each.version for each in self.manifests)
+            raise IndexError(f"sample {index} of version {names}, which has {len(self)} samples")
         shard = bisect_right(self._ends, index)
         return self._paths[shard], index - (self._ends[shard - 1] if shard else 0)
 

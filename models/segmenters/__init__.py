@@ -7,6 +7,7 @@
 | weight_files.py, weights.py | initial weights from files, whatever their tensors' names |
 | networks.py | builds networks, packs them as safetensors and JSON, and opens those |
 | sources.py | labelled sets: the drawn world, arrays, VOC folders |
+| draws.py | the order of samples, evenly by sample or by class |
 | samples.py, distortions.py, copies.py | labelled sets as augmented training batches |
 | schedules.py | the optimiser, schedule and augmentations of a config |
 | recipe.py, training.py | what decides a training, and the training |
@@ -21,6 +22,7 @@
 """
 
 from models.segmenters.copies import paste_object
+from models.segmenters.draws import even_shares, shares_of
 from models.segmenters.hooks import TrainingError
 from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
 from models.segmenters.memory import bytes_to_predict, peak_bytes
@@ -59,6 +61,7 @@ __all__ = [
     "batches_of_one_size",
     "build_segmenter",
     "bytes_to_predict",
+    "even_shares",
     "initial_weights",
     "load_segmenter",
     "load_weights",
@@ -68,6 +71,7 @@ __all__ = [
     "predict_probabilities",
     "read_schedule",
     "save_segmenter",
+    "shares_of",
     "train_segmenter",
     "unpack_segmenter",
 ]

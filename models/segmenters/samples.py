@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -24,6 +22,7 @@ from models.metrics import IGNORE
 from models.scenes import choose_grid, splice
 from models.segmenters.copies import paste_object
 from models.segmenters.distortions import blur, occlude, tilt
+from models.segmenters.draws import Order, shares_of
 from models.segmenters.openmmlab import PixelData, SegDataSample
 from models.segmenters.schedules import ConfigViews
 
@@ -80,12 +79,16 @@ class Views:
 
 
 class TrainingView(Dataset[dict[str, Any]]):
-    """The positions of a training on a labelled set, from `start` on, shuffled anew each epoch."""
+    """The positions of a training on a labelled set, from `start` on, shuffled anew each epoch.
+
+    A set with `shares` is drawn from by these (`draws`).
+    """
 
     def __init__(self, samples: Dataset[Any], views: Views, start: int = 0) -> None:
         self._samples = samples
         self._views = views
         self._start = start
+        self._order = Order(views.seed, len(cast(Sized, samples)), shares_of(samples))
 
     def __len__(self) -> int:
         return self._views.length - self._start
@@ -99,11 +102,7 @@ class TrainingView(Dataset[dict[str, Any]]):
         Its samples are read together if the labelled set has `__getitems__`.
         """
         positions = [position + self._start for position in positions]
-        size = len(cast(Sized, self._samples))
-        epochs = [divmod(position, size) for position in positions]
-        samples = self._read(
-            [int(_order(self._views.seed, epoch, size)[index]) for epoch, index in epochs]
-        )
+        samples = self._read([self._order[position] for position in positions])
         return [
             self._view(position, *sample)
             for position, sample in zip(positions, samples, strict=True)
@@ -161,11 +160,6 @@ class TrainingView(Dataset[dict[str, Any]]):
         labels = [label.numpy() for _, label in samples]
         mosaic, ids, _ = splice(images, labels, grid, self._views.crop)
         return torch.from_numpy(mosaic.transpose(2, 0, 1).copy()), torch.from_numpy(ids)
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, 0, epoch)).permutation(size)
 
 
 def _check_item(item: LabelledItem, num_classes: int) -> None:

@@ -74,13 +74,19 @@ def _checkpoint_rows(checkpoint: CheckpointSummary) -> list[list[object]]:
     start: list[object] = [
         "*" if checkpoint.champion else "",
         checkpoint.name,
-        checkpoint.version or NONE,
+        _trained_on(checkpoint),
         checkpoint.model or NONE,
         checkpoint.state,
     ]
     evaluations = checkpoint.evaluations
     measured = [[f"{each['miou']:.3f}", each["set"]] for each in evaluations] or [[NONE, NONE]]
     return [[*start, *each] for each in measured]
+
+
+def _trained_on(checkpoint: CheckpointSummary) -> str:
+    """Return the version that a training was given, and how many others came along."""
+    others = len(checkpoint.versions) - 1
+    return f"{checkpoint.version or NONE}{f' and {others} more' if others > 0 else ''}"
 
 
 def show(

@@ -15,7 +15,7 @@ from segmint.inventory.faults import Faults
 from tasks.evaluate.stored import list_evaluations
 from tasks.promote.pointer import read_champion
 from tasks.schemas import Evaluated, Meta, Trained
-from tasks.train.checkpoints import checkpoint_folder
+from tasks.train.checkpoints import checkpoint_folder, digests_of
 
 __all__ = ["CheckpointSummary", "list_checkpoints"]
 
@@ -27,11 +27,13 @@ class CheckpointSummary:
     """A checkpoint.
 
     `state` is "finished", "unfinished" (training, or stopped), "fold" (a network of noise learning)
-    or "damaged". `evaluations` have `set`, `images` and `miou`.
+    or "damaged". `versions` are all that it was trained on, `version` is the one that the training
+    was given. `evaluations` have `set`, `images` and `miou`.
     """
 
     name: str
     version: str | None
+    versions: list[str]
     model: str | None
     state: str
     champion: bool
@@ -69,6 +71,7 @@ def _checkpoint(store: Store, name: str, champion: bool) -> CheckpointSummary:
     return CheckpointSummary(
         name=name,
         version=meta.get("version"),
+        versions=list(digests_of(meta)) if state == "finished" else [],
         model=meta.get("recipe", {}).get("config"),
         state=state,
         champion=champion,

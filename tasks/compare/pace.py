@@ -34,7 +34,10 @@ _TRIALS = 4  # measurements; the first one also warms up and is left out
 def measure_pace(
     store: Store, version: str, recipe: TrainingRecipe, protocol: Protocol, workers: int
 ) -> float:
-    """Return images per second of the first steps of a training, the median of three."""
+    """Return images per second of the first steps of a training, the median of three.
+
+    It is measured on `version` alone, also if the training reads more versions.
+    """
     from models.segmenters import Execution, train_segmenter
 
     classes = class_names(origin_of(read_version(store, version)).classes)

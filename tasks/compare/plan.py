@@ -16,6 +16,7 @@ from tasks.promote.champion import champion_of
 from tasks.schemas import origin_of
 from tasks.train.check import check_segmenter
 from tasks.train.checkpoints import read_meta
+from tasks.train.protocols import protocol_of
 from tasks.train.recipe import recipe_of
 from tasks.train.train import class_names
 
@@ -70,7 +71,8 @@ def plan_comparison(settings: Settings, checkpoints: Sequence[str], version: str
     if settings.compare.minutes:
         recipes = [replace(recipe, steps=0) for recipe in recipes]
     evaluation = settings.evaluate.model_dump(mode="json")
-    made_of = [chosen, version, settings.compare.minutes, evaluation, *map(asdict, recipes)]
+    data = settings.train.versions, asdict(protocol_of(settings))
+    made_of = [chosen, version, data, settings.compare.minutes, evaluation, *map(asdict, recipes)]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     return Plan(f"{version or chosen[0]}-{digest[:8]}", chosen, models, version)
 
@@ -102,6 +104,11 @@ def _check_equal(settings: Settings, pictures: Sequence[int]) -> None:
         raise SettingsError(
             f"compare.models would train on {shown} images, as their configs say; set train.steps "
             "and train.batch_size, or compare.minutes"
+        )
+    if pictures and settings.train.start != "scratch":
+        raise SettingsError(
+            f"train.start is {settings.train.start!r}, which is one model's weights, and "
+            "compare.models are several; set train.start to 'scratch'"
         )
     if settings.compare.minutes and settings.train.protocol == "fine-tune":
         raise SettingsError(

@@ -3,7 +3,8 @@
 | path in the store        | is deleted                     | unless                          |
 |--------------------------|--------------------------------|---------------------------------|
 | versions/<version>       | after `days`                   | it is among the newest, pinned, |
-|                          |                                | the champion's or trained on    |
+|                          |                                | one of the champion's, or it is |
+|                          |                                | trained on now                  |
 | checkpoints/<checkpoint> | with its version               | it is or was the champion       |
 | runs/<run>/<stage>       | `run_days` after publication   |                                 |
 | runs/<run> and versions  | `abandoned_days` after a write | they are published              |
@@ -20,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from prefect import task
@@ -29,6 +31,7 @@ from infra.settings import RetentionSettings, Settings
 from infra.store import Published, Store, StoreError, list_versions
 from infra.store.mark import MARK, is_marked
 from tasks.gc.comparisons import bereft
+from tasks.gc.needed import DAY, versions_in_training, versions_of
 from tasks.gc.ownership import Foreign, delete_own, own_names, sort_out, why_foreign
 from tasks.gc.pins import pins
 from tasks.promote.pointer import read_champion
@@ -36,9 +39,6 @@ from tasks.run.layout import STAGES, version_name
 from tasks.schemas import Origin, origin_of
 
 __all__ = ["Found", "Garbage", "collect", "find_garbage"]
-
-DAY = 86_400.0
-TRAINING = DAY  # a training writes its snapshot every minute, so a day without one ends it
 
 
 class Garbage(NamedTuple):
@@ -100,8 +100,8 @@ def _due(
     """Yield path and reason of what published versions no longer need, and of old versions."""
     champion = read_champion(store) or {}
     with ThreadPoolExecutor(store.place.readers) as pool:
-        trained = pool.map(lambda name: _trained_version(store, name, now), checkpoints)
-        needed = {champion.get("version"), *pins(store), *filter(None, trained)}
+        trained = pool.map(lambda name: versions_in_training(store, name, now), checkpoints)
+        needed = {*versions_of(store, champion), *pins(store), *chain.from_iterable(trained)}
         expired = [
             v.version
             for v in versions[: -retention.versions]
@@ -152,18 +152,6 @@ def _origin(version: Published) -> Origin | None:
         return origin_of(version)
     except StoreError:
         return None
-
-
-def _trained_version(store: Store, checkpoint: str, now: float) -> str | None:
-    """Return the version that an unfinished checkpoint is being trained on; None for others."""
-    folder = f"checkpoints/{checkpoint}"
-    version = checkpoint.rpartition("-")[0]
-    try:
-        if store.exists(f"{folder}/meta.json") or now - store.usage(folder).modified >= TRAINING:
-            return None
-    except StoreError as error:
-        _failed(store, folder, error)  # it may be a training
-    return version
 
 
 def _with_checkpoints(

@@ -32,7 +32,7 @@ _KINDS: Mapping[str, _Names] = {
         "data": _SHARDS,
     },
     "checkpoints": {
-        r"(meta|config)\.json|(weights|snapshot)\.safetensors": None,
+        r"(meta|config|versions)\.json|(weights|snapshot)\.safetensors": None,
         "evaluations": {r"[0-9a-f]{16}\.(json|parquet)": None},
     },
     "comparisons": {r"(pace|comparison)\.json|comparison\.html": None},

@@ -13,7 +13,7 @@ from tasks.plan.resolve import resolve
 from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
 from tasks.plan.tokens import load_tokenizer
-from tasks.train.check import check_segmenter
+from tasks.train.check import check_segmenter, check_sources
 from tasks.train.protocols import check_sets
 
 __all__ = ["Shards", "prepare"]
@@ -56,6 +56,7 @@ def prepare(settings: Settings) -> tuple[Settings, Shards]:
     store.probe()
     check_sets(settings)
     check_segmenter(settings)
+    check_sources(store, settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = resolve(store, settings)
     settings = start_run(store, settings, count_tokens=count_tokens, max_tokens=max_tokens)

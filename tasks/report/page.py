@@ -85,6 +85,7 @@ def render(store: Store, stored: StoredRun) -> str:
         reasons=list(reason_rows(stored.counts)),
         curve=_training_curve(stored),
         training_rate=training_rate(stored.training or {}),
+        trained_on=[each["name"] for each in (stored.training or {}).get("versions", [])],
         plot=(WIDTH, HEIGHT),
         times=list(time_rows(stored)),
         settings=_setting_rows(stored.settings),

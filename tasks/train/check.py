@@ -1,12 +1,14 @@
-"""Check: finds out whether a segmenter can be built and started, before anything is generated."""
+"""Check: finds out whether a segmenter can be trained as asked, before anything is generated."""
 
 from __future__ import annotations
 
 from infra.settings import Settings, SettingsError, TrainSettings
+from infra.store import Store, read_version
 from tasks.train.recipe import recipe_of
+from tasks.train.start import champion_start, load_start
 from tasks.train.train import class_names
 
-__all__ = ["check_segmenter"]
+__all__ = ["check_segmenter", "check_sources"]
 
 
 def check_segmenter(settings: Settings) -> None:
@@ -31,3 +33,19 @@ def check_segmenter(settings: Settings) -> None:
             read_schedule(recipe.config).check(segmenter.network)
     except ValueError as error:
         raise SettingsError(f"train.model={train.model!r}: {error}") from error
+
+
+def check_sources(store: Store, settings: Settings) -> None:
+    """Check the versions and the champion that the trainings of these settings take.
+
+    Raises `MissingError` for a named version that is not published, and `SettingsError` if the
+    training starts from the champion and there is none, or it has other classes or is another
+    network.
+    """
+    train = settings.train
+    for name in train.versions if isinstance(train.versions, tuple) else ():
+        read_version(store, name)
+    if train.start == "champion":
+        classes = class_names(settings.load_vocabulary().ids)
+        start = champion_start(store, named=lambda start: "")
+        load_start(store, start, recipe_of(train, settings.seed), classes)

@@ -3,6 +3,7 @@
     checkpoints/<name>/
         weights.safetensors, config.json   the network
         meta.json                          written last: origin, recipe, curve, checksums
+        versions.json                      written first, if it is trained on several versions
         snapshot.safetensors               state of an unfinished training, to resume from
 
 A checkpoint with a meta.json is finished.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 
 __all__ = [
     "checkpoint_folder",
+    "digests_of",
     "load_checkpoint",
     "load_folder",
     "read_meta",
@@ -39,24 +41,36 @@ def checkpoint_folder(name: str) -> str:
     return f"checkpoints/{check_name('checkpoint', name)}"
 
 
-def read_meta(store: Store, name: str, manifest: Manifest | None = None) -> dict[str, Any]:
+def read_meta(store: Store, name: str, *manifests: Manifest) -> dict[str, Any]:
     """Return the meta.json of the finished checkpoint `name`.
 
     Raises `MissingError` if the checkpoint does not exist or is unfinished, and `StoreError` if it
-    was not trained on the version with this `manifest`.
+    was not trained on the versions with these `manifests`.
     """
     path = f"{checkpoint_folder(name)}/meta.json"
     if not store.exists(path):
         existing = ", ".join(store.list("checkpoints")) or "none"
         raise MissingError(f"no finished checkpoint {name!r} in {store.url}; there are: {existing}")
     meta: dict[str, Any] = store.read_json(path, Meta)
-    if manifest and meta["manifest"] != manifest.digest:
-        raise StoreError(
-            f"checkpoint {name!r} was trained on {meta['version']} with digest "
-            f"{meta['manifest'][:12]}, which now has {manifest.digest[:12]}; restore the version, "
-            "or delete the checkpoint and train again"
-        )
+    trained = digests_of(meta)
+    for manifest in manifests:
+        digest = trained.get(manifest.version, "none")
+        if digest != manifest.digest:
+            raise StoreError(
+                f"checkpoint {name!r} was trained on {manifest.version} with digest "
+                f"{digest[:12]}, which now has {manifest.digest[:12]}; restore the version, "
+                "or delete the checkpoint and train again"
+            )
     return meta
+
+
+def digests_of(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest of each version that a checkpoint was trained on, from its meta.json.
+
+    The version that the training was given comes first.
+    """
+    listed = {each["name"]: each["digest"] for each in meta.get("versions", [])}
+    return listed or {meta["version"]: meta["manifest"]}
 
 
 def load_checkpoint(store: Store, name: str) -> Segmenter:

@@ -33,6 +33,7 @@ def recipe_of(train: TrainSettings, seed: int) -> TrainingRecipe:
     """
     from models.segmenters import Augmentation, TrainingRecipe, initial_weights, read_schedule
 
+    champion = train.start == "champion"  # whose weights then replace all others
     default = _SEGMINT
     if train.schedule == "config":
         given = read_schedule(train.model)
@@ -50,6 +51,6 @@ def recipe_of(train: TrainSettings, seed: int) -> TrainingRecipe:
             occlusion=train.occlusion,
             perspective=train.perspective,
         ),
-        weights=initial_weights(train.model, train.weights),
+        weights=initial_weights(train.model, "random" if champion else train.weights),
         seed=seed % 2**32,
     )

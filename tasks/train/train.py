@@ -8,8 +8,6 @@ A finished checkpoint is never trained again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -29,9 +27,13 @@ from tasks.train.checkpoints import (
     snapshots_in,
     write_folder,
 )
+from tasks.train.naming import checkpoint_name, origin_of_checkpoint, several
 from tasks.train.overlap import check_disjoint
+from tasks.train.pool import Pool, pool_of
 from tasks.train.protocols import SYNTHETIC, Protocol, protocol_of, training_set
 from tasks.train.recipe import recipe_of
+from tasks.train.start import FINE_TUNING, Start, champion_start, continued, load_start
+from tasks.train.versions import Chosen, chosen_versions
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from torch.utils.data import Dataset
@@ -40,7 +42,6 @@ if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded whe
 
 __all__ = [
     "TrainingJob",
-    "checkpoint_name",
     "class_names",
     "finish_training",
     "report_steps",
@@ -53,7 +54,6 @@ Row = dict[str, float]
 # Bytes of a version that each loading process keeps in memory when the store is a bucket: twenty
 # thousand samples of 128x128.
 KEPT = 1 << 30
-FINE_TUNING = 0.3  # of the learning rate: the weights are good already
 
 
 @dataclass(frozen=True)
@@ -79,50 +79,56 @@ def class_names(ids: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(names.get(number, f"unused {number}") for number in range(max(names) + 1))
 
 
-def checkpoint_name(version: str, recipe: TrainingRecipe, protocol: Protocol = SYNTHETIC) -> str:
-    """Return the name of the checkpoint of a version, a recipe and a protocol.
-
-    Equal arguments give equal names: the version, and 8 hex digits of the others' SHA-256.
-    """
-    made_by = {} if protocol == SYNTHETIC else {"protocol": asdict(protocol)}
-    weights = [(file.sha256, file.part) for file in recipe.weights]  # wherever the files lie
-    canonical = json.dumps(asdict(recipe) | {"weights": weights} | made_by, sort_keys=True)
-    return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
-
-
 def train_on_version(
     store: Store,
     version: str,
     recipe: TrainingRecipe,
     protocol: Protocol = SYNTHETIC,
     *,
+    versions: Chosen = "newest",
+    start: Start | None = None,
     workers: int = 0,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train on a published version, unless that is done, and return the checkpoint's meta.json.
 
-    An interrupted training resumes from its snapshot. Fine-tuning starts from the checkpoint of the
-    same version and recipe without a protocol, which is trained first if it does not exist.
+    `versions` says which others come along (`chosen_versions`), and `start` is a checkpoint to
+    start from. An interrupted training resumes from its snapshot. Fine-tuning on real images starts
+    from the same training without a protocol, which is done first.
 
-    Raises `MissingError` for a version that is not published, `CorruptShardError` if its bytes
-    changed, and what `train_segmenter` raises.
+    Raises what `chosen_versions`, `pool_of`, `load_start` and `train_segmenter` raise.
     """
-    manifest = read_version(store, version)
-    name = checkpoint_name(version, recipe, protocol)
-    if store.exists(f"{checkpoint_folder(name)}/meta.json"):
-        return read_meta(store, name, manifest)
-    samples = SegmentationDataset(store.url, version, store.options, memory=KEPT)
-    classes = class_names(origin_of(manifest).classes)
-    start = None
+    manifests = chosen_versions(store, version, versions)
+    name = checkpoint_name(version, recipe, protocol, manifests=manifests, start=start)
+    folder = checkpoint_folder(name)
+    if store.exists(f"{folder}/meta.json"):
+        return read_meta(store, name, *manifests)
+    classes = class_names(origin_of(manifests[0]).classes)
+    network = None
     if protocol.kind == "fine-tune":
-        first = train_on_version(store, version, recipe, workers=workers)
-        start = load_checkpoint(store, first["checkpoint"])
+        first = train_on_version(
+            store, version, recipe, versions=versions, start=start, workers=workers
+        )
+        network = load_checkpoint(store, first["checkpoint"])
+    elif start:
+        network = load_start(store, start, recipe, classes)
+        recipe = continued(recipe)
+    samples = _samples(store, folder, manifests)
+    if protocol.kind == "fine-tune":
         recipe = _fine_tuning(recipe, protocol, tuple(samples[0]["label"].shape))
-    job = TrainingJob(training_set(protocol, samples, classes), classes, recipe, start)
-    origin = _origin(name, manifest, protocol)
-    return finish_training(
-        store, checkpoint_folder(name), job, origin, workers=workers, progress=progress
-    )
+    job = TrainingJob(training_set(protocol, samples, classes), classes, recipe, network)
+    origin = origin_of_checkpoint(name, manifests, len(samples), protocol, start)
+    return finish_training(store, folder, job, origin, workers=workers, progress=progress)
+
+
+def _samples(
+    store: Store, folder: str, manifests: Sequence[Manifest]
+) -> SegmentationDataset | Pool:
+    """Return the samples of the versions; several are noted first in the checkpoint's `folder`."""
+    if len(manifests) == 1:
+        return SegmentationDataset(store.url, manifests[0].version, store.options, memory=KEPT)
+    store.write_json(f"{folder}/versions.json", several(manifests))
+    return pool_of(store, manifests, KEPT)
 
 
 def _fine_tuning(
@@ -138,17 +144,6 @@ def _fine_tuning(
         learning_rate=recipe.learning_rate * FINE_TUNING,
         crop=recipe.crop or size,
     )
-
-
-def _origin(name: str, manifest: Manifest, protocol: Protocol) -> dict[str, Any]:
-    """Return what a checkpoint's meta.json says of its training data."""
-    return {
-        "checkpoint": name,
-        "version": manifest.version,
-        "manifest": manifest.digest,
-        "samples": manifest.samples,
-        "protocol": asdict(protocol),
-    }
 
 
 def finish_training(
@@ -192,16 +187,34 @@ def train(settings: Settings, version: str) -> str:
     store = open_store(settings.store)
     recipe = recipe_of(settings.train, settings.seed)
     protocol = protocol_of(settings)
-    workers = settings.train.workers
+    chosen: dict[str, Any] = {
+        "versions": settings.train.versions,
+        "start": _start(settings, store, version, recipe, protocol),
+        "workers": settings.train.workers,
+    }
     steps = recipe.steps + protocol.fine_tune_steps
     with gpu_slot(settings.compute), Report("train", version, steps) as report:
+        follow = report_steps(report)
         if protocol.kind == "fine-tune":
-            train_on_version(store, version, recipe, workers=workers, progress=report_steps(report))
-        meta = train_on_version(
-            store, version, recipe, protocol, workers=workers, progress=report_steps(report)
-        )
+            train_on_version(store, version, recipe, **chosen, progress=follow)
+            follow = report_steps(report)
+        meta = train_on_version(store, version, recipe, protocol, **chosen, progress=follow)
     write_to_run(store, version, "training", meta)
     return str(meta["checkpoint"])
+
+
+def _start(
+    settings: Settings, store: Store, version: str, recipe: TrainingRecipe, protocol: Protocol
+) -> Start | None:
+    """Return the champion if the settings start from it."""
+    if settings.train.start == "scratch":
+        return None
+    manifests = chosen_versions(store, version, settings.train.versions)
+
+    def named(start: Start) -> str:
+        return checkpoint_name(version, recipe, protocol, manifests=manifests, start=start)
+
+    return champion_start(store, named)
 
 
 def report_steps(report: Report) -> Callable[[Row], None]:

@@ -209,6 +209,9 @@ def records() -> Cases:
         "classes that are text": ({"classes": "car"}, "classes"),
         "no version": ({"version": None}, "version"),
         "unseen that is text": ({"protocol": {"unseen": "car"}}, "unseen"),
+        "versions by name alone": ({"versions": ["night-1"]}, "versions"),
+        "version that leads out": ({"versions": [{"name": "../v", "digest": "a"}]}, "versions"),
+        "start that is text": ({"start": "champion"}, "start"),
     }
     for name, (change, words) in metas.items():
         yield (

@@ -14,7 +14,8 @@ import pytest
 from infra.settings import RetentionSettings, Settings
 from infra.store import Store, StoreError, Usage, publish_version, write_shard
 from infra.store.folder import ABANDONED
-from tasks.gc.collect import DAY, Found, collect, find_garbage
+from tasks.gc.collect import Found, collect, find_garbage
+from tasks.gc.needed import DAY
 from tasks.gc.ownership import delete_own
 from testbed.swift import Bucket
 from tests.tasks.segmenting import publish_squares

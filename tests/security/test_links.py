@@ -12,7 +12,8 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import Store, StoreError, read_shard, write_shard
-from tasks.gc.collect import DAY, Found, collect
+from tasks.gc.collect import Found, collect
+from tasks.gc.needed import DAY
 
 OLD = time.time() - 400 * DAY
 RETENTION = {"versions": 1, "days": 0, "run_days": 0, "abandoned_days": 30}

@@ -1,5 +1,6 @@
 """A published version of small images, and settings of a training on it that takes a second."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ VERSION = "nightly-0123abcd"
 
 
 def publish_squares(
-    store: Store, version: str = VERSION, count: int = 12, run: str = "nightly", identity: str = ""
+    store: Store,
+    version: str = VERSION,
+    count: int = 12,
+    run: str = "nightly",
+    identity: str = "",
+    first: int = 0,
+    classes: Mapping[str, int] | None = None,
 ) -> None:
-    """Two shards of red cars and blue buses on grey."""
-    items = [Squares()[index] for index in range(count)]
+    """Two shards of red cars and blue buses on grey; `first` is the number of the first square."""
+    items = [Squares()[index] for index in range(first, first + count)]
     shards = [f"versions/{version}/data/{shard:05d}" for shard in range(2)]
     for shard, path in enumerate(shards):
         part = items[shard::2]
@@ -31,7 +38,7 @@ def publish_squares(
         store,
         version,
         shards=shards,
-        meta={"run": run, "identity": identity, "classes": {"car": 1, "bus": 2}},
+        meta={"run": run, "identity": identity, "classes": classes or {"car": 1, "bus": 2}},
     )
 
 

@@ -117,6 +117,9 @@ def test_trainings_by_configs_of_other_lengths_are_no_comparison(
     with pytest.raises(SettingsError, match=r"would train on 16, 32 images.*set train.steps"):
         _check_equal(chosen, pictures)
     _check_equal(two_models(settings, tmp_path, minutes=1), pictures)
+    started = chosen.train.model_copy(update={"start": "champion"})
+    with pytest.raises(SettingsError, match=r"train.start is 'champion'.*set train.start to"):
+        _check_equal(chosen.model_copy(update={"train": started}), [16, 16])
 
 
 def test_the_cost_is_of_the_network_and_the_batch() -> None:

@@ -12,12 +12,14 @@ from infra.settings import RetentionSettings, Settings
 from infra.store import (
     MissingError,
     Store,
+    StoreError,
     list_versions,
     publish_version,
     verify_version,
     write_shard,
 )
-from tasks.gc.collect import DAY, Found, collect, find_garbage
+from tasks.gc.collect import Found, collect, find_garbage
+from tasks.gc.needed import DAY
 from tasks.gc.ownership import delete_own
 from tasks.gc.pins import pin, unpin
 from tests.tasks.segmenting import publish_squares
@@ -82,6 +84,32 @@ def test_the_champions_version_and_checkpoints_are_kept(store: Store) -> None:
         "checkpoints/a-0123abcd-aaaaaaaa",
         "checkpoints/b-0123abcd-aaaaaaaa",
     }
+
+
+def test_all_versions_that_the_champion_was_trained_on_are_kept(store: Store) -> None:
+    crown(store, "c-0123abcd")
+    listed = [{"name": f"{name}-0123abcd", "digest": "0" * 64} for name in "ca"]
+    store.write_json("checkpoints/c-0123abcd-aaaaaaaa/meta.json", {"versions": listed})
+    found = paths(store)
+    assert "versions/b-0123abcd" in found
+    assert not found & {"versions/a-0123abcd", "versions/c-0123abcd"}
+
+
+def test_nothing_is_deleted_while_it_is_unknown_what_the_champion_needs(store: Store) -> None:
+    crown(store, "c-0123abcd")
+    store.write_json("checkpoints/c-0123abcd-aaaaaaaa/meta.json", {"versions": "a-0123abcd"})
+    with pytest.raises(StoreError, match=r"c-0123abcd-aaaaaaaa/meta\.json is not what belongs"):
+        paths(store)
+
+
+def test_all_versions_that_are_trained_on_stay(store: Store) -> None:
+    listed = [{"name": f"{name}-0123abcd", "digest": "0" * 64} for name in "ba"]
+    path = "checkpoints/b-0123abcd-bbbbbbbb/versions.json"
+    store.write_json(path, {"versions": listed})
+    both = {"versions/a-0123abcd", "versions/b-0123abcd"}
+    assert not paths(store) & both
+    assert both <= paths(store, after=2 * DAY)
+    assert "checkpoints/b-0123abcd-bbbbbbbb" in paths(store, after=2 * DAY)
 
 
 def test_a_pinned_version_stays_until_it_is_unpinned(store: Store) -> None:

@@ -257,6 +257,18 @@ def test_prompts_and_class_names_are_escaped(night: Night) -> None:
     assert "&lt;script&gt;" in page and "&lt;b&gt;car" in page
 
 
+def test_the_versions_of_a_training_on_several_are_named(night: Night) -> None:
+    night.plan()
+    night.train()
+    path = f"runs/{RUN}/training.json"
+    training = night.store.read_json(path)
+    listed = [{"name": f"night-{number}", "digest": "0" * 64} for number in (2, 1)]
+    assert "It learned from" not in Reader(night.page()).text
+    night.store.write_json(path, training | {"samples": 1234, "versions": listed})
+    text = re.sub(r"\s", " ", Reader(night.page()).text)
+    assert "learned from 1 234 samples of 2 versions: night-2, night-1." in text
+
+
 @pytest.mark.parametrize("stages", range(6))
 def test_a_missing_stage_is_named_and_never_a_crash(night: Night, stages: int) -> None:
     night.store.write_json(f"runs/{RUN}/settings.json", night.settings.record())

@@ -15,6 +15,7 @@ from models.embedded import world
 from models.segmenters import train_segmenter
 from tasks.evaluate.evaluate import evaluate
 from tasks.train.checkpoints import load_checkpoint, read_meta
+from tasks.train.naming import checkpoint_name
 from tasks.train.protocols import (
     COPIES,
     SYNTHETIC,
@@ -26,7 +27,7 @@ from tasks.train.protocols import (
     training_set,
 )
 from tasks.train.recipe import recipe_of
-from tasks.train.train import checkpoint_name, train
+from tasks.train.train import train
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings
 

@@ -10,9 +10,9 @@ from infra.store import CorruptShardError, MissingError, Store, StoreError, read
 from infra.store.mark import MARK
 from models.segmenters import Augmentation, predict_probabilities
 from tasks.train.checkpoints import load_checkpoint, read_meta
+from tasks.train.naming import checkpoint_name
 from tasks.train.recipe import recipe_of
 from tasks.train.train import (
-    checkpoint_name,
     class_names,
     train,
     train_on_version,
