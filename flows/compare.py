@@ -1,4 +1,4 @@
-"""Comparison: two checkpoints on one set, class by class."""
+"""Comparison: several segmenters on one set, trained already or here, on one page."""
 
 from __future__ import annotations
 
@@ -6,27 +6,45 @@ from typing import Any
 
 from prefect import flow
 
+from infra.blocks import open_store
+from infra.clusters import check_starts
 from infra.settings import Settings
-from tasks.evaluate.compare import record_comparison
+from tasks.compare.compare import record_comparison
+from tasks.compare.pace import steps_of
+from tasks.compare.plan import plan_comparison, training_settings
 from tasks.evaluate.evaluate import evaluate
 from tasks.monitor.watch import watching
-from tasks.promote.champion import champion_of
+from tasks.plan.resolve import for_version
 from tasks.run.names import comparison_name
+from tasks.train.train import train
 
 __all__ = ["compare"]
 
 
 @flow(name="compare", flow_run_name=comparison_name)
-def compare(settings: Settings, second: str, first: str | None = None) -> list[dict[str, Any]]:
-    """Measure two checkpoints on the set that the settings name; return their differences by class.
+def compare(
+    settings: Settings, checkpoints: list[str] | None = None, version: str | None = None
+) -> dict[str, Any]:
+    """Measure segmenters on the set that the settings name; return all figures.
 
     Args:
         settings: Settings of the run; those left out come from the worker's environment, or have
-            their default.
-        second: A checkpoint.
-        first: Another checkpoint. If it is left out, it is the champion.
+            their default. `compare.models` are trained on `version` first.
+        checkpoints: Checkpoints, the first of which the others are compared with. A single one is
+            compared with the champion.
+        version: A published version. Only with `compare.models`.
     """
-    names = first or champion_of(settings), second
+    check_starts()
+    plan = plan_comparison(settings, checkpoints or [], version)
+    if version:
+        settings = for_version(open_store(settings.store), settings, version)
     with watching(settings):
-        found = evaluate(settings, names[0]), evaluate(settings, names[1])
-    return record_comparison(settings, names, found)
+        steps = steps_of(settings, plan)
+        trained = [
+            train(training_settings(settings, model, steps[model]), version)
+            for model in plan.models
+            if version
+        ]
+        names = [*plan.checkpoints, *trained]
+        evaluations = [evaluate(settings, name) for name in names]
+        return record_comparison(settings, plan, names, evaluations)

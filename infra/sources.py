@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pydantic_settings
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode
 
 from infra.config_files import SettingsError, read_file
 from infra.explain import explain
@@ -71,6 +71,8 @@ class _Texts(EnvSettingsSource):
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Parse JSON as strictly as everywhere else. Its texts are not parsed once more."""
+        if NoDecode in field.metadata:  # pydantic-settings asks only outside of sections
+            return value
         return _as_parsed(parse_json(value))
 
     def __call__(self) -> dict[str, Any]:

@@ -15,10 +15,12 @@ __all__ = [
     "CHAMPIONS",
     "Champion",
     "Compared",
+    "Comparison",
     "Evaluated",
     "Measurement",
     "Meta",
     "Origin",
+    "Pace",
     "Planned",
     "Ranking",
     "Record",
@@ -108,6 +110,22 @@ class Measurement(Compared):
 
     known: list[str]
     decision: _Deciding
+
+
+class Pace(_Part):
+    """pace.json of a comparison: the steps that each model trains for."""
+
+    steps: dict[str, Annotated[int, Field(ge=1)]]
+
+
+class _Contender(_Part):
+    checkpoint: str
+
+
+class Comparison(_Part):
+    """comparison.json, as the garbage collection reads it."""
+
+    contenders: list[_Contender]
 
 
 class Champion(_Part):

@@ -21,7 +21,7 @@ from infra.store import Store, publish_version, write_shard
 from segmint import console
 from segmint.cli import ENVIRONMENT, QUIET, app
 from segmint.commands.options import again
-from segmint.commands.training import described_outcome
+from segmint.commands.training import _show_comparison, described_outcome
 from tasks.monitor.totals import RunningTotals
 from tasks.plan.resolve import resolve, with_weights
 from tasks.plan.rows import start_run
@@ -373,6 +373,36 @@ def test_a_training_shows_the_trained_network_and_the_champion_apart() -> None:
         ("trained", "mIoU 0.600 on 500 drawn scenes, b-2"),
         ("champion", "mIoU 0.645 on 500 drawn scenes, a-1"),
         ("decision", "not promoted: 0.600 < 0.645"),
+    ]
+
+
+def test_a_comparison_shows_segmenters_then_classes_then_the_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def of(letter: str, miou: float, difference: dict[str, float] | None) -> dict[str, Any]:
+        return {
+            "letter": letter,
+            "checkpoint": f"v-{letter}",
+            "model": "segformer",
+            "miou": miou,
+            "iou": {"car": miou},
+            "difference": difference,
+            "cost": {"images_per_second": 12.34},
+        }
+
+    better = {"difference": 0.1, "low": 0.05, "high": 0.15}
+    contenders = [of("A", 0.5, None), of("B", 0.6, better)]
+    _show_comparison({"set": "squares", "name": "v-1", "contenders": contenders})
+    assert capsys.readouterr().out.splitlines() == [
+        "mIoU on squares, difference in points (95 % interval)",
+        "\tcheckpoint\tmodel\tmIoU\tdifference\timages/s",
+        "A\tv-A\tsegformer\t0.500\t—\t12.3",
+        "B\tv-B\tsegformer\t0.600\t+10.0 (+5.0 to +15.0)\t12.3",
+        "IoU",
+        "class\tA\tB\tdifference",
+        "mean\t0.500\t0.600\t0.100",
+        "car\t0.500\t0.600\t0.100",
+        "page  comparisons/v-1/comparison.html",
     ]
 
 

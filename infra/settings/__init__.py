@@ -35,17 +35,24 @@ from infra.settings.operation import (
 )
 from infra.settings.resume import check_same_run
 from infra.settings.settings import Settings
-from infra.settings.training import EvaluateSettings, TrainSettings
+from infra.settings.training import (
+    CompareSettings,
+    EvaluateSettings,
+    PromoteSettings,
+    TrainSettings,
+)
 from infra.sources import SettingsError
 
 __all__ = [
     "AlarmSettings",
+    "CompareSettings",
     "ComposeSettings",
     "ComputeSettings",
     "EvaluateSettings",
     "GeneratorSettings",
     "KubernetesSettings",
     "PlanSettings",
+    "PromoteSettings",
     "PublishSettings",
     "RefineSettings",
     "RetentionSettings",

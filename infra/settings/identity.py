@@ -18,7 +18,8 @@ from infra.vocabulary import Vocabulary
 __all__ = ["EXCLUDED", "INCLUDED", "differences", "hash_samples", "in_identity", "sample_settings"]
 
 # Settings and sections that can change a sample, and by content `vocabulary` and `classes`. The
-# others (name, store, compute, train, evaluate, publish, retention, alarm, watch) cannot.
+# others (name, store, compute, train, evaluate, promote, compare, publish, retention, alarm, watch)
+# cannot.
 INCLUDED = {"seed", "plan", "generator", "refine", "compose", "select"}
 _BY_CONTENT = {"vocabulary", "classes"}
 # Fields of these sections that cannot change a sample.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.layers import DELIMITER, PREFIX
-from infra.settings.section import booleans
+from infra.settings.section import booleans, names
 from infra.sources import ALLOWED, SettingsError
 from infra.text import UNSEEN
 
@@ -36,6 +36,7 @@ PLACES: Mapping[str, str] = {
     "train.weights": "random",
     "train.real": "drawn",
     "evaluate.voc": NO_VALUE,
+    "compare.models": _NAME,
     "compute.runner": "threads|dask-local|dask-kubernetes",
     "compute.kubernetes.namespace": NO_VALUE,
     "compute.kubernetes.image": NO_VALUE,
@@ -45,6 +46,7 @@ PLACES: Mapping[str, str] = {
     "watch.lines": "-",
     "watch.links": NO_VALUE,
 }
+_LISTS = frozenset({"compare.models"})
 
 
 def check_places(
@@ -65,7 +67,9 @@ def check_places(
         harmless = next((places[p] for p in places if f"{field}.".startswith(f"{p}.")), None)
         if harmless is None or value is None or _same(value, _at(values, path)):
             continue
-        if not re.fullmatch(harmless, str(value)) and not _is_allowed(str(value)):
+        # names of a list may also be one text, with commas between them
+        each = names(value) if field in _LISTS else [value]
+        if not all(re.fullmatch(harmless, str(one)) or _is_allowed(str(one)) for one in each):
             variable = f"{PREFIX}{DELIMITER.join(path).upper()}" if places is PLACES else ""
             hidden = path[0] == "store" or "://" in str(value)  # it may hold a credential
             shown = "" if hidden else f" = {value!r}"

@@ -31,7 +31,12 @@ from infra.settings.operation import (
 )
 from infra.settings.places import check_places
 from infra.settings.section import describe_defaults, names
-from infra.settings.training import EvaluateSettings, TrainSettings
+from infra.settings.training import (
+    CompareSettings,
+    EvaluateSettings,
+    PromoteSettings,
+    TrainSettings,
+)
 from infra.sources import SettingsError, merge, read_layers
 from infra.vocabulary import Vocabulary, load_vocabulary
 
@@ -75,6 +80,10 @@ class Settings(BaseSettings):
     """The segmenter and its training."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """Evaluation set of the segmenter."""
+    promote: PromoteSettings = PromoteSettings()
+    """When a challenger becomes the champion."""
+    compare: CompareSettings = CompareSettings()
+    """Segmenters that are trained to be compared."""
     compute: ComputeSettings = ComputeSettings()
     """Where tasks run."""
     publish: PublishSettings = PublishSettings()

@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 
 from infra.settings.section import Count, Section, Share, Versions, names
 
-__all__ = ["EvaluateSettings", "TrainSettings"]
+__all__ = ["CompareSettings", "EvaluateSettings", "PromoteSettings", "TrainSettings"]
 
 
 # beyond these, an image is a few pixels or takes gigabytes
@@ -21,7 +21,7 @@ class TrainSettings(Section):
 
     # docs/design-notes.md, "Defaults of training", at equal CPU time
     model: str = "segformer"
-    """A preset (segformer, mask2former, gss, semflow, …), or the file or name of a config."""
+    """A preset (segformer, eomt, gss, semflow, …), a config's file or name, or a folder."""
     weights: str | None = None
     """Initial weights: a .safetensors or .pth file, or random. Default: what the config names."""
     schedule: Literal["segmint", "config"] = "segmint"
@@ -96,3 +96,30 @@ class EvaluateSettings(Section):
     """Side in pixels of overlapping windows, for images that are larger. Default: whole images."""
     voc: str | None = None
     """Folder in VOC layout; half of its val images are reported. Default: drawn scenes."""
+
+
+class PromoteSettings(Section):
+    """When a challenger becomes the champion."""
+
+    margin: float | None = Field(default=None, gt=0, le=1)
+    """Also promote a mIoU higher by at least this, whatever its interval. Default: interval > 0."""
+
+
+class CompareSettings(Section):
+    """Segmenters that `segmint compare` trains on one version and compares."""
+
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(names)] = ()
+    """What to train, each as in train.model. Default: compare trained checkpoints only."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Minutes of each training; its speed is measured first. Default: train.steps, equal images."""
+
+    @model_validator(mode="after")
+    def _minutes_belong_to_models(self) -> CompareSettings:
+        if self.minutes is not None and not self.models:
+            raise ValueError(
+                f"minutes is {self.minutes:g}, but models is empty, so nothing would be trained; "
+                "name the models, or leave minutes out"
+            )
+        if len(set(self.models)) < len(self.models):
+            raise ValueError(f"models is {list(self.models)}; name each model once")
+        return self

@@ -1,7 +1,7 @@
 """The mark of what segmint wrote: nothing without it is ever deleted by `segmint gc`.
 
-.segmint                                     this folder or bucket prefix is a store
-{runs,versions,checkpoints}/<name>/.segmint  segmint writes into this folder
+.segmint  this folder or bucket prefix is a store
+{runs,versions,checkpoints,comparisons}/<name>/.segmint  segmint writes into this folder
 
 A store may share its folder with other programs: `runs/` is TensorBoard's folder too.
 """
@@ -15,7 +15,7 @@ __all__ = ["MARK", "claim", "forget", "is_marked"]
 
 MARK = ".segmint"
 _CONTENT = b'{"made_by": "segmint"}\n'  # never changes, so that older marks stay valid
-_KINDS = frozenset({"runs", "versions", "checkpoints"})
+_KINDS = frozenset({"runs", "versions", "checkpoints", "comparisons"})
 
 
 def claim(place: Place, path: str, claimed: set[str]) -> None:

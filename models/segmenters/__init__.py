@@ -17,8 +17,10 @@
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
-| mask2former.py, mask_losses.py | Mask2Former as an mmsegmentation model |
-| gss/ | GSS: label maps as tokens of a picture |
+| queries.py, mask_losses.py | what Mask2Former and EoMT share: losses, semantic inference |
+| hugging_face.py | EoMT directories of Hugging Face as models |
+| mask2former.py, eomt.py | the two as mmsegmentation models |
+| gss/, semflow/ | GSS: label maps as tokens; SemFlow: a flow between images and masks |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 
@@ -26,7 +28,7 @@ from models.segmenters.copies import paste_object
 from models.segmenters.draws import even_shares, shares_of
 from models.segmenters.hooks import TrainingError
 from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
-from models.segmenters.memory import bytes_to_predict
+from models.segmenters.memory import bytes_to_predict, peak_bytes
 from models.segmenters.networks import (
     Segmenter,
     build_segmenter,
@@ -68,6 +70,7 @@ __all__ = [
     "load_weights",
     "pack_segmenter",
     "paste_object",
+    "peak_bytes",
     "predict_probabilities",
     "read_schedule",
     "save_segmenter",

@@ -14,6 +14,7 @@ from typing import Any
 from models.metrics import IGNORE
 from models.segmenters.checks import check_size, is_class_weight
 from models.segmenters.configs import read_config
+from models.segmenters.hugging_face import is_directory, read_directory
 from models.segmenters.presets import PRESETS
 
 __all__ = ["find_config", "fit_model", "read_model", "with_tuples"]
@@ -29,8 +30,11 @@ _log = logging.getLogger(__name__)
 def read_model(path: str) -> dict[str, Any]:
     """Return the `model` of an mmsegmentation config: a file, or the name of one that it ships.
 
-    Raises `ValueError` if there is no such file, or no whole model of reasonable size in it.
+    A directory of Hugging Face is read by its config.json. Raises `ValueError` if there is no such
+    file, or no whole model of reasonable size in it.
     """
+    if is_directory(path):
+        return read_directory(path)
     file = find_config(path)
     if file is None:
         near = ", ".join(get_close_matches(path, [*PRESETS, *_shipped_configs()], n=3))

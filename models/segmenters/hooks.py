@@ -1,4 +1,4 @@
-"""What happens between the steps of a training, as mmengine hooks: rates, curve, progress."""
+"""What happens between the steps of a training, as mmengine hooks: rates, annealing, curve."""
 
 from __future__ import annotations
 

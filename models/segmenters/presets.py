@@ -1,4 +1,4 @@
-"""Segmenters by name, with random weights: SegFormer at two depths, small Mask2Former and GSS."""
+"""Segmenters by name: SegFormer at two depths; small Mask2Former, EoMT, GSS and SemFlow."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def _semflow(codes: str, **options: float) -> dict[str, Any]:
 
 _HEADS = (1, 2, 5, 8)
 PRESETS: dict[str, dict[str, Any]] = {
+    "eomt": {
+        "type": "Eomt",
+        "num_classes": 2,
+        "width": 128,
+        "layers": 6,
+        "heads": 4,
+        "blocks": 3,
+        "queries": 24,
+        "patch": 8,
+        "side": 128,
+        "registers": 0,
+        "upscales": 1,
+        "points": 1024,
+        **_WHOLE,
+    },
     "gss": _gss("codes"),
     **{f"gss-{name}": _gss(name) for name in ("ff", "ff-r", "ft", "ft-w", "tf", "tt", "codes")},
     "mask2former": _mask2former(

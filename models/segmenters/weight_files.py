@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.generators import pipeline_digest, pipeline_folder
 from models.segmenters.fitting import read_model
+from models.segmenters.hugging_face import is_directory, weights_in
 from models.segmenters.presets import PRESETS
 
 __all__ = ["RANDOM", "WeightsFile", "digest_of", "initial_weights", "read_tensors"]
@@ -56,6 +57,8 @@ def initial_weights(config: str, weights: str | None = None) -> tuple[WeightsFil
         return ()
     if weights is not None:
         return (_digested(Path(weights), ""),)
+    if is_directory(config):
+        return (_digested(weights_in(config), ""),)
     model = PRESETS[config] if config in PRESETS else read_model(config)
     found = [_digested(Path(model["pipeline"]), "")] if "pipeline" in model else []
     for part, value in _named(model, ""):

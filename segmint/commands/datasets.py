@@ -76,13 +76,13 @@ def pin(
 ) -> None:
     """Keep a version for ever, whatever the retention settings say."""
     store = store_of(settings_of(config, flags))
-    from tasks.gc import collect
+    from tasks.gc import pins
 
     if remove:
-        collect.unpin(store, version)
+        pins.unpin(store, version)
     else:
-        collect.pin(store, version, why)
-    show.facts([("pinned", ", ".join(collect.pins(store)) or "none")])
+        pins.pin(store, version, why)
+    show.facts([("pinned", ", ".join(pins.pins(store)) or "none")])
 
 
 def gc(

@@ -85,29 +85,61 @@ def evaluate(
 
 
 def compare(
-    second: Annotated[str, typer.Argument(help="A checkpoint.")],
-    first: Annotated[
-        str | None, typer.Option(help="Another checkpoint; without it, the champion.")
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Checkpoints; with models, a published version before them."),
+    ],
+    models: Annotated[
+        str | None,
+        typer.Option(help="Models to train on the version, such as segformer,mask2former."),
     ] = None,
     config: Config = None,
     flags: Flags = None,
     json: Json = False,
 ) -> None:
-    """Measure two checkpoints on the same images and show the IoU of each class."""
-    settings = settings_of(config, flags)
-    from flows.compare import compare as measure_both
-    from infra.local_server import prefect_api
-    from tasks.promote.champion import champion_of
+    """Measure segmenters on the same images and write one page about them.
 
-    first = first or champion_of(settings)
+    They are compared with the first, and a single checkpoint with the champion. With --models (or
+    compare.models), the models are trained on the version first, on equal numbers of images, or for
+    compare.minutes each.
+    """
+    flags = [*(flags or ()), *([f"compare.models={models}"] if models else ())]
+    settings = settings_of(config, flags)
+    from flows.compare import compare as measure_all
+    from infra.local_server import prefect_api
+
+    version = names[0] if settings.compare.models else None
+    checkpoints = names[1:] if version else names
     with prefect_api() as api, show.progress():
-        found = api.tracked(measure_both)(settings, second, first)
+        found = api.tracked(measure_all)(settings, checkpoints, version)
     if json:
-        show.as_json({"first": first, "second": second, "classes": found})
-        return
-    columns = ["class", "first", "second", "difference"]
-    rows = [[row["class"], *(_figure(row[name]) for name in columns[1:])] for row in found]
-    show.table(f"{first} (first) and {second} (second), IoU", columns, rows)
+        show.as_json(found)
+    else:
+        _show_comparison(found)
+
+
+def _show_comparison(found: Mapping[str, Any]) -> None:
+    from tasks.compare.figures import class_rows, shown
+
+    contenders = found["contenders"]
+    columns = ["", "checkpoint", "model", "mIoU", "difference", "images/s"]
+    rows = [
+        (
+            each["letter"],
+            each["checkpoint"],
+            each["model"],
+            _figure(each["miou"]),
+            shown(each["difference"]),
+            f"{each['cost']['images_per_second']:.3g}",
+        )
+        for each in contenders
+    ]
+    show.table(f"mIoU on {found['set']}, difference in points (95 % interval)", columns, rows)
+    by_class = class_rows(contenders)
+    columns = list(by_class[0])
+    cells = [[row["class"], *(_figure(row[name]) for name in columns[1:])] for row in by_class]
+    show.table("IoU", columns, cells)
+    show.facts([("page", f"comparisons/{found['name']}/comparison.html")])
 
 
 def _figure(value: float | None) -> str:

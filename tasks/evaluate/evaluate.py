@@ -31,7 +31,7 @@ from tasks.train.train import write_to_run
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where it is used
     from models.segmenters import Inference
 
-__all__ = ["evaluate", "evaluate_checkpoint"]
+__all__ = ["evaluate", "evaluate_checkpoint", "inference_of"]
 
 
 def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
     classes = meta["classes"]
     of = chosen_set(settings.evaluate, classes)
     segmenter = load_checkpoint(store, checkpoint)
-    inference = _inference(settings.evaluate)
+    inference = inference_of(settings.evaluate)
     if of.largest:
         check_memory(segmenter, *of.largest, inference)
     with Report("evaluate", checkpoint, of.images) as report:
@@ -67,7 +67,8 @@ def evaluate_checkpoint(store: Store, settings: Settings, checkpoint: str) -> di
     return result
 
 
-def _inference(settings: EvaluateSettings) -> Inference:
+def inference_of(settings: EvaluateSettings) -> Inference:
+    """Return how the settings predict an image."""
     from models.segmenters import Inference
 
     return Inference(settings.scales, settings.flip, settings.window)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "Counts",
     "Evaluation",
     "Measured",
+    "content_of",
     "evaluate_segmenter",
     "iou_of_counts",
     "measure",
@@ -51,7 +52,7 @@ class Evaluation:
     `iou` is by class name, None where a class is in neither truth nor prediction. `miou` is its
     mean over the classes that the set can show, background included. `calibration_error` is the
     expected one of the softmax. `seen`, `unseen` and `harmonic` are None unless unseen classes were
-    named.
+    named. `reliability` are the sums of `metrics.calibration_bins`, (3, `metrics.BINS`).
     """
 
     set: str
@@ -64,6 +65,7 @@ class Evaluation:
     seen: float | None = None
     unseen: float | None = None
     harmonic: float | None = None
+    reliability: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,19 @@ def _add(found: Measured, item: LabelledItem, probabilities: NDArray[np.float32]
     confusion = metrics.confusion_matrix(probabilities.argmax(0), truth, len(probabilities))
     found.counts[position] = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     found.bins[position] = metrics.calibration_bins(probabilities[None], truth[None])
+    digest = hashlib.sha256(item["id"].encode())
+    digest.update(item["image"].numpy().tobytes())
+    digest.update(truth.tobytes())
+    found.contents.append(content_of(item))
+    found.digests.append(digest.digest())
+
+
+def content_of(item: LabelledItem) -> bytes:
+    """Return the SHA-256 of an item's pixels and size."""
     pixels = item["image"].numpy()
     content = hashlib.sha256(json.dumps(pixels.shape).encode())
     content.update(pixels.tobytes())
-    digest = hashlib.sha256(item["id"].encode())
-    digest.update(pixels.tobytes())
-    digest.update(truth.tobytes())
-    found.contents.append(content.digest())
-    found.digests.append(digest.digest())
+    return content.digest()
 
 
 def iou_of_counts(sums: NDArray[Any]) -> NDArray[np.float64]:
@@ -190,6 +197,7 @@ def summarise(
     shown = np.where(np.isin(classes, list(known)), iou, np.nan)
     hidden = [index for index, name in enumerate(classes) if name in unseen]
     means = metrics.seen_unseen(shown, hidden) if hidden else (None, None, None)
+    seen, unseen_mean, harmonic = map(_known, means)
     by_class = zip(classes, iou, strict=True)
     return Evaluation(
         name,
@@ -199,7 +207,10 @@ def summarise(
         float(sums[HITS].sum() / sums[TRUTH].sum()),
         metrics.expected_calibration_error(measured.bins.sum(0)),
         {name: _known(float(value)) for name, value in by_class},
-        *map(_known, means),
+        seen,
+        unseen_mean,
+        harmonic,
+        measured.bins.sum(0).tolist(),
     )
 
 

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from infra.settings import EvaluateSettings
 from infra.voc import VocFolder
-from tasks.evaluate.measure import Measured
+from tasks.evaluate.measure import Measured, content_of
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where it is used
     from torch.utils.data import Dataset
 
     from models.segmenters import ArraySet
 
-__all__ = ["EvaluationSet", "chosen_set", "divide", "drawn_truth"]
+__all__ = ["EvaluationSet", "chosen_set", "divide", "drawn_truth", "reported_positions"]
 
 # Offset of the deciding scenes' seeds from the first held-out one; no evaluation draws that many.
 DECIDING = 1 << 32
@@ -93,6 +93,18 @@ def chosen_set(chosen: EvaluateSettings, classes: Sequence[str]) -> EvaluationSe
         f"{chosen.images} other drawn scenes",
         lambda contents: np.arange(len(contents)) >= chosen.images,
     )
+
+
+def reported_positions(of: EvaluationSet, images: int) -> NDArray[np.intp]:
+    """Return where the reported images of a set are in it (images,), in their order.
+
+    `images` is how many an evaluation reported: all of them if the set was not divided. Reads the
+    set once more, unless it is that small.
+    """
+    if images == of.images:
+        return np.arange(images)
+    contents = [content_of(of.samples[index]) for index in range(of.images)]
+    return np.flatnonzero(~of.decides(contents))
 
 
 def _by_first_bit(contents: Sequence[bytes]) -> NDArray[np.bool_]:

@@ -71,15 +71,20 @@ def write_evaluation(
     store.write_json(path, evaluation)
 
 
-def read_counts(store: Store, checkpoint: str, evaluation: Mapping[str, Any]) -> Counts:
+def read_counts(
+    store: Store, checkpoint: str, evaluation: Mapping[str, Any], *, decides: bool = True
+) -> Counts:
     """Return the pixel counts (images, 3, classes) of the deciding part of a stored evaluation.
+
+    Those of the reported part if `decides` is False.
 
     Raises `StoreError` for a table that does not fit the evaluation.
     """
     path = _counts_path(evaluation_path(checkpoint, evaluation["fingerprint"]))
     table = store.read_table(path, _COLUMNS)
-    table = table[table["decides"]]
-    counts = np.zeros((evaluation["decision"]["images"], 3, len(evaluation["iou"])), np.int64)
+    table = table[table["decides"] == decides]
+    part = evaluation["decision"] if decides else evaluation
+    counts = np.zeros((part["images"], 3, len(evaluation["iou"])), np.int64)
     _check_range(store, path, table, counts.shape)
     counts[table["image"], :, table["class_id"]] = table[["hits", "truth", "predicted"]]
     return counts

@@ -8,6 +8,7 @@
 | checkpoints/<checkpoint> | with its version               | it is or was the champion       |
 | runs/<run>/<stage>       | `run_days` after publication   |                                 |
 | runs/<run> and versions  | `abandoned_days` after a write | they are published              |
+| comparisons/<comparison> | with one of its checkpoints    | it is unfinished: as a run      |
 
 pins/<version>.json keeps a version until it is unpinned. What segmint did not write stays and is
 reported (`tasks.gc.ownership`), and so is what cannot be read or deleted.
@@ -27,15 +28,17 @@ from prefect import task
 
 from infra.blocks import open_store
 from infra.settings import RetentionSettings, Settings
-from infra.store import Published, Store, StoreError, list_versions, read_version
+from infra.store import Published, Store, StoreError, list_versions
 from infra.store.mark import MARK, is_marked
+from tasks.gc.comparisons import bereft
 from tasks.gc.needed import DAY, versions_in_training, versions_of
 from tasks.gc.ownership import Foreign, delete_own, own_names, sort_out, why_foreign
+from tasks.gc.pins import pins
 from tasks.promote.pointer import read_champion
 from tasks.run.layout import STAGES, version_name
 from tasks.schemas import Origin, origin_of
 
-__all__ = ["Found", "Garbage", "collect", "find_garbage", "pin", "pins", "unpin"]
+__all__ = ["Found", "Garbage", "collect", "find_garbage"]
 
 
 class Garbage(NamedTuple):
@@ -70,12 +73,18 @@ def find_garbage(store: Store, retention: RetentionSettings, now: float) -> Foun
     versions = list_versions(store)
     checkpoints, left = own_names(store, "checkpoints")
     unpublished, others = _unpublished(store, versions)
+    comparisons, unnamed = own_names(store, "comparisons")
+    left += unnamed
     with ThreadPoolExecutor(store.place.readers) as pool:
         due = _due(store, retention, now, versions, checkpoints)
         judged = [pool.submit(_judged, store, path, partial(str, why)) for path, why in due]
         for path in unpublished:
             abandoned = partial(_abandoned, store, path, retention, now)
             judged.append(pool.submit(_judged, store, path, abandoned))
+        before = now - retention.abandoned_days * DAY
+        for name in comparisons:
+            path = f"comparisons/{name}"
+            judged.append(pool.submit(_judged, store, path, partial(bereft, store, path, before)))
         found = [each.result() for each in judged]
     garbage = [one for each in found for one in each.garbage]
     return Found(garbage, [*left, *others, *(one for each in found for one in each.left)])
@@ -202,22 +211,6 @@ def _abandoned(store: Store, path: str, retention: RetentionSettings, now: float
         if now - newest <= retention.abandoned_days * DAY:
             return None
     return f"never published, untouched for {(now - newest) / DAY:.0f} days"
-
-
-def pins(store: Store) -> list[str]:
-    """Return the names of the pinned versions."""
-    return [name.removesuffix(".json") for name in store.list("pins")]
-
-
-def pin(store: Store, version: str, why: str) -> None:
-    """Keep a version until it is unpinned. Raises `MissingError` if it is not published."""
-    read_version(store, version)
-    store.write_json(f"pins/{version}.json", {"why": why})
-
-
-def unpin(store: Store, version: str) -> None:
-    """Leave a version to the retention again; nothing happens if it is not pinned."""
-    store.delete(f"pins/{version}.json")
 
 
 @task(name="collect", task_run_name="collect")

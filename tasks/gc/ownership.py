@@ -35,6 +35,7 @@ _KINDS: Mapping[str, _Names] = {
         r"(meta|config|versions)\.json|(weights|snapshot)\.safetensors": None,
         "evaluations": {r"[0-9a-f]{16}\.(json|parquet)": None},
     },
+    "comparisons": {r"(pace|comparison)\.json|comparison\.html": None},
 }
 
 
@@ -46,7 +47,7 @@ class Foreign(NamedTuple):
 
 
 def own_names(store: Store, kind: str) -> tuple[list[str], list[Foreign]]:
-    """Return what is in "runs", "versions" or "checkpoints": names of folders, and the rest."""
+    """Return what is in "runs" or another kind of folder: names of folders, and the rest."""
     names = store.list(kind)
     proper = [name for name in names if re.fullmatch(NAME, name)]
     rest = [name for name in names if name not in set(proper)]

@@ -41,7 +41,8 @@ def contest(
         read_counts(store, each["checkpoint"], each["evaluation"])
         for each in (champion, challenger)
     )
-    return champion, compare_counts(champion, challenger, (held, offered), classes)
+    margin = settings.promote.margin
+    return champion, compare_counts(champion, challenger, (held, offered), classes, margin)
 
 
 def _measured(store: Store, settings: Settings, name: str, challenger: Entry) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tasks.report.sheets import data_uri
 from tasks.report.stored_run import StoredRun
 from tasks.run.progress import measured
 
-__all__ = ["links", "report_measurements", "show"]
+__all__ = ["link", "links", "report_measurements", "show"]
 
 
 def show(store: Store, stored: StoredRun, web: str | None) -> None:
@@ -95,10 +95,11 @@ def links(store: Store, stored: StoredRun, web: str | None) -> str:
     if champion:
         name = champion["checkpoint"]
         rows["Champion"] = (name, f"checkpoints/{name}/meta.json")
-    return "\n".join(f"- {what}: {_link(store, web, *row)}" for what, row in rows.items())
+    return "\n".join(f"- {what}: {link(store, web, *row)}" for what, row in rows.items())
 
 
-def _link(store: Store, web: str | None, name: str, path: str) -> str:
+def link(store: Store, web: str | None, name: str, path: str) -> str:
+    """Return where a file of the store is as Markdown: a link, or its path without `web`."""
     if not path:
         return as_markdown(name)
     if web:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from prefect import task
 
@@ -24,16 +21,13 @@ from tasks.report.counts import PICKED
 from tasks.report.examples import choose, draw_cells
 from tasks.report.figures import (
     advice,
-    as_count,
-    as_duration,
-    as_percent,
-    as_rate,
     class_rows,
     figures,
     reason_rows,
     time_rows,
     training_rate,
 )
+from tasks.report.rendering import template
 from tasks.report.sheets import Cell, data_uri, encode, strip
 from tasks.report.steps import draw_steps
 from tasks.report.stored_run import StoredRun, read_stored_run
@@ -78,7 +72,7 @@ def render(store: Store, stored: StoredRun) -> str:
     unreadable: set[str] = set()
     examples = _examples(store, stored, unreadable)
     damaged = sorted({*stored.damaged, *unreadable})
-    return _template().render(
+    return template("report.html").render(
         stored=stored,
         folder=f"runs/{stored.run}",
         counts=stored.counts.whole,
@@ -96,24 +90,6 @@ def render(store: Store, stored: StoredRun) -> str:
         times=list(time_rows(stored)),
         settings=_setting_rows(stored.settings),
     )
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": as_count,
-        "percent": as_percent,
-        "duration": as_duration,
-        "rate": as_rate,
-    }
-    return environment.get_template("report.html")
 
 
 def _examples(

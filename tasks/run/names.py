@@ -22,8 +22,11 @@ def checkpoint_name() -> str:
 
 
 def comparison_name() -> str:
-    """The two checkpoints that the current flow run compares."""
-    return f"{_parameter('first') or 'champion'} and {_parameter('second')}"
+    """What the current flow run compares: checkpoints, or models on a version."""
+    named = list(_parameter("checkpoints") or ())
+    if version := _parameter("version"):
+        named.append(f"models on {version}")
+    return " and ".join(named if len(named) > 1 or version else ["champion", *named])
 
 
 def rollback_name() -> str:

@@ -76,6 +76,12 @@ def test_text_is_read_as_what_the_field_holds() -> None:
     assert settings.store.options == {"anon": False}
 
 
+@pytest.mark.parametrize("text", ["car, tree", '["car", "tree"]'])
+def test_a_list_in_a_section_is_names_with_commas_or_json(text: str) -> None:
+    settings = Settings(_flags=["train.protocol=zero-shot", f"train.unseen={text}"])
+    assert settings.train.unseen == ("car", "tree")
+
+
 def test_an_unknown_flag_names_the_nearest_setting() -> None:
     with pytest.raises(
         SettingsError, match=r"'plan.imges' \(from --set plan.imges\): did you mean 'plan.images'"
@@ -132,6 +138,9 @@ def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
         ),
         ("name=a/b", r"name = 'a/b' .* letters, digits"),
         ("plan.multi=0.99", r"multi 0.99 \+ negatives 0.05 is more than 1; lower one"),
+        ("compare.minutes=3", r"minutes is 3, but models is empty.*; name the models"),
+        ("compare.models=segformer,segformer", r"name each model once"),
+        ("promote.margin=0", r"promote.margin = '0' .* greater than 0"),
         ("plan={3", r'"plan"; write a table or list as JSON'),
         ("plan.images", r"'plan.images' is not FIELD=VALUE; write"),
     ],
@@ -187,6 +196,8 @@ def test_settings_cannot_be_changed() -> None:
         "generator.device=cuda",
         "train.steps=3",
         "evaluate.images=3",
+        "promote.margin=0.01",
+        "compare.models=segformer,mask2former",
     ],
 )
 def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:

@@ -16,8 +16,8 @@ from models.segmenters import (
     train_segmenter,
     unpack_segmenter,
 )
-from models.segmenters.mask2former import _Predictions
 from models.segmenters.mask_losses import mask_losses, match, targets_of
+from models.segmenters.queries import Predictions
 from tests.models.test_segmenters import CLASSES, Squares
 
 POINTS = 4096
@@ -96,7 +96,7 @@ def test_probabilities_are_those_of_semantic_inference() -> None:
     network = segmenter.network
     batch = network.data_preprocessor({"inputs": list(images.float())}, training=False)["inputs"]
     with torch.inference_mode():
-        last = network._layers(batch)[-1]
+        last = network.layers_of(batch)[-1]
         masks = torch.nn.functional.interpolate(last.masks, (128, 160), mode="bilinear").sigmoid()
         scores = torch.einsum("nqc,nqhw->nchw", last.classes.softmax(-1)[..., :-1], masks)
     assert torch.allclose(found, scores / scores.sum(1, keepdim=True), atol=1e-3)
@@ -127,7 +127,7 @@ def _loss(path: Path) -> None:
     labels = torch.stack([torch.zeros_like(label()), label()]).chunk(count)[rank]
     said = [perfect(ids) for ids in labels]
     classes, masks = (torch.stack([each[part] for each in said]) for part in (0, 1))
-    found = network._losses(_Predictions(classes / 20, masks), [targets_of(ids) for ids in labels])
+    found = network._losses(Predictions(classes / 20, masks), [targets_of(ids) for ids in labels])
     torch.save([float(average(value)) for value in found.values()], path / f"{rank} of {count}.pt")
 
 

@@ -168,7 +168,7 @@ def test_the_fused_head_is_mmsegmentations_head() -> None:
         (
             "segformer-b9",
             CLASSES,
-            r"config='segformer-b9' is neither one of \['gss', 'gss-",
+            r"config='segformer-b9' is neither one of \['eomt', 'gss', 'gss-",
         ),
         ("segformer-b0", ("background",), "give 2 to 255 different names"),
         ("segformer-b0", ("background", "car", "car"), "give 2 to 255 different names"),

@@ -43,6 +43,7 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "train.weights": {"train": {"weights": "/tmp/weights.pth"}},
     "train.real": {"train": {"real": "/home"}},
     "evaluate.voc": {"evaluate": {"voc": "/home"}},
+    "compare.models": {"compare": {"models": ["segformer", "/tmp/config.py"]}},
     "compute.runner": {"compute": {"runner": "dask://theirs:8786"}},
     "compute.kubernetes.image": {"compute": {"kubernetes": {"image": "theirs"}}},
     "compute.kubernetes.secret": {"compute": {"kubernetes": {"secret": "another-team"}}},
@@ -106,6 +107,15 @@ def test_no_spelling_leads_out_of_the_list(
         given({"store": {"url": url.replace("/data", f"{tmp_path}/data")}})
 
 
+def test_a_list_of_models_in_one_text_is_checked_model_by_model(
+    worker: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker.setenv("SEGMINT_ALLOWED", str(tmp_path))
+    with pytest.raises(ParameterTypeError, match=r"compare\.models"):
+        given({"compare": {"models": "segformer,/etc/passwd"}})
+    given({"compare": {"models": f"segformer,{tmp_path}/config.py"}})
+
+
 def test_the_worker_s_own_places_and_those_of_its_list_are_fine(
     worker: pytest.MonkeyPatch,
 ) -> None:
@@ -138,6 +148,7 @@ def test_every_setting_that_may_name_a_place_is_known_to_be_one_or_not() -> None
         "alarm.notify",
         "plan.budget",
         "train.unseen",
+        "train.versions",
     }
     assert {field for field, kind in texts(Settings)} == harmless | set(PLACES)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.metrics import IGNORE
+from models.parallel import average
 from models.segmenters.openmmlab import MODELS, BaseSegmentor
 from models.segmenters.semflow.architecture import build_autoencoder, build_unet, pipeline_tensors
 from models.segmenters.semflow.codes import AnchorCodes, LearnedCodes, encode_images
@@ -107,7 +108,7 @@ class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no typ
         velocity = self._velocity(here, time)
         weight = self._weights(labels)
         error = (velocity - (mask - image)).square().mean(1, keepdim=True)
-        losses = {"loss_flow": (error * weight).sum() / weight.sum().clamp_min(1e-6)}
+        losses = {"loss_flow": (error * weight).sum() / average(weight.sum()).clamp_min(1e-6)}
         if self.learned:
             losses["loss_codes"] = self._cross_entropy(trained, labels)
         if first:
@@ -165,7 +166,8 @@ class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no typ
     def _cross_entropy(self, latents: Tensor, labels: Tensor) -> Tensor:
         scores = self.codes.decode(latents, self.autoencoder).float()
         total = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="sum")
-        return total / (labels != IGNORE).sum().clamp_min(1)
+        # over all processes that share the batch
+        return total / average((labels != IGNORE).sum().float()).clamp_min(1e-6)
 
 
 def _padded(values: Tensor, multiple: int, fill: float | None = None) -> Tensor:

@@ -18,9 +18,10 @@ from infra.store import (
     verify_version,
     write_shard,
 )
-from tasks.gc.collect import Found, collect, find_garbage, pin, unpin
+from tasks.gc.collect import Found, collect, find_garbage
 from tasks.gc.needed import DAY
 from tasks.gc.ownership import delete_own
+from tasks.gc.pins import pin, unpin
 from tests.tasks.segmenting import publish_squares
 
 NONE_KEPT = RetentionSettings(versions=1, days=0, run_days=0, abandoned_days=1)
@@ -157,6 +158,34 @@ def test_an_unpublished_run_is_deleted_only_if_nothing_was_written_for_long(stor
 def test_an_unlisted_version_with_a_damaged_manifest_is_kept(store: Store) -> None:
     store.place.put("versions/a-0123abcd/manifest.json", [b"{}"])
     assert "versions/a-0123abcd" not in paths(store, after=100 * DAY)
+
+
+def test_a_comparison_goes_with_one_of_its_checkpoints(store: Store) -> None:
+    for name, others in (("whole", ("a", "b")), ("broken", ("a", "gone"))):
+        found = [{"checkpoint": f"{each}-0123abcd-aaaaaaaa"} for each in others]
+        store.write_json(f"comparisons/{name}/comparison.json", {"contenders": found})
+        store.write_bytes(f"comparisons/{name}/comparison.html", b"x")
+    month = RetentionSettings(versions=1, days=30, run_days=30)
+    assert paths(store, month, after=DAY) == {"comparisons/broken"}
+
+
+def test_an_unfinished_comparison_is_kept_as_long_as_a_run(store: Store) -> None:
+    store.write_json("comparisons/half/pace.json", {"steps": {"segformer": 3}})
+    month = RetentionSettings(versions=3, run_days=99, abandoned_days=30)
+    assert paths(store, month, after=29 * DAY) == set()
+    assert "comparisons/half" in paths(store, month, after=31 * DAY)
+
+
+def test_what_segmint_did_not_put_beside_a_comparison_stays(store: Store) -> None:
+    store.write_json("comparisons/x/comparison.json", {"contenders": [{"checkpoint": "gone"}]})
+    folder = Path(store.url) / "comparisons" / "x"
+    (folder / "notes.txt").write_text("mine")
+    (folder.parent / "foreign").mkdir()
+    (folder.parent / "foreign" / "comparison.json").write_text("{}")
+    found = find_garbage(store, NONE_KEPT, time.time() + 60)
+    left = {each.path for each in found.left}
+    assert {"comparisons/x/notes.txt", "comparisons/foreign"} <= left
+    assert "comparisons/foreign" not in {each.path for each in found.garbage}
 
 
 def test_collecting_leaves_the_rest_whole_and_finds_nothing_the_second_time(

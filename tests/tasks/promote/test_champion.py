@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra.settings import Settings
+from infra.settings import PromoteSettings, Settings
 from infra.store import MissingError, Store, StoreError
 from tasks.evaluate.bootstrap import LEAST_IMAGES
 from tasks.evaluate.measure import HITS, PREDICTED, Counts
@@ -55,11 +55,16 @@ def newest(store: Store) -> dict[str, Any]:
     return champion
 
 
-def decide(champion: dict[str, Any], challenger: dict[str, Any], images: int = IMAGES) -> Decision:
+def decide(
+    champion: dict[str, Any],
+    challenger: dict[str, Any],
+    images: int = IMAGES,
+    margin: float | None = None,
+) -> Decision:
     """Decide between two entries with the counts that belong to their figures."""
     held, offered = (one["evaluation"]["decision"]["miou"] for one in (champion, challenger))
     counts = counted(held, images), counted(offered, images)
-    return compare_counts(champion, challenger, counts, CLASSES)
+    return compare_counts(champion, challenger, counts, CLASSES, margin)
 
 
 def test_only_a_better_checkpoint_moves_the_pointer() -> None:
@@ -83,6 +88,31 @@ def test_few_images_cannot_move_the_pointer_however_good_they_look() -> None:
     assert "5 images are too few to tell, 6 are needed; `segmint rollback --to new`" in (
         decision.reason
     )
+
+
+def test_a_margin_of_the_user_promotes_where_the_interval_would_not() -> None:
+    better = entry("old", 0.5), entry("new", 0.6)
+    few = LEAST_IMAGES - 1
+    won = decide(*better, few, margin=0.05)
+    assert won.moved and won.compared
+    assert won.reason.endswith("the difference +0.1000 is at least promote.margin 0.05")
+    assert not decide(*better, few, margin=0.2).moved
+
+
+def test_a_margin_that_is_missed_leaves_the_decision_to_the_interval() -> None:
+    assert decide(entry("old", 0.5), entry("new", 0.6), margin=0.2).moved
+    assert not decide(entry("old", 0.6), entry("new", 0.5), margin=0.2).moved
+
+
+def test_the_margin_is_a_setting(settings: Settings, store: Store) -> None:
+    for name, miou in (("a", 0.5), ("b", 0.6)):
+        trained(store, name)
+        counts = counted(miou, images=3)
+        write_evaluation(store, name, entry(name, miou, images=3)["evaluation"], counts, counts)
+    own = {"promote": PromoteSettings(margin=0.05)}
+    promote.fn(settings, "a", "a" * 64)
+    assert not promote.fn(settings, "b", "a" * 64)["moved"]
+    assert promote.fn(settings.model_copy(update=own), "b", "a" * 64)["moved"]
 
 
 def test_classes_that_the_set_cannot_show_do_not_decide(settings: Settings, store: Store) -> None:
