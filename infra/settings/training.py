@@ -121,5 +121,5 @@ class CompareSettings(Section):
                 "name the models, or leave minutes out"
             )
         if len(set(self.models)) < len(self.models):
-            raise ValueError(f"models is {list(self.models)}; name each model once")
+            raise ValueError(f"compare.models is {list(self.models)}; name each model once")
         return self
