@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.compare import compare
 from infra.store import Store
@@ -37,9 +38,10 @@ def test_models_are_trained_and_compared_on_one_page(tmp_path: Path) -> None:
     names = [each["checkpoint"] for each in (first, second)]
     assert all(name in page for name in names)
     with get_client(sync_client=True) as client:
-        artifacts = client.read_artifacts(limit=200)
-    keys = {each.key for each in artifacts if found["name"] in str(each.data) or each.description}
-    assert {"comparison", "comparison-segmenters", "comparison-page"} <= keys
+        key = ArtifactFilterKey(like_="comparison")
+        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+    keys = {each.key for each in artifacts}
+    assert keys == {"comparison", "comparison-segmenters", "comparison-page"}
     again = compare(settings, names)
     assert again["name"] != found["name"] and again["pictures"] == found["pictures"]
     assert [each["iou"] for each in again["contenders"]] == [first["iou"], second["iou"]]

@@ -124,7 +124,7 @@ def test_a_training_holds_a_slot_per_gpu(client: SyncPrefectClient) -> None:
 
 
 def test_more_gpus_than_slots_are_an_error_at_once() -> None:
-    made()
+    made(slots=2)
     with (
         pytest.raises(SettingsError, match=r"train\.gpus is 3, more than the slots.*--limit 3"),
         gpu_slot(SETTINGS.compute, gpus=3),

@@ -399,9 +399,9 @@ def test_a_bit_code_learns_to_give_back_labels() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["ff", "ft-w", "codes"])
+@pytest.mark.parametrize("variant", ["ft-w", "codes"])
 def test_it_learns(variant: str) -> None:
-    recipe = TrainingRecipe(f"gss-{variant}", 200, 8, 8e-3, warmup=10, precision="fp32")
+    recipe = TrainingRecipe(f"gss-{variant}", 80, 8, 8e-3, warmup=10, precision="fp32")
     trained = train_segmenter(Squares(), CLASSES, recipe)
     items = [Squares()[index] for index in range(100, 108)]
     images = torch.stack([item["image"] for item in items])

@@ -209,7 +209,7 @@ def test_a_training_s_initialisers_load_nothing(
         part.init_cfg = {"type": "Pretrained", "checkpoint": files["torch"]}
         return segmenter
 
-    monkeypatch.setattr("models.segmenters.training.build_segmenter", poisoned)
+    monkeypatch.setattr("models.segmenters.running.build_segmenter", poisoned)
     (tmp_path / "tiny.py").write_text(TINY)
     recipe = TrainingRecipe(str(tmp_path / "tiny.py"), 1, 2, 1e-3, precision="fp32")
     with pytest.raises(GuardError):
