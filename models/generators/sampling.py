@@ -20,7 +20,8 @@ from models.attention import AttentionRecorder, Excitation
 
 __all__ = ["Generated", "Request", "Sampling", "generate"]
 
-# schedulers and recorders keep their state in the pipeline, so one call samples at a time
+# Schedulers, recorders and the tokenizer (its padding) keep state in the pipeline, so one call
+# samples at a time.
 _sampling = threading.Lock()
 
 
@@ -95,22 +96,23 @@ def generate(
     """
     prompts = [request.prompt for request in requests]
     phrases = [request.phrases for request in requests]
-    excite = _excitation(pipeline, requests, sampling.excitation)
     recorded: Any = {"class_prompts": _class_prompts(requests), "self_attention": self_attention}
     sampler: Any = pipeline
-    with _sampling, AttentionRecorder(sampler, prompts, phrases, **recorded) as recorder:
-        pixels = sampler(
-            prompt=prompts,
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-            guidance_rescale=sampling.guidance_rescale,
-            height=sampling.height,
-            width=sampling.width,
-            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
-            output_type="np",
-            callback_on_step_end=_after_each_step(callback, excite),
-            callback_on_step_end_tensor_inputs=excite.tensors if excite else ["latents"],
-        ).images
+    with _sampling:
+        excite = _excitation(pipeline, requests, sampling.excitation)
+        with AttentionRecorder(sampler, prompts, phrases, **recorded) as recorder:
+            pixels = sampler(
+                prompt=prompts,
+                num_inference_steps=sampling.num_inference_steps,
+                guidance_scale=sampling.guidance_scale,
+                guidance_rescale=sampling.guidance_rescale,
+                height=sampling.height,
+                width=sampling.width,
+                generator=[torch.Generator("cpu").manual_seed(each.seed) for each in requests],
+                output_type="np",
+                callback_on_step_end=_after_each_step(callback, excite),
+                callback_on_step_end_tensor_inputs=excite.tensors if excite else ["latents"],
+            ).images
     return _generated(pixels, recorder)
 
 

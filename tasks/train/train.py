@@ -196,7 +196,8 @@ def train(settings: Settings, version: str) -> str:
         "workers": settings.train.workers,
     }
     steps = recipe.steps + protocol.fine_tune_steps
-    with gpu_slot(settings.compute, settings.train.gpus), Report("train", version, steps) as report:
+    unit = f"{version} {settings.train.model}"  # a comparison trains several models on a version
+    with gpu_slot(settings.compute, settings.train.gpus), Report("train", unit, steps) as report:
         follow = report_steps(report)
         if protocol.kind == "fine-tune":
             train_on_version(store, version, recipe, **chosen, progress=follow)

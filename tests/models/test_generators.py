@@ -28,6 +28,7 @@ from models.generators import (
     load_pipeline,
     resolve_device,
     resolve_dtype,
+    sampling,
 )
 
 PROMPTS = ["a red car on sand", "a boat and a tree", "grass", "one car"]
@@ -224,6 +225,23 @@ def test_threads_that_share_a_pipeline_wait_for_one_another(tiny_pipeline: Any) 
         made = list(threads.map(lambda i: make(tiny_pipeline, [i]), range(4)))
     for i, each in enumerate(made):
         assert np.array_equal(each.images, make(tiny_pipeline, [i]).images)
+
+
+def test_the_tokenizer_is_used_by_one_thread_at_a_time(
+    tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its padding is a state: another thread's call between setting and use changes the length."""
+    alone = []
+    plain = type(tiny_pipeline.tokenizer).__call__
+
+    def watched(self: Any, *texts: Any, **options: Any) -> Any:
+        alone.append(sampling._sampling.locked())
+        return plain(self, *texts, **options)
+
+    monkeypatch.setattr(type(tiny_pipeline.tokenizer), "__call__", watched)
+    requests = [Request("a car and a boat", ["car", "boat"], 1)]
+    generate(tiny_pipeline, requests, Sampling(2, 3.0, excitation=1.0))
+    assert len(alone) > 2 and all(alone)
 
 
 def test_an_image_of_nan_is_flagged_and_its_neighbours_are_sound(tiny_pipeline: Any) -> None:
