@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks import Residual
+
 __all__ = ["TokenAutoencoder", "load_tokens", "save_tokens"]
 
 _WEIGHTS = Path(__file__).parent / "tokens.safetensors"
@@ -20,23 +22,6 @@ _LEVELS = 4  # values that each dimension of a code can take
 _DIMENSIONS = 5  # 4^5 = 1,024 codes; a head that predicts 8,192 would take half of a training step
 _WIDTHS = (32, 64)  # channels at a half and at a quarter of the image's side
 _FOLD = 2  # side of the pixel blocks that become channels
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(8, width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(8, width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = x + self.body(x)
-        return found
 
 
 class TokenAutoencoder(nn.Module):
@@ -57,19 +42,19 @@ class TokenAutoencoder(nn.Module):
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(_FOLD),
             nn.Conv2d(folded, fine, 3, padding=1),
-            _Residual(fine),
+            Residual(fine),
             nn.Conv2d(fine, coarse, 2, stride=2),
-            _Residual(coarse),
-            _Residual(coarse),
+            Residual(coarse),
+            Residual(coarse),
             nn.Conv2d(coarse, _DIMENSIONS, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(_DIMENSIONS, coarse, 3, padding=1),
-            *(_Residual(coarse) for _ in range(3)),
+            *(Residual(coarse) for _ in range(3)),
             nn.Conv2d(coarse, 4 * fine, 1),
             nn.PixelShuffle(2),
-            _Residual(fine),
-            _Residual(fine),
+            Residual(fine),
+            Residual(fine),
             nn.Conv2d(fine, folded, 3, padding=1),
             nn.PixelShuffle(_FOLD),
         )

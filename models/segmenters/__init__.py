@@ -17,6 +17,7 @@
 | precision.py | fp32, bf16 or fp16, whichever is faster here |
 | inference.py, memory.py | whole images → softmax, and the memory that takes |
 | head.py | SegFormer's head, faster |
+| segmentor.py | what models of our own have in common |
 | queries.py, mask_losses.py | what Mask2Former and EoMT share: losses, semantic inference |
 | hugging_face.py | EoMT directories of Hugging Face as models |
 | mask2former.py, eomt.py | the two as mmsegmentation models |

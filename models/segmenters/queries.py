@@ -23,7 +23,7 @@ from models.segmenters.mask_losses import (
     match,
     targets_of,
 )
-from models.segmenters.openmmlab import BaseSegmentor
+from models.segmenters.segmentor import OwnSegmentor
 
 __all__ = ["Predictions", "QuerySegmentor"]
 
@@ -41,7 +41,7 @@ class Predictions(NamedTuple):
     masks: Tensor
 
 
-class QuerySegmentor(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no types
+class QuerySegmentor(OwnSegmentor):
     """Losses and semantic inference; a network adds `layers_of`.
 
     `points` is the number of points of the mask losses per mask. Inputs are padded to a multiple of
@@ -59,13 +59,8 @@ class QuerySegmentor(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has
         test_cfg: Any = None,
         init_cfg: Any = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.num_classes = num_classes
-        self.out_channels = num_classes
-        self.align_corners = False
+        super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
         self.points = points
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg or {"mode": "whole"}
 
     def layers_of(self, inputs: Tensor) -> list[Predictions]:
         """Return the predictions of each layer that is trained, the last one's last."""
@@ -79,15 +74,6 @@ class QuerySegmentor(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has
         targets = [targets_of(F.pad(label, frame, value=IGNORE)) for label in labels]
         losses = [self._losses(layer, targets) for layer in self.layers_of(padded)]
         return {name: torch.stack([each[name] for each in losses]).sum() for name in losses[0]}
-
-    def predict(self, inputs: Tensor, data_samples: Any = None) -> list[Any]:
-        """Return mmsegmentation's samples with the logits of each image."""
-        samples: list[Any] = self.postprocess_result(self._forward(inputs), data_samples)
-        return samples
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: Any) -> Tensor:
-        """Return the logits (N, classes, H, W)."""
-        return self._forward(inputs)
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
         """Return log-probabilities (N, classes, H, W): scores of classes, scaled to sum to 1."""

@@ -12,28 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks import Residual
+from models.segmenters.gss.targets import masked_mean
+
 __all__ = ["BitPosterior"]
 
 _GRID = 4
 _EMBED = 16  # channels of a pixel's class
 _WIDTH = 64  # channels of a token
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(8, width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(8, width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = x + self.body(x)
-        return found
 
 
 class BitPosterior(nn.Module):
@@ -58,13 +44,13 @@ class BitPosterior(nn.Module):
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(_GRID),
             nn.Conv2d(_EMBED * _GRID**2, _WIDTH, 1),
-            _Residual(_WIDTH),
+            Residual(_WIDTH, last=1),
             nn.Conv2d(_WIDTH, bits, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(bits, _WIDTH, 3, padding=1),
-            _Residual(_WIDTH),
-            _Residual(_WIDTH),
+            Residual(_WIDTH, last=1),
+            Residual(_WIDTH, last=1),
             nn.Conv2d(_WIDTH, _EMBED * _GRID**2, 1),
             nn.PixelShuffle(_GRID),
             nn.SiLU(),
@@ -82,7 +68,7 @@ class BitPosterior(nn.Module):
     def token_loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return the mean binary cross-entropy of the bits where `valid` (N, h, w) is true."""
         loss = F.binary_cross_entropy_with_logits(logits.float(), tokens, reduction="none").mean(1)
-        return (loss * valid).sum() / valid.sum().clamp_min(1)
+        return masked_mean(loss, valid)
 
     def decode(self, logits: Tensor) -> Tensor:
         """Return features (N, E, H, W) of bit logits, through the mean of each bit in [-1, 1]."""
@@ -118,5 +104,4 @@ class BitPosterior(nn.Module):
 
 
 def _mean_loss(logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-    loss = F.cross_entropy(logits.float(), label, reduction="none")
-    return (loss * valid).sum() / valid.sum().clamp_min(1)
+    return masked_mean(F.cross_entropy(logits.float(), label, reduction="none"), valid)

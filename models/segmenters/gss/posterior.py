@@ -16,6 +16,7 @@ from models.segmenters.gss.autoencoders import build_autoencoder
 from models.segmenters.gss.inverses import INVERSES
 from models.segmenters.gss.nearest import scores
 from models.segmenters.gss.palettes import check_palette, farthest, random_colours, reproduced
+from models.segmenters.gss.targets import masked_mean
 
 __all__ = ["MaskigePosterior"]
 
@@ -81,7 +82,7 @@ class MaskigePosterior(nn.Module):
     def token_loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return the mean cross-entropy of the tokens where `valid` (N, h, w) is true."""
         loss = F.cross_entropy(logits.float(), tokens, reduction="none")
-        return (loss * valid).sum() / valid.sum().clamp_min(1)
+        return masked_mean(loss, valid)
 
     def decode(self, logits: Tensor) -> Tensor:
         """Return the picture (N, 3, H', W') of token logits (N, codes, h, w)."""
@@ -115,7 +116,7 @@ class MaskigePosterior(nn.Module):
             self.palette.requires_grad_(begins)
         found = self.stage_one(label)
         loss = F.cross_entropy(found.float(), label, reduction="none")
-        return {"loss_stage_one": (loss * valid).sum() / valid.sum().clamp_min(1)}
+        return {"loss_stage_one": masked_mean(loss, valid)}
 
     @property
     def _enlarge(self) -> int:

@@ -13,7 +13,8 @@ from models.segmenters.gss.bits import BitPosterior
 from models.segmenters.gss.head import TokenHead
 from models.segmenters.gss.posterior import MaskigePosterior
 from models.segmenters.gss.targets import Filled, fill
-from models.segmenters.openmmlab import MODELS, BaseSegmentor
+from models.segmenters.openmmlab import MODELS
+from models.segmenters.segmentor import OwnSegmentor
 
 __all__ = ["GSS", "VARIANTS"]
 
@@ -37,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @MODELS.register_module(force=True)
-class GSS(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no types
+class GSS(OwnSegmentor):
     """An image's label map, generated as tokens of a picture of it.
 
     `backbone` is mmsegmentation's, the first level at a quarter of the image's side; `decode_head`
@@ -65,17 +66,13 @@ class GSS(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no types
         test_cfg: Any = None,
         init_cfg: Any = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.num_classes = int(decode_head["num_classes"])
-        self.posterior = _posterior(variant, self.num_classes, posterior or {})
+        num_classes = int(decode_head["num_classes"])
+        super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        self.posterior = _posterior(variant, num_classes, posterior or {})
         self.backbone = MODELS.build(backbone)
         self.decode_head = TokenHead(**decode_head, outputs=self.posterior.channels)
         self.variant = variant
-        self.out_channels = self.num_classes
-        self.align_corners = False
         self.done = 0.0
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg or {"mode": "whole"}
 
     def init_weights(self) -> None:
         """Draw the weights of the backbone; all others were drawn when built."""
@@ -130,15 +127,6 @@ class GSS(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no types
             pictures = self.posterior.decode(self._tokens(inputs))
         found = self.posterior.read(pictures)[..., : label.shape[1], : label.shape[2]]
         return {"loss_reading": _pixel_loss(found, label)}
-
-    def predict(self, inputs: Tensor, data_samples: Any = None) -> list[Any]:
-        """Return mmsegmentation's samples with the logits of each image."""
-        samples: list[Any] = self.postprocess_result(self._forward(inputs), data_samples)
-        return samples
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: Any) -> Tensor:
-        """Return the logits (N, classes, H, W)."""
-        return self._forward(inputs)
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:
         """Return the backbone's feature maps, the finest first."""

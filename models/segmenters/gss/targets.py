@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.metrics import IGNORE
 
-__all__ = ["Filled", "fill"]
+__all__ = ["Filled", "fill", "masked_mean"]
 
 
 class Filled(NamedTuple):
@@ -35,3 +35,8 @@ def fill(label: Tensor, guess: Tensor, grid: int) -> Filled:
     if any(padding):
         known = F.pad(known[:, None].float(), padding, mode="replicate")[:, 0].long()
     return Filled(known, valid, F.max_pool2d(valid, grid))
+
+
+def masked_mean(loss: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean of a loss where `valid`, of the same shape, is true; 0 if it is nowhere."""
+    return (loss * valid).sum() / valid.sum().clamp_min(1)

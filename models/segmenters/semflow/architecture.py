@@ -21,8 +21,6 @@ _ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
 _UP = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
 _DOWN = {attends: name for name, attends in _ATTENTION.items()}
 _AUTOENCODER_BLOCKS = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
-# the only texts of these configs that Stable Diffusion 1.x, 2.x and the embedded model differ in
-_BLOCKS = ("down_block_types", "up_block_types")
 
 
 def with_pipeline(model: Mapping[str, Any]) -> dict[str, Any]:

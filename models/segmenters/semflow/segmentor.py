@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from models.metrics import IGNORE
 from models.parallel import average
-from models.segmenters.openmmlab import MODELS, BaseSegmentor
+from models.segmenters.openmmlab import MODELS
+from models.segmenters.segmentor import OwnSegmentor
 from models.segmenters.semflow.architecture import build_autoencoder, build_unet, pipeline_tensors
 from models.segmenters.semflow.codes import AnchorCodes, LearnedCodes, encode_images
 from models.segmenters.semflow.solvers import euler, rk45
@@ -27,7 +28,7 @@ _TIMESTEPS = 1000  # the U-Net's scale of time: at t = 0 it expects the image, a
 
 
 @MODELS.register_module(force=True)
-class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no types
+class SemFlow(OwnSegmentor):
     """The published flow, or ours.
 
     `unet`, `autoencoder` and `tokens` describe a Stable Diffusion pipeline (`with_pipeline`).
@@ -57,7 +58,7 @@ class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no typ
         test_cfg: Any = None,
         init_cfg: Any = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
         channels = int(autoencoder["latent_channels"])
         if codes not in _CODES or steps < 0 or not 0 <= start <= 1:
             raise ValueError(
@@ -75,11 +76,6 @@ class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no typ
         self.learned = codes == "learned"
         self.steps = steps
         self.start = start if self.learned else 0.0
-        self.num_classes = num_classes
-        self.out_channels = num_classes
-        self.align_corners = False
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg or {"mode": "whole"}
 
     def init_weights(self) -> None:
         """All weights were drawn when built."""
@@ -115,15 +111,6 @@ class SemFlow(BaseSegmentor):  # type: ignore[misc]  # mmsegmentation has no typ
             arrived = here[:first] + velocity[:first]
             losses["loss_step"] = self._cross_entropy(arrived, labels[:first])
         return losses
-
-    def predict(self, inputs: Tensor, data_samples: Any = None) -> list[Any]:
-        """Return mmsegmentation's samples with the scores of each image."""
-        samples: list[Any] = self.postprocess_result(self._forward(inputs), data_samples)
-        return samples
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: Any) -> Tensor:
-        """Return the scores (N, classes, H, W), whose softmax are probabilities."""
-        return self._forward(inputs)
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
         """Return the image's latents."""
