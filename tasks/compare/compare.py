@@ -27,7 +27,6 @@ from tasks.compare.page import render_comparison
 from tasks.compare.pictures import MOST, Picture, palette_for, predict_into
 from tasks.compare.plan import LETTERS, Plan
 from tasks.evaluate.evaluate import inference_of
-from tasks.evaluate.measure import Counts
 from tasks.evaluate.sets import EvaluationSet, chosen_set, reported_positions
 from tasks.evaluate.stored import read_counts
 from tasks.report.artifacts import link
@@ -64,9 +63,10 @@ def record_comparison(
     found = _figures(store, settings, plan, names, evaluations, costs)
     for each, difference in zip(found["contenders"], differences(counts, known), strict=True):
         each["difference"] = difference
+    mious = image_mious(counts, known)[:, chosen].T.tolist()
     found["pictures"] = [
-        {"id": picture.name, "miou": _by_letter(counts, known, image)}
-        for picture, image in zip(pictures, chosen, strict=True)
+        {"id": picture.name, "miou": dict(zip(LETTERS, values, strict=False))}
+        for picture, values in zip(pictures, mious, strict=True)
     ]
     _write(store, settings, plan, found, pictures, classes)
     _show(store, settings, plan, found)
@@ -106,10 +106,6 @@ def _measured(
     cost = cost_of(segmenter, items, settings.evaluate.batch_size, inference)
     file = f"{checkpoint_folder(name)}/weights.safetensors"
     return {**cost, "file_bytes": store.usage(file).size}
-
-
-def _by_letter(counts: Sequence[Counts], known: Any, image: int) -> dict[str, float]:
-    return dict(zip(LETTERS, image_mious(counts, known)[:, image].tolist(), strict=False))
 
 
 def _write(
