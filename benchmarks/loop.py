@@ -8,19 +8,15 @@ before them a third of it; all are measured on held-out drawn scenes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from benchmarks.night import run_night
+from benchmarks.night import planned_night
 from benchmarks.trainings import HELD_OUT, InMemory, Training, recipe_for, results
-from infra.settings import Settings
 from infra.store import SegmentationDataset, Store
-from tasks.plan.resolve import with_weights
 from tasks.promote.budget import keep_rates, next_budget
 from tasks.schemas import origin_of
 from tasks.train.pool import pool_of
@@ -49,26 +45,17 @@ class Loop:
         """Make the next night."""
         number = len(self.versions)
         images, composed = IMAGES[size]
-        settings = Settings(
-            seed=4000 + 100 * self.seed + number,
-            store={"url": str(CACHE / "store")},
-            compose={"images": composed},
-            plan={
-                "images": images,
-                "multi": 0.4,
-                "negatives": 0.05,
-                "shard_size": images // 4,
-                "budget": self.budget,
-            },
-            compute={"runner": "dask-local", "workers": os.cpu_count()}
-            if not torch.cuda.is_available()
-            else {},
-        )
         way = "steered" if self.steered and number else "even"
-        identity = with_weights(settings).identity[:8]
-        name = f"loop-{size}-{way}-{self.seed}-{number}-{identity}"
-        self.versions.append(run_night(settings.model_copy(update={"name": name})).version)
-        self.runs.append(name)
+        made = planned_night(
+            f"loop-{size}-{way}-{self.seed}-{number}",
+            4000 + 100 * self.seed + number,
+            composed,
+            images=images,
+            shard_size=images // 4,
+            budget=self.budget,
+        )
+        self.versions.append(made.version)
+        self.runs.append(made.settings.name)
 
     def training(self, size: Size) -> Training:
         """Return the training on all nights so far."""

@@ -20,7 +20,7 @@ from infra.store import Store, read_shard
 from segmint.console import progress
 from tasks.plan.resolve import with_weights
 
-__all__ = ["Night", "night"]
+__all__ = ["Night", "night", "planned_night", "run_night"]
 
 # generated images, and composed scenes
 _IMAGES = {"quick": (60, 20), "default": (3000, 1500), "full": (12000, 6000)}
@@ -54,24 +54,27 @@ class Night:
 def night(size: Size) -> Night:
     """Return the run of that size; it is made, or resumed, if it is not finished."""
     images, composed = _IMAGES[size]
+    shard_size = 30 if size == "quick" else 100
+    return planned_night(f"bench-{size}", 2026, composed, images=images, shard_size=shard_size)
+
+
+def planned_night(name: str, seed: int, composed: int, **plan: Any) -> Night:
+    """Return the run with this seed, plan and number of composed scenes, as `run_night` does.
+
+    It is called `name`, followed by its identity.
+    """
     settings = Settings(
-        seed=2026,
+        seed=seed,
         store={"url": str(CACHE / "store")},
         compose={"images": composed},
-        plan={
-            "images": images,
-            "multi": 0.4,
-            "negatives": 0.05,
-            "shard_size": 30 if size == "quick" else 100,
-        },
+        plan={"multi": 0.4, "negatives": 0.05, **plan},
         compute={"runner": "dask-local", "workers": os.cpu_count()}
         if not torch.cuda.is_available()
         else {},
     )
     # other weights or settings are another run, beside the ones made before
-    name = f"bench-{size}-{with_weights(settings).identity[:8]}"
-    settings = settings.model_copy(update={"name": name})
-    return run_night(settings)
+    name = f"{name}-{with_weights(settings).identity[:8]}"
+    return run_night(settings.model_copy(update={"name": name}))
 
 
 def run_night(settings: Settings) -> Night:

@@ -8,21 +8,17 @@ night but one. Measured on held-out drawn scenes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 
 from benchmarks.claims import CACHE, Claim, Size, run
-from benchmarks.night import run_night
+from benchmarks.night import planned_night
 from benchmarks.trainings import HELD_OUT, InMemory, Training, mious, recipe_for
-from infra.settings import Settings
 from infra.store import Manifest, SegmentationDataset, Store
 from models.segmenters import TrainingRecipe
-from tasks.plan.resolve import with_weights
 from tasks.schemas import origin_of
 from tasks.train.pool import pool_of
 from tasks.train.start import continued
@@ -60,17 +56,9 @@ def main(size: Size) -> list[Claim]:
 def publish_night(size: Size, number: int) -> str:
     """Return the version of a night, which is made if it is not published."""
     images, composed = IMAGES[size]
-    settings = Settings(
-        seed=3000 + number,
-        store={"url": str(CACHE / "store")},
-        compose={"images": composed},
-        plan={"images": images, "multi": 0.4, "negatives": 0.05, "shard_size": images // 4},
-        compute={"runner": "dask-local", "workers": os.cpu_count()}
-        if not torch.cuda.is_available()
-        else {},
-    )
-    name = f"nights-{size}-{number}-{with_weights(settings).identity[:8]}"
-    return run_night(settings.model_copy(update={"name": name})).version
+    name = f"nights-{size}-{number}"
+    plan = {"images": images, "shard_size": images // 4}
+    return planned_night(name, 3000 + number, composed, **plan).version
 
 
 def trained_on(store: Store, manifests: Sequence[Manifest], size: Size) -> Seeded:

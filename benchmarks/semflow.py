@@ -22,7 +22,9 @@ from infra.store import Store
 from models.embedded.oracle import Oracle, load_oracle
 from models.embedded.training import to_bytes, to_unit
 from models.metrics import class_iou, confusion_matrix, kernel_distance, mean_iou
-from models.segmenters import ArraySet, DrawnScenes, Segmenter, predict_probabilities
+from models.segmenters import ArraySet, DrawnScenes, Segmenter
+from tasks.evaluate.measure import evaluate_segmenter
+from tasks.evaluate.sets import drawn_truth
 from tasks.train.checkpoints import load_folder
 
 SCENES = {"quick": 40, "default": 4000, "full": 20_000}
@@ -70,14 +72,8 @@ def miou(segmenter: Segmenter, steps: int, size: Size) -> float:
     """Return the mIoU on held-out scenes with so many Euler steps."""
     network = segmenter.network
     network.steps = steps  # type: ignore[assignment]
-    scenes = ArraySet(DrawnScenes(HELD_OUT[size]), CLASSES)
-    counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
-    for start in range(0, len(scenes), 25):
-        items = [scenes[index] for index in range(start, min(start + 25, len(scenes)))]
-        found = predict_probabilities(segmenter, torch.stack([item["image"] for item in items]))
-        truth = torch.stack([item["label"] for item in items]).numpy()
-        counts += confusion_matrix(found.argmax(1).numpy(), truth, len(CLASSES))
-    return mean_iou(class_iou(counts))
+    truth = drawn_truth(HELD_OUT[size], CLASSES)
+    return evaluate_segmenter(segmenter, truth, "held-out drawn scenes").miou
 
 
 def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Claim]:
