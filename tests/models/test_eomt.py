@@ -10,7 +10,6 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from models import metrics
 from models.segmenters import (
     Execution,
     Snapshots,
@@ -19,7 +18,6 @@ from models.segmenters import (
     initial_weights,
     load_weights,
     pack_segmenter,
-    predict_probabilities,
     train_segmenter,
     unpack_segmenter,
 )
@@ -27,7 +25,7 @@ from models.segmenters.eomt import Eomt
 from models.segmenters.mask_losses import targets_of
 from models.segmenters.queries import Predictions
 from tests.models.test_mask2former import label
-from tests.models.test_segmenters import CLASSES, Squares
+from tests.models.test_segmenters import CLASSES, Squares, miou_on_squares
 
 SMALL: dict[str, Any] = {
     "width": 32,
@@ -244,10 +242,4 @@ def test_it_comes_back_from_its_files() -> None:
 @pytest.mark.slow
 def test_it_learns() -> None:
     recipe = TrainingRecipe("eomt", 150, 8, 8e-3, warmup=10, precision="fp32")
-    trained = train_segmenter(Squares(), CLASSES, recipe)
-    items = [Squares()[index] for index in range(100, 108)]
-    images = torch.stack([item["image"] for item in items])
-    truth = torch.stack([item["label"] for item in items])
-    said = predict_probabilities(trained.segmenter, images).argmax(1)
-    iou = metrics.class_iou(metrics.confusion_matrix(said.numpy(), truth.numpy(), 3))
-    assert metrics.mean_iou(iou) > 0.7
+    assert miou_on_squares(train_segmenter(Squares(), CLASSES, recipe)) > 0.7

@@ -36,7 +36,7 @@ from models.segmenters.gss.palettes import check_palette, farthest, random_colou
 from models.segmenters.gss.segmentor import VARIANTS
 from models.segmenters.gss.targets import fill
 from models.segmenters.openmmlab import PixelData, SegDataSample
-from tests.models.test_segmenters import CLASSES, Squares
+from tests.models.test_segmenters import CLASSES, Squares, miou_on_squares
 
 SMALL = {"codes": 24, "width": 8, "entry": 8, "blocks": 1}
 TINY = {
@@ -402,13 +402,7 @@ def test_a_bit_code_learns_to_give_back_labels() -> None:
 @pytest.mark.parametrize("variant", ["ft-w", "codes"])
 def test_it_learns(variant: str) -> None:
     recipe = TrainingRecipe(f"gss-{variant}", 80, 8, 8e-3, warmup=10, precision="fp32")
-    trained = train_segmenter(Squares(), CLASSES, recipe)
-    items = [Squares()[index] for index in range(100, 108)]
-    images = torch.stack([item["image"] for item in items])
-    truth = torch.stack([item["label"] for item in items])
-    said = predict_probabilities(trained.segmenter, images).argmax(1)
-    iou = metrics.class_iou(metrics.confusion_matrix(said.numpy(), truth.numpy(), 3))
-    assert metrics.mean_iou(iou) > 0.7
+    assert miou_on_squares(train_segmenter(Squares(), CLASSES, recipe)) > 0.7
 
 
 def test_the_full_size_config_is_whole() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from models import metrics
 from models.parallel import average, rank_and_count, side_by_side
 from models.segmenters import (
     TrainingRecipe,
@@ -18,7 +17,7 @@ from models.segmenters import (
 )
 from models.segmenters.mask_losses import mask_losses, match, targets_of
 from models.segmenters.queries import Predictions
-from tests.models.test_segmenters import CLASSES, Squares
+from tests.models.test_segmenters import CLASSES, Squares, miou_on_squares
 
 POINTS = 4096
 
@@ -144,10 +143,4 @@ def test_processes_weigh_their_losses_by_the_masks_that_they_have(tmp_path: Path
 @pytest.mark.slow
 def test_it_learns() -> None:
     recipe = TrainingRecipe("mask2former", 150, 8, 8e-3, warmup=10, precision="fp32")
-    trained = train_segmenter(Squares(), CLASSES, recipe)
-    items = [Squares()[index] for index in range(100, 108)]
-    images = torch.stack([item["image"] for item in items])
-    truth = torch.stack([item["label"] for item in items])
-    said = predict_probabilities(trained.segmenter, images).argmax(1)
-    iou = metrics.class_iou(metrics.confusion_matrix(said.numpy(), truth.numpy(), 3))
-    assert metrics.mean_iou(iou) > 0.7
+    assert miou_on_squares(train_segmenter(Squares(), CLASSES, recipe)) > 0.7

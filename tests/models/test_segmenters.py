@@ -103,6 +103,16 @@ def recipe(config: str) -> TrainingRecipe:
     return TrainingRecipe(config, 6, batch_size=4, learning_rate=8e-3, warmup=2, precision="fp32")
 
 
+def miou_on_squares(trained: Trained) -> float:
+    """Return the mIoU on squares that no training saw."""
+    items = [Squares()[index] for index in range(100, 108)]
+    images = torch.stack([item["image"] for item in items])
+    truth = torch.stack([item["label"] for item in items])
+    said = predict_probabilities(trained.segmenter, images).argmax(1)
+    confusion = metrics.confusion_matrix(said.numpy(), truth.numpy(), len(CLASSES))
+    return metrics.mean_iou(metrics.class_iou(confusion))
+
+
 def weights(trained: Trained) -> bytes:
     return pack_segmenter(trained.segmenter)["weights.safetensors"]
 
