@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from infra.settings.section import Count, Section, Share, Versions, names
@@ -12,6 +12,18 @@ from infra.settings.section import Count, Section, Share, Versions, names
 __all__ = ["CompareSettings", "EvaluateSettings", "PromoteSettings", "TrainSettings"]
 
 
+def _weight(value: float) -> float:
+    """Refuse a weight that leaves samples out, or that repeats a few of them all the time."""
+    if not 1 / _MOST <= value <= _MOST:
+        raise ValueError(
+            f"give a weight from {1 / _MOST:g} to {_MOST:g}; to leave a version out, take it out "
+            "of train.versions"
+        )
+    return value
+
+
+_MOST = 10.0  # a sample that is rarer or more frequent by more would not count or fill the training
+Weight = Annotated[float, AfterValidator(_weight)]
 # beyond these, an image is a few pixels or takes gigabytes
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 
@@ -50,6 +62,10 @@ class TrainSettings(Section):
     """Processes that load the dataset, for each GPU."""
     versions: Annotated[Versions, NoDecode] = "newest"
     """Versions trained on: newest (the one given), how many of the newest, all, or more by name."""
+    version_weights: dict[str, Weight] = Field(default_factory=dict)
+    """How often samples of each version are drawn, 0.1 to 10; those of the others have 1."""
+    class_weights: dict[str, Weight] = Field(default_factory=dict)
+    """How often each class is drawn, 0.1 to 10; the others have 1, so they are drawn evenly."""
     start: Literal["scratch", "champion"] = "scratch"
     """Initial weights: those of `weights`, or the champion's, which are then trained further."""
     protocol: Literal["synthetic", "joint", "fine-tune", "zero-shot"] = "synthetic"
@@ -69,6 +85,15 @@ class TrainSettings(Section):
             raise ValueError(
                 f"protocol is {self.protocol!r} and unseen is {list(self.unseen)}; zero-shot, and "
                 "no other protocol, needs the classes whose real labels are withheld"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_version_has_nothing_to_be_weighed_against(self) -> TrainSettings:
+        if self.version_weights and self.versions in ("newest", 1):
+            raise ValueError(
+                f"version_weights names {', '.join(self.version_weights)}, but versions is "
+                f"{self.versions!r}, a single one; name several in versions, or drop the weights"
             )
         return self
 

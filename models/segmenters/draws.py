@@ -1,4 +1,4 @@
-"""Draws: the sample that each position of a training sees, evenly by sample or evenly by class.
+"""Draws: the sample that each position of a training sees: evenly by sample or class, or by weight.
 
 A labelled set may have `shares`, (n,) float64: how often each sample is drawn, relative to the
 others. Without them every sample is drawn once per epoch. The draws of an epoch depend on the seed,
@@ -26,34 +26,45 @@ _KEPT = 2  # epochs in memory: a batch may lie in two
 Shares = NDArray[np.float64]
 
 
-def even_shares(shown: NDArray[np.bool_]) -> Shares:
+def even_shares(
+    shown: NDArray[np.bool_],
+    classes: NDArray[np.float64] | None = None,
+    samples: NDArray[np.float64] | None = None,
+) -> Shares:
     """Return shares that make all classes equally frequent, as far as the samples allow.
 
-    `shown` (n, classes) says which classes a sample shows, the background left out. Shares have
-    mean 1 and are those closest to drawing all samples alike, which iterative proportional fitting
-    finds (Deming and Stephan 1940): a sample's share is multiplied by the geometric mean of what
-    its classes lack. Samples of no class keep share 1.
+    `shown` (n, classes) says which classes a sample shows, the background left out. Shares are
+    those closest to drawing all samples alike, which iterative proportional fitting finds (Deming
+    and Stephan 1940): a sample's share is multiplied by the geometric mean of what its classes
+    lack. Without weights shares have mean 1, and samples of no class keep share 1.
+
+    Weights are above 0. A class of twice the weight in `classes` (classes,) becomes twice as
+    frequent. Of two samples that show the same classes, the one of twice the weight in `samples`
+    (n,) has twice the share; those of no class keep their weight.
     """
-    shares = np.ones(len(shown))
+    shares = np.ones(len(shown)) if samples is None else samples.astype(np.float64)
     objects = shown.any(1)
     if not objects.any():
         return shares
-    chosen = shown[objects][:, shown.any(0)].astype(np.float64)
+    present = shown.any(0)
+    chosen = shown[objects][:, present].astype(np.float64)
+    wanted = np.ones(chosen.shape[1]) if classes is None else classes[present]
+    weights = shares[objects]
     sizes = chosen.sum(1)
     fitted = np.ones(len(chosen))
     for _ in range(_ROUNDS):
-        frequencies = fitted @ chosen
-        lacking = np.log(frequencies.mean() / frequencies)
-        fitted = _bounded(fitted * np.exp(chosen @ lacking / sizes))
-    shares[objects] = fitted
+        frequencies = (weights * fitted) @ chosen
+        lacking = np.log(wanted * frequencies.mean() / frequencies)
+        fitted = _bounded(fitted * np.exp(chosen @ lacking / sizes), weights)
+    shares[objects] = weights * fitted
     return shares
 
 
-def _bounded(shares: Shares) -> Shares:
-    """Return shares of mean 1 in [1 / MOST, MOST], scaled where they are inside."""
+def _bounded(factors: Shares, weights: Shares) -> Shares:
+    """Return factors in [1 / MOST, MOST], of mean 1 by these weights, scaled where inside."""
     for _ in range(_SCALINGS):
-        shares = np.clip(shares / shares.mean(), 1 / MOST, MOST)
-    return shares
+        factors = np.clip(factors / np.average(factors, weights=weights), 1 / MOST, MOST)
+    return factors
 
 
 def shares_of(samples: Dataset[Any]) -> Shares | None:

@@ -19,6 +19,7 @@ from tasks.train.checkpoints import read_meta
 from tasks.train.protocols import protocol_of
 from tasks.train.recipe import recipe_of
 from tasks.train.train import class_names
+from tasks.train.weighting import weighting_of
 
 __all__ = ["LETTERS", "Plan", "plan_comparison", "training_settings"]
 
@@ -71,7 +72,9 @@ def plan_comparison(settings: Settings, checkpoints: Sequence[str], version: str
     if settings.compare.minutes:
         recipes = [replace(recipe, steps=0) for recipe in recipes]
     evaluation = settings.evaluate.model_dump(mode="json")
-    data = settings.train.versions, asdict(protocol_of(settings))
+    data = [settings.train.versions, asdict(protocol_of(settings))]
+    if weighting := weighting_of(settings.train):
+        data.append(asdict(weighting))
     made_of = [chosen, version, data, settings.compare.minutes, evaluation, *map(asdict, recipes)]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     return Plan(f"{version or chosen[0]}-{digest[:8]}", chosen, models, version)

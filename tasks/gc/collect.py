@@ -10,6 +10,9 @@
 | runs/<run> and versions  | `abandoned_days` after a write | they are published              |
 | comparisons/<comparison> | with one of its checkpoints    | it is unfinished: as a run      |
 
+An earlier champion can be rolled back to without the versions that it was trained on. These go:
+with `train.versions`, each promotion would otherwise keep several for ever.
+
 pins/<version>.json keeps a version until it is unpinned. What segmint did not write stays and is
 reported (`tasks.gc.ownership`), and so is what cannot be read or deleted.
 """

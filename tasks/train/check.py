@@ -7,6 +7,7 @@ from infra.store import Store, read_version
 from tasks.train.recipe import recipe_of
 from tasks.train.start import champion_start, load_start
 from tasks.train.train import class_names
+from tasks.train.weighting import check_classes, weighting_of
 
 __all__ = ["check_segmenter", "check_sources"]
 
@@ -40,13 +41,15 @@ def check_segmenter(settings: Settings) -> None:
 def check_sources(store: Store, settings: Settings) -> None:
     """Check the versions and the champion that the trainings of these settings take.
 
-    Raises `MissingError` for a named version that is not published, and `SettingsError` if the
-    training starts from the champion and there is none, or it has other classes or is another
-    network.
+    Raises `MissingError` for a named version that is not published, and `SettingsError` for the
+    weight of a class that the vocabulary lacks. The same if the training starts from the champion
+    and there is none, or it has other classes or is another network.
     """
     train = settings.train
-    for name in train.versions if isinstance(train.versions, tuple) else ():
+    named = train.versions if isinstance(train.versions, tuple) else ()
+    for name in (*named, *train.version_weights):
         read_version(store, name)
+    check_classes(weighting_of(train), settings.load_vocabulary().ids)
     if train.start == "champion":
         classes = class_names(settings.load_vocabulary().ids)
         start = champion_start(store, named=lambda start: "")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from infra.store import Manifest
 from tasks.train.protocols import SYNTHETIC, Protocol
 from tasks.train.start import Start
+from tasks.train.weighting import UNWEIGHTED, Weighting
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from models.segmenters import TrainingRecipe
@@ -29,8 +30,9 @@ def checkpoint_name(
     *,
     manifests: Sequence[Manifest] = (),
     start: Start | None = None,
+    weighting: Weighting = UNWEIGHTED,
 ) -> str:
-    """Return the name of the checkpoint of a version, a recipe, a protocol and a start.
+    """Return the name of the checkpoint of a version, a recipe, a protocol, a start and weights.
 
     `manifests` are those of all versions if there are several. Equal arguments give equal names:
     the version, and 8 hex digits of the others' SHA-256.
@@ -39,6 +41,8 @@ def checkpoint_name(
     made_by |= several(manifests)
     if start:
         made_by["start"] = start.sha256
+    if weighting:
+        made_by["weighting"] = asdict(weighting)
     weights = [(file.sha256, file.part) for file in recipe.weights]  # wherever the files lie
     canonical = json.dumps(recipe.identity() | {"weights": weights} | made_by, sort_keys=True)
     return f"{version}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
@@ -56,6 +60,7 @@ def origin_of_checkpoint(
     samples: int,
     protocol: Protocol,
     start: Start | None,
+    weighting: Weighting = UNWEIGHTED,
 ) -> dict[str, Any]:
     """Return what a checkpoint's meta.json says of its training data."""
     return {
@@ -66,4 +71,5 @@ def origin_of_checkpoint(
         "protocol": asdict(protocol),
         **several(manifests),
         **({"start": asdict(start)} if start else {}),
+        **({"weighting": asdict(weighting)} if weighting else {}),
     }

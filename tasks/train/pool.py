@@ -1,8 +1,8 @@
-"""Pool: several versions as one training set, near-duplicates once and evenly drawn by class."""
+"""Pool: versions as one training set, near-duplicates once and drawn evenly or by weight."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from models.duplicates import near_any
 from tasks.schemas import origin_of
 from tasks.train.contents import Contents, read_contents
 from tasks.train.versions import label_table
+from tasks.train.weighting import UNWEIGHTED, Weighting
 
 __all__ = ["Pool", "pool_of"]
 
@@ -57,14 +58,19 @@ class Pool(Dataset[dict[str, Any]]):
         ]
 
 
-def pool_of(store: Store, manifests: Sequence[Manifest], memory: int) -> Pool:
+def pool_of(
+    store: Store,
+    manifests: Sequence[Manifest],
+    memory: int,
+    weighting: Weighting = UNWEIGHTED,
+) -> Pool:
     """Return the samples of these versions, the first of which names the classes.
 
     - Labels are translated by class name (`label_table`). A sample without any pixel left to learn
       from is left out.
     - A sample whose image is nearly that of a sample of an earlier one of `manifests` is left out
       (`models.duplicates`). Within a version nothing is compared: it was selected as a whole.
-    - Classes are drawn evenly (`even_shares`).
+    - Classes are drawn evenly (`even_shares`), or as `weighting` says.
 
     Each loading process keeps up to `memory` bytes of all versions together. Raises what
     `read_contents` raises, and `StoreError` if no version shows any class.
@@ -88,7 +94,19 @@ def pool_of(store: Store, manifests: Sequence[Manifest], memory: int) -> Pool:
             "versions in train.versions"
         )
     samples = SegmentationDataset(store.url, versions, store.options, memory=memory)
-    return Pool(samples, chosen, tables, even_shares(classes))
+    by_class, by_sample = _weights(weighting, manifests, names[0])
+    return Pool(samples, chosen, tables, even_shares(classes, by_class, by_sample[chosen]))
+
+
+def _weights(
+    weighting: Weighting, manifests: Sequence[Manifest], ids: Mapping[str, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weight of each label id from 1 on, and of each sample of all versions."""
+    by_class = np.ones(max(ids.values()))
+    for name, weight in weighting.classes.items():
+        by_class[ids[name] - 1] = weight
+    by_version = [weighting.versions.get(each.version, 1.0) for each in manifests]
+    return by_class, np.repeat(by_version, [each.samples for each in manifests])
 
 
 def _repeated(contents: Sequence[Contents]) -> NDArray[np.bool_]:

@@ -153,11 +153,14 @@ class Withheld(Dataset[Any]):
     def __init__(
         self, samples: Dataset[Any], hidden: Collection[str], classes: Sequence[str]
     ) -> None:
+        from models.segmenters import shares_of
+
         if strange := sorted(set(hidden) - set(classes[1:])):
             raise ValueError(
                 f"train.unseen names {', '.join(strange)}; the version's classes are "
                 f"{', '.join(classes[1:])}"
             )
+        self.shares = shares_of(samples)
         self._samples = samples
         self._hidden = torch.tensor([classes.index(name) for name in hidden], dtype=torch.uint8)
 

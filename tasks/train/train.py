@@ -34,6 +34,7 @@ from tasks.train.protocols import SYNTHETIC, Protocol, protocol_of, training_set
 from tasks.train.recipe import recipe_of
 from tasks.train.start import FINE_TUNING, Start, champion_start, continued, load_start
 from tasks.train.versions import Chosen, chosen_versions
+from tasks.train.weighting import UNWEIGHTED, Weighting, weighting_of
 
 if TYPE_CHECKING:  # mmsegmentation takes seconds to import, so it is loaded where a training starts
     from torch.utils.data import Dataset
@@ -86,6 +87,7 @@ def train_on_version(
     protocol: Protocol = SYNTHETIC,
     *,
     versions: Chosen = "newest",
+    weighting: Weighting = UNWEIGHTED,
     start: Start | None = None,
     gpus: int = 1,
     workers: int = 0,
@@ -93,42 +95,47 @@ def train_on_version(
 ) -> dict[str, Any]:
     """Train on a published version, unless that is done, and return the checkpoint's meta.json.
 
-    `versions` says which others come along (`chosen_versions`), and `start` is a checkpoint to
-    start from. An interrupted training resumes from its snapshot, with any number of `gpus`.
-    Fine-tuning on real images starts from the same training without a protocol, done first.
+    `versions` says which others come along (`chosen_versions`), `weighting` how often each is
+    drawn, and `start` is a checkpoint to start from. An interrupted training resumes from its
+    snapshot, with any number of `gpus`. Fine-tuning on real images starts from the same training
+    without a protocol, done first.
 
-    Raises what `chosen_versions`, `pool_of`, `load_start` and `train_segmenter` raise.
+    Raises what `chosen_versions`, `Weighting.check`, `pool_of`, `load_start` and `train_segmenter`
+    raise.
     """
     how: dict[str, Any] = {"gpus": gpus, "workers": workers}
+    data: dict[str, Any] = {"start": start, "weighting": weighting}
     manifests = chosen_versions(store, version, versions)
-    name = checkpoint_name(version, recipe, protocol, manifests=manifests, start=start)
+    weighting.check(manifests)
+    name = checkpoint_name(version, recipe, protocol, manifests=manifests, **data)
     folder = checkpoint_folder(name)
     if store.exists(f"{folder}/meta.json"):
         return read_meta(store, name, *manifests)
     classes = class_names(origin_of(manifests[0]).classes)
     network = None
     if protocol.kind == "fine-tune":
-        first = train_on_version(store, version, recipe, versions=versions, start=start, **how)
+        first = train_on_version(store, version, recipe, versions=versions, **data, **how)
         network = load_checkpoint(store, first["checkpoint"])
     elif start:
         network = load_start(store, start, recipe, classes)
         recipe = continued(recipe)
-    samples = _samples(store, folder, manifests)
+    samples = _samples(store, folder, manifests, weighting)
     if protocol.kind == "fine-tune":
         recipe = _fine_tuning(recipe, protocol, tuple(samples[0]["label"].shape))
     job = TrainingJob(training_set(protocol, samples, classes), classes, recipe, network)
-    origin = origin_of_checkpoint(name, manifests, len(samples), protocol, start)
+    origin = origin_of_checkpoint(name, manifests, len(samples), protocol, **data)
     return finish_training(store, folder, job, origin, **how, progress=progress)
 
 
 def _samples(
-    store: Store, folder: str, manifests: Sequence[Manifest]
+    store: Store, folder: str, manifests: Sequence[Manifest], weighting: Weighting
 ) -> SegmentationDataset | Pool:
     """Return the samples of the versions; several are noted first in the checkpoint's `folder`."""
-    if len(manifests) == 1:
+    if several(manifests):
+        store.write_json(f"{folder}/versions.json", several(manifests))
+    elif not weighting:
         return SegmentationDataset(store.url, manifests[0].version, store.options, memory=KEPT)
-    store.write_json(f"{folder}/versions.json", several(manifests))
-    return pool_of(store, manifests, KEPT)
+    return pool_of(store, manifests, KEPT, weighting)
 
 
 def _fine_tuning(
@@ -191,6 +198,7 @@ def train(settings: Settings, version: str) -> str:
     protocol = protocol_of(settings)
     chosen: dict[str, Any] = {
         "versions": settings.train.versions,
+        "weighting": weighting_of(settings.train),
         "start": _start(settings, store, version, recipe, protocol),
         "gpus": settings.train.gpus,
         "workers": settings.train.workers,
@@ -213,12 +221,13 @@ def _start(
     """Return the champion if the settings start from it."""
     if settings.train.start == "scratch":
         return None
-    manifests = chosen_versions(store, version, settings.train.versions)
-
-    def named(start: Start) -> str:
-        return checkpoint_name(version, recipe, protocol, manifests=manifests, start=start)
-
-    return champion_start(store, named)
+    data: dict[str, Any] = {
+        "manifests": chosen_versions(store, version, settings.train.versions),
+        "weighting": weighting_of(settings.train),
+    }
+    return champion_start(
+        store, lambda start: checkpoint_name(version, recipe, protocol, start=start, **data)
+    )
 
 
 def report_steps(report: Report) -> Callable[[Row], None]:

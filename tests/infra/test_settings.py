@@ -138,6 +138,11 @@ def test_an_unknown_field_of_a_file_names_the_file(tmp_path: Path) -> None:
         ),
         ("name=a/b", r"name = 'a/b' .* letters, digits"),
         ("plan.multi=0.99", r"multi 0.99 \+ negatives 0.05 is more than 1; lower one"),
+        (
+            "train.class_weights.car=0",
+            r"car = '0' .*from 0.1 to 10; to leave a version",
+        ),
+        ("train.version_weights.a=2", r"names a, but versions is 'newest', a single one; name sev"),
         ("compare.minutes=3", r"minutes is 3, but models is empty.*; name the models"),
         ("compare.models=segformer,segformer", r"name each model once"),
         ("promote.margin=0", r"promote.margin = '0' .* greater than 0"),

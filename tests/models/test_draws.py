@@ -93,6 +93,27 @@ def test_even_classes_need_no_shares() -> None:
     assert even_shares(shown((4, ()))).tolist() == [1.0] * 4
 
 
+def test_a_class_of_twice_the_weight_is_shown_twice_as_often() -> None:
+    labels = shown((50, (0,)), (20, (0, 1)), (20, (1, 2)), (10, (2,)))
+    parts = even_shares(labels, classes=np.array([1.0, 2.0, 1.0])) @ labels
+    assert parts == pytest.approx([parts[0], 2 * parts[0], parts[0]], rel=1e-2)
+
+
+def test_equal_samples_are_drawn_by_their_weights_and_classes_stay_even() -> None:
+    labels = shown((60, (0,)), (30, (1,)), (10, ()))
+    weights = np.array([3.0, 1.0, 1.0] * 30 + [3.0, 1.0] * 5)
+    shares = even_shares(labels, samples=weights)
+    assert shares[0] == pytest.approx(3 * shares[1]) and shares[60] == pytest.approx(3 * shares[61])
+    assert shares[:60].sum() == pytest.approx(shares[60:90].sum())
+    assert shares[90:].tolist() == weights[90:].tolist()
+
+
+def test_weights_of_one_are_no_weights() -> None:
+    labels = shown((50, (0,)), (20, (0, 1)), (20, (1, 2)), (10, ()))
+    same = even_shares(labels, np.ones(3), np.ones(100))
+    assert same.tolist() == even_shares(labels).tolist()
+
+
 def test_parts_and_joined_sets_keep_their_shares() -> None:
     assert shares_of(Squares()) is None
     assert shares_of(ConcatDataset([Squares(2), Squares(3)])) is None

@@ -16,6 +16,7 @@ from tasks.train.naming import checkpoint_name
 from tasks.train.recipe import recipe_of
 from tasks.train.start import FINE_TUNING
 from tasks.train.train import train, train_on_version
+from tasks.train.weighting import Weighting
 from testbed.swift import Bucket
 from tests.models.test_segmenters import TINY
 from tests.tasks.segmenting import publish_squares, small_settings, write_run
@@ -80,6 +81,29 @@ def test_other_versions_or_other_bytes_of_one_give_another_name(tmp_path: Path) 
     chosen = (manifests, manifests[:2], other, manifests[:1])
     names = [checkpoint_name(NEWEST, recipe, manifests=each) for each in chosen]
     assert len(set(names)) == 4 and names[-1] == checkpoint_name(NEWEST, recipe)
+
+
+def test_weights_are_part_of_a_checkpoint_only_where_they_are_set(tmp_path: Path) -> None:
+    settings, store = prepared(tmp_path, **BOTH)
+    plain = train.fn(settings, NEWEST)
+    assert "weighting" not in read_meta(store, plain)
+    chosen = {"version_weights": {NIGHTS[0]: 2}, "class_weights": {"bus": 0.5}}
+    weighted = train.fn(small_settings(tmp_path, train=BOTH | chosen), NEWEST)
+    meta = read_meta(store, weighted)
+    assert meta["weighting"] == {"versions": {NIGHTS[0]: 2.0}, "classes": {"bus": 0.5}}
+    assert weighted != plain and meta["files"] != read_meta(store, plain)["files"]
+    alone = small_settings(tmp_path, train={"class_weights": {"bus": 0.5}, "steps": 2})
+    assert not store.exists(f"checkpoints/{train.fn(alone, NEWEST)}/versions.json")
+
+
+def test_the_weight_of_what_is_not_trained_on_is_refused(tmp_path: Path) -> None:
+    settings, store = prepared(tmp_path)
+    recipe = recipe_of(settings.train, settings.seed)
+    with pytest.raises(SettingsError, match=r"names 'c-1', but the training takes night.*leave"):
+        train_on_version(store, NEWEST, recipe, versions=2, weighting=Weighting({"c-1": 2.0}))
+    with pytest.raises(SettingsError, match=r"names 'buss'.*: did you mean 'bus'\?"):
+        train_on_version(store, NEWEST, recipe, weighting=Weighting(classes={"buss": 2.0}))
+    assert not store.list("checkpoints")
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
@@ -178,6 +202,8 @@ def test_weights_and_the_champion_exclude_each_other(tmp_path: Path) -> None:
     [
         ({"versions": ["typo-1"]}, MissingError, "no version 'typo-1' is published"),
         ({"start": "champion", "weights": None}, SettingsError, "has no champion"),
+        ({"class_weights": {"cra": 2}}, SettingsError, "names 'cra'.* did you mean 'car'"),
+        ({"versions": 5, "version_weights": {"typo-1": 2}}, MissingError, "no version 'typo-1'"),
     ],
 )
 def test_missing_versions_and_champions_end_a_run_before_it_generates(

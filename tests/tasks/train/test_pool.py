@@ -22,6 +22,7 @@ from infra.store import (
     write_shard,
 )
 from tasks.train.pool import Pool, pool_of
+from tasks.train.weighting import UNWEIGHTED, Weighting
 from testbed.swift import Bucket
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import publish_squares
@@ -32,8 +33,10 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "store"))
 
 
-def pooled(store: Store, *versions: str, memory: int = 0) -> Pool:
-    return pool_of(store, [read_version(store, name) for name in versions], memory)
+def pooled(
+    store: Store, *versions: str, memory: int = 0, weighting: Weighting = UNWEIGHTED
+) -> Pool:
+    return pool_of(store, [read_version(store, name) for name in versions], memory, weighting)
 
 
 def squares(pool: Pool) -> list[int]:
@@ -78,6 +81,22 @@ def test_classes_are_drawn_evenly_over_all_versions(store: Store) -> None:
     pool = pooled(store, "new", "old")
     cars = np.array([number % 2 == 0 for number in squares(pool)])
     assert pool.shares[cars].sum() == pytest.approx(pool.shares[~cars].sum())
+
+
+def test_versions_and_classes_are_drawn_by_their_weights(store: Store) -> None:
+    publish_squares(store, "old", count=8)
+    publish_squares(store, "new", count=4, first=8)
+    pool = pooled(store, "new", "old", weighting=Weighting({"old": 2.0}, {"bus": 3.0}))
+    shares = dict(zip(squares(pool), pool.shares, strict=True))
+    cars, buses = (sum(shares[number] for number in range(odd, 12, 2)) for odd in (0, 1))
+    assert buses == pytest.approx(3 * cars)
+    assert shares[0] == pytest.approx(2 * shares[8]) and shares[1] == pytest.approx(2 * shares[9])
+
+
+def test_a_single_version_can_be_drawn_by_class(store: Store) -> None:
+    publish_squares(store, "new", count=4)
+    pool = pooled(store, "new", weighting=Weighting(classes={"car": 2.0}))
+    assert pool.shares == pytest.approx([4 / 3, 4 / 3, 2 / 3, 2 / 3])
 
 
 def test_a_bucket_gives_the_same_in_parallel_within_one_budget_of_memory(
