@@ -95,8 +95,8 @@ def test_even_classes_need_no_shares() -> None:
 
 def test_a_class_of_twice_the_weight_is_shown_twice_as_often() -> None:
     labels = shown((50, (0,)), (20, (0, 1)), (20, (1, 2)), (10, (2,)))
-    parts = even_shares(labels, classes=np.array([1.0, 2.0, 1.0])) @ labels
-    assert parts == pytest.approx([parts[0], 2 * parts[0], parts[0]], rel=1e-2)
+    parts = even_shares(labels, classes=np.array([2.0, 1.0, 1.0])) @ labels
+    assert parts == pytest.approx([2 * parts[1], parts[1], parts[1]], rel=1e-2)
 
 
 def test_equal_samples_are_drawn_by_their_weights_and_classes_stay_even() -> None:
