@@ -19,6 +19,7 @@ __all__ = [
     "calibration_bins",
     "class_iou",
     "confusion_matrix",
+    "entropy",
     "expected_calibration_error",
     "harmonic_mean",
     "kernel_distance",
@@ -112,6 +113,17 @@ def expected_calibration_error(sums: NDArray[np.float64]) -> float:
     """
     count, confidence, hit = sums
     return float(np.abs(confidence - hit).sum() / count.sum()) if count.sum() else float("nan")
+
+
+def entropy(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the entropy of each pixel's class probabilities (C, H, W), (H, W) in [0, 1].
+
+    It is divided by log C: 0 is a certain prediction, 1 an even one over all C > 1 classes.
+    """
+    positive = np.maximum(probabilities, np.finfo(np.float32).tiny)
+    summed = -(probabilities * np.log(positive)).sum(0, dtype=np.float64)
+    found: NDArray[np.float64] = np.clip(summed / np.log(len(probabilities)), 0, 1)
+    return found
 
 
 def kernel_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

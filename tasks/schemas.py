@@ -10,6 +10,7 @@ from infra.parsing import checked
 from infra.store import Manifest, Published, StoreError
 from infra.store.store import NAME
 from infra.vocabulary import Seeds
+from tasks.budgets import Weights, Wording
 
 __all__ = [
     "CHAMPIONS",
@@ -21,7 +22,6 @@ __all__ = [
     "Meta",
     "Origin",
     "Pace",
-    "Planned",
     "Ranking",
     "Record",
     "Shown",
@@ -35,7 +35,6 @@ __all__ = [
 CHAMPIONS = "champions"  # log of the champions; the last entry is the champion
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
-Weights = dict[str, Amount]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Images = Annotated[int, Field(ge=1, le=1 << 24)]
 ClassId = Annotated[int, Field(ge=1, le=254)]
@@ -92,6 +91,7 @@ class Evaluated(_Part):
     images: int = 0
     miou: Share
     iou: dict[str, Share | None]
+    uncertainty: dict[str, Share | None] = {}
 
 
 class Compared(Evaluated):
@@ -139,13 +139,7 @@ class Champion(_Part):
     withdrawn: list[str] = []
 
 
-class Planned(_Part):
-    """The champion, as the next run's plan reads it."""
-
-    budget: Weights = {}
-
-
-class _Budget(_Part):
+class _Budget(Wording):
     budget: Weights | None
 
 

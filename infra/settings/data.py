@@ -17,6 +17,9 @@ __all__ = [
 ]
 
 
+Weight = Annotated[float, Field(gt=0)]
+
+
 class PlanSettings(Section):
     """Number of images, their kinds, and the size of shards."""
 
@@ -34,6 +37,14 @@ class PlanSettings(Section):
     """Share of captions among the prompts of a class that has captions."""
     budget: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Weight per class. Default: the champion's budget; equal weights if there is no champion."""
+    backgrounds: dict[str, Weight] | None = None
+    """Weight per background. Default: the champion's, else equal."""
+    counts: dict[Literal["two", "three"], Weight] | None = None
+    """Weight of two and of three classes within `multi`. Default: the champion's, else equal."""
+    sizes: dict[str, Weight] | None = None
+    """Weight per word of size. Default: the champion's, else equal."""
+    subclasses: dict[str, dict[str, Weight]] | None = None
+    """Factor per sub-class of each class, on the vocabulary's weight. Default: the champion's."""
 
     @model_validator(mode="after")
     def _leave_room_for_single_objects(self) -> PlanSettings:

@@ -114,7 +114,8 @@ def _name(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_name(each) for each in arguments if each is not type(None))
     if origin is dict:
-        return f"table of {_name(arguments[1])}s"
+        inner, _, rest = _name(arguments[1]).partition(" ")
+        return f"table of {inner}s {rest}".rstrip()
     if origin is tuple:
         return f"list of {_name(arguments[0])}"
     return _NAMES[annotation]

@@ -53,6 +53,7 @@ class Evaluation:
     mean over the classes that the set can show, background included. `calibration_error` is the
     expected one of the softmax. `seen`, `unseen` and `harmonic` are None unless unseen classes were
     named. `reliability` are the sums of `metrics.calibration_bins`, (3, `metrics.BINS`).
+    `uncertainty` is the mean `metrics.entropy` of each class's pixels, None without any.
     """
 
     set: str
@@ -66,18 +67,21 @@ class Evaluation:
     unseen: float | None = None
     harmonic: float | None = None
     reliability: list[list[float]] = field(default_factory=list)
+    uncertainty: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a segmenter predicts on each image of a set.
 
-    `bins` (images, 3, `metrics.BINS`) are the sums of `metrics.calibration_bins`. `digests` are the
+    `bins` (images, 3, `metrics.BINS`) are the sums of `metrics.calibration_bins`, and `entropy`
+    (images, classes) those of `metrics.entropy` over the pixels of each class. `digests` are the
     SHA-256 of each image's id, pixels and label; `contents` those of its pixels and size alone.
     """
 
     counts: Counts
     bins: NDArray[np.float64]
+    entropy: NDArray[np.float64]
     digests: list[bytes]
     contents: list[bytes]
 
@@ -95,6 +99,7 @@ class Measured:
         return Measured(
             self.counts[positions],
             self.bins[positions],
+            self.entropy[positions],
             [self.digests[position] for position in positions],
             [self.contents[position] for position in positions],
         )
@@ -117,8 +122,7 @@ def measure(
     """Predict every image and count its pixels; neighbours of one size are predicted together.
 
     `report` gets the number of images of each batch done. Without `inference`, images are predicted
-    whole, once. Raises `ValueError` for label ids that
-    the segmenter does not have.
+    whole, once. Raises `ValueError` for label ids that the segmenter does not have.
     """
     import torch
 
@@ -127,7 +131,11 @@ def measure(
     count = len(cast(Sized, samples))
     classes = len(segmenter.classes)
     found = Measured(
-        np.zeros((count, 3, classes), np.int64), np.zeros((count, 3, metrics.BINS)), [], []
+        np.zeros((count, 3, classes), np.int64),
+        np.zeros((count, 3, metrics.BINS)),
+        np.zeros((count, classes)),
+        [],
+        [],
     )
     chosen = inference or Inference()
     items = (samples[index] for index in range(count))
@@ -147,6 +155,9 @@ def _add(found: Measured, item: LabelledItem, probabilities: NDArray[np.float32]
     confusion = metrics.confusion_matrix(probabilities.argmax(0), truth, len(probabilities))
     found.counts[position] = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     found.bins[position] = metrics.calibration_bins(probabilities[None], truth[None])
+    uncertain = metrics.entropy(probabilities)
+    counted = truth != metrics.IGNORE
+    found.entropy[position] = np.bincount(truth[counted], uncertain[counted], len(probabilities))
     digest = hashlib.sha256(item["id"].encode())
     digest.update(item["image"].numpy().tobytes())
     digest.update(truth.tobytes())
@@ -199,6 +210,8 @@ def summarise(
     means = metrics.seen_unseen(shown, hidden) if hidden else (None, None, None)
     seen, unseen_mean, harmonic = map(_known, means)
     by_class = zip(classes, iou, strict=True)
+    truth = sums[TRUTH]
+    uncertain = np.where(truth > 0, measured.entropy.sum(0) / np.maximum(truth, 1), np.nan)
     return Evaluation(
         name,
         measured.fingerprint(classes),
@@ -211,6 +224,7 @@ def summarise(
         unseen_mean,
         harmonic,
         measured.bins.sum(0).tolist(),
+        {name: _known(float(value)) for name, value in zip(classes, uncertain, strict=True)},
     )
 
 

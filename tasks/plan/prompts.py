@@ -7,10 +7,8 @@ the same way and with the same frequencies, since the embedded model was trained
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from infra.settings import PlanSettings
 from infra.vocabulary import Background, ClassEntry, Vocabulary
+from tasks.plan.lots import THREE, Lot, Lots, share_of_three
 
 __all__ = [
     "Ints",
@@ -36,7 +35,6 @@ T = TypeVar("T")
 
 MOST_CLASSES = 3  # that one prompt names
 MOST_DRAWS = 3 + 8 * MOST_CLASSES  # random numbers that the wording of one row can take
-THREE = 0.3  # share of prompts with several objects that name three classes
 # Probability that a phrase has a size, has an adjective, and is plural: those of the drawn world.
 SIZE = 0.25
 ADJECTIVE = 0.6
@@ -70,7 +68,8 @@ def choose_classes(
     singles = plan.images - negatives - multi
     chosen = np.full((plan.images, MOST_CLASSES), -1, np.int16)  # small: there may be ten million
     chosen[:singles, 0] = np.repeat(np.arange(len(weights)), _apportion(singles, weights))
-    chosen[singles : singles + multi] = distinct_classes(rng, multi, weights, vocabulary)
+    three = share_of_three(plan)
+    chosen[singles : singles + multi] = distinct_classes(rng, multi, weights, vocabulary, three)
     return rng.permutation(chosen)
 
 
@@ -83,12 +82,17 @@ def _apportion(total: int, weights: NDArray[np.float64]) -> Ints:
 
 
 def distinct_classes(
-    rng: np.random.Generator, rows: int, weights: NDArray[np.float64], vocabulary: Vocabulary
+    rng: np.random.Generator,
+    rows: int,
+    weights: NDArray[np.float64],
+    vocabulary: Vocabulary,
+    three: float = THREE,
 ) -> Ints:
     """Two or three different classes per row (rows, 3), drawn by weight one by one; -1 for none.
 
-    All classes of a row are found on one background, and none avoids another. Two classes that no
-    third goes with stay two. Raises `PlanError` if no two classes go together.
+    `three` is the share of rows that have three. All classes of a row are found on one background,
+    and none avoids another. Two classes that no third goes with stay two. Raises `PlanError` if no
+    two classes go together.
     """
     found_on = vocabulary.found_on
     together = ~vocabulary.apart
@@ -99,7 +103,7 @@ def distinct_classes(
             "prompts of several objects need two classes of weight above 0 that are found on one "
             "background; set plan.multi and compose.images to 0"
         )
-    sizes = np.where(rng.random(rows) < THREE, 3, 2)
+    sizes = np.where(rng.random(rows) < three, 3, 2)
     chosen = np.full((rows, MOST_CLASSES), -1, np.int64)
     for start in range(0, rows, 65536):  # keeps (rows, classes) small
         block = chosen[start : start + 65536]
@@ -127,32 +131,34 @@ def random_numbers(
 
 
 def word_rows(
-    vocabulary: Vocabulary, numbers: Iterable[tuple[list[int], Iterator[float]]]
+    vocabulary: Vocabulary, numbers: Iterable[tuple[list[int], Iterator[float]]], lots: Lots
 ) -> Iterator[Row]:
     """Rows worded from class indices and random numbers, as `random_numbers` yields them."""
 
     @cache
-    def found(*classes: int) -> tuple[Sequence[ClassEntry], Sequence[Background]]:
+    def found(*classes: int) -> tuple[Sequence[ClassEntry], Lot[Background]]:
         entries = [vocabulary.classes[index] for index in classes]
-        return entries, vocabulary.backgrounds_of(entries)
+        return entries, lots.backgrounds(vocabulary.backgrounds_of(entries))
 
     for classes, draws in numbers:
-        yield _word_row(vocabulary, *found(*classes), draws)
+        yield _word_row(vocabulary, *found(*classes), lots, draws)
 
 
 def _word_row(
     vocabulary: Vocabulary,
     entries: Sequence[ClassEntry],
-    backgrounds: Sequence[Background],
+    backgrounds: Lot[Background],
+    lots: Lots,
     draws: Iterator[float],
 ) -> Row:
-    background = pick(backgrounds, draws)
+    background = backgrounds.draw(draws)
     name = pick(background.synonyms, draws)
     if not entries:
         return Row("negative", name, [], [], background.name, [])
     template = pick(vocabulary.templates, draws)
+    several = len(entries) > 1
     determiners, phrases = zip(
-        *(_noun_phrase(vocabulary, e, len(entries) > 1, draws) for e in entries), strict=True
+        *(_noun_phrase(vocabulary, lots, each, several, draws) for each in entries), strict=True
     )
     objects = _enumerated([" ".join(pair) for pair in zip(determiners, phrases, strict=True)])
     kind = "single" if len(entries) == 1 else "multi"
@@ -162,22 +168,20 @@ def _word_row(
 
 
 def _noun_phrase(
-    vocabulary: Vocabulary, entry: ClassEntry, with_others: bool, draws: Iterator[float]
+    vocabulary: Vocabulary,
+    lots: Lots,
+    entry: ClassEntry,
+    with_others: bool,
+    draws: Iterator[float],
 ) -> tuple[str, str]:
     """Determiner and phrase of one class, such as "two" and "small red cars"."""
     several = with_others and entry.plurals and len(vocabulary.counts) > 1 and next(draws) < SEVERAL
-    words = [pick(vocabulary.sizes, draws)] if vocabulary.sizes and next(draws) < SIZE else []
+    words = [lots.sizes.draw(draws)] if lots.sizes and next(draws) < SIZE else []
     words += [pick(entry.adjectives, draws)] if entry.adjectives and next(draws) < ADJECTIVE else []
-    words += [_weighted(entry.subclasses, draws)] if entry.subclasses else []
+    words += [lots.subclasses[entry.name].draw(draws)] if entry.subclasses else []
     words.append(pick(entry.plurals if several else entry.synonyms, draws))
     phrase = " ".join(word for word in words if word)
     return pick(vocabulary.counts[1:], draws) if several else _article(phrase), phrase
-
-
-def _weighted(options: Mapping[str, float], draws: Iterator[float]) -> str:
-    """An option drawn by weight with the next number of `draws`."""
-    reach = list(accumulate(options.values()))
-    return list(options)[bisect_right(reach, next(draws) * reach[-1])]
 
 
 def _article(word: str) -> str:

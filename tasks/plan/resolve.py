@@ -16,7 +16,8 @@ from prefect.runtime import flow_run
 from infra.settings import Settings
 from infra.store import Store, read_version
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
-from tasks.plan.rows import resolve_budget, stored_record
+from tasks.plan.budget import resolve_budget
+from tasks.plan.rows import stored_record
 from tasks.schemas import origin_of
 
 __all__ = [

@@ -23,7 +23,6 @@ millions. `tasks.plan.table` reads what `start_run` wrote.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -34,16 +33,17 @@ from numpy.typing import NDArray
 
 from infra.settings import Settings, check_same_run
 from infra.store import Store
-from infra.store.log import read_last
 from infra.vocabulary import Vocabulary, has_word
+from tasks.plan.budget import resolve_budget
 from tasks.plan.captions import read_captions, sort_captions, with_captions
 from tasks.plan.composed import Material
+from tasks.plan.lots import Lots
 from tasks.plan.prompts import PlanError, Row, choose_classes, random_numbers, word_rows
 from tasks.plan.table import plan_path, stored_plan
 from tasks.plan.tokens import CLIP_TOKENS, PromptLengths, TokenCounter
-from tasks.schemas import CHAMPIONS, Planned, Record
+from tasks.schemas import Record
 
-__all__ = ["PlanError", "make_plan", "plan_groups", "resolve_budget", "start_run", "stored_record"]
+__all__ = ["PlanError", "make_plan", "plan_groups", "start_run", "stored_record"]
 
 GROUP_ROWS = 1 << 14  # approximate rows per group of the table; a shard's task reads one group
 
@@ -70,15 +70,15 @@ def plan_groups(
     """The plan of these settings in groups of whole shards, first generated, then composed ones.
 
     `count_tokens` returns the length of each prompt with its begin and end tokens. Raises
-    `PlanError` for a prompt over `max_tokens`, for an unknown class in the budget, and for a
-    phrase that is missing in its prompt.
+    `PlanError` for a prompt over `max_tokens` and for a phrase that is missing in its prompt, and
+    `VocabularyError` for the weight of a class or word that the vocabulary lacks.
     """
     rng = np.random.default_rng(settings.seed)
     weights = _weights(settings.plan.budget, vocabulary)
     chosen = choose_classes(rng, settings.plan, weights, vocabulary)
     material = Material(chosen, vocabulary)
     material.check(settings.compose.images)
-    rows = word_rows(vocabulary, random_numbers(rng, chosen))
+    rows = word_rows(vocabulary, random_numbers(rng, chosen), Lots(vocabulary, settings.plan))
     if settings.plan.captions:
         lines = read_captions(settings.plan.captions)
         captions = sort_captions(lines, vocabulary, count_tokens, max_tokens)
@@ -155,7 +155,7 @@ def start_run(
 ) -> Settings:
     """Write `runs/<name>/settings.json` and `plan.parquet` unless stored; return the settings.
 
-    The returned settings have a budget. A stored run keeps its own budget and plan, even if the
+    The returned settings have weights. A stored run keeps its own weights and plan, even if the
     champion or the shard size has changed since. Raises `SettingsError` if the run was started with
     other settings, and the errors of `make_plan`, before anything is written.
     """
@@ -186,29 +186,3 @@ def stored_record(store: Store, run: str) -> dict[str, Any] | None:
 
 def _record_path(run: str) -> str:
     return f"runs/{run}/settings.json"
-
-
-def resolve_budget(
-    store: Store, settings: Settings, record: dict[str, Any] | None = None
-) -> Settings:
-    """Settings with a budget: their own, else the stored run's, else that of the champion.
-
-    `record` is the stored run's settings.json. Without any budget all weights are equal.
-    """
-    if settings.plan.budget is not None:
-        return settings
-    budget = record["settings"]["plan"]["budget"] if record else _champion_budget(store, settings)
-    return settings.model_copy(update={"plan": settings.plan.model_copy(update={"budget": budget})})
-
-
-def _champion_budget(store: Store, settings: Settings) -> dict[str, float] | None:
-    """The champion's weights for this run's classes, scaled to mean 1, or None.
-
-    A class that the champion does not know has weight 1.
-    """
-    _, champion = read_last(store, CHAMPIONS, Planned)
-    names = settings.load_vocabulary().names
-    known = (champion or {}).get("budget", {})
-    budget = {name: weight for name, weight in known.items() if name in names}
-    mean = math.fsum(budget.values()) / max(len(budget), 1)
-    return {name: round(weight / mean, 6) for name, weight in budget.items()} if mean else None

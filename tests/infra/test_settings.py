@@ -281,6 +281,7 @@ def test_settings_marked_as_identity_are_exactly_those_that_are_hashed() -> None
         inner = value if isinstance(value, dict) and name != "vocabulary" else None
         hashed |= {f"{name}.{field}" for field in inner} if inner is not None else {name}
     hashed |= {"classes", "generator.attention"}  # by the vocabulary; at its default left out
+    hashed |= {f"plan.{name}" for name in ("backgrounds", "counts", "sizes", "subclasses")}
     leaves = {name for name in dict(fields_of(Settings)) if name not in Settings.model_fields}
     leaves |= {"name", "seed", "vocabulary", "classes"}
     assert {name for name in leaves if in_identity(name)} == hashed
