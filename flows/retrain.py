@@ -13,6 +13,7 @@ from tasks.evaluate.evaluate import evaluate
 from tasks.monitor.watch import watching
 from tasks.plan.resolve import for_version
 from tasks.promote.champion import promote
+from tasks.promote.survey import survey
 from tasks.publish.version import run_of
 from tasks.report.page import report
 from tasks.train.train import train
@@ -22,7 +23,7 @@ __all__ = ["retrain"]
 
 @flow(name="retrain", flow_run_name="{version}")
 def retrain(settings: Settings, version: str) -> dict[str, Any]:
-    """Train on a version, evaluate, promote, and plan the next run's budget.
+    """Train on a version, evaluate, promote, and set the next run's budget.
 
     Each step resumes if it was stopped. Returns the result of `promote`: the champion, whether and
     why it changed, and the challenger with its evaluation.
@@ -37,6 +38,7 @@ def retrain(settings: Settings, version: str) -> dict[str, Any]:
     with watching(settings):
         checkpoint = train(settings, version)
         evaluation = evaluate(settings, checkpoint)
+        survey(settings, version)
         outcome = promote(settings, checkpoint, evaluation["fingerprint"])
         report(settings, run=run_of(settings, version))
     return outcome

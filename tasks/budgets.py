@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Planned", "Steering", "Weights", "Wording"]
+__all__ = ["Planned", "Steering", "Survey", "Weights", "Wording"]
 
 Amount = Annotated[float, Field(ge=0)]
 Weights = dict[str, Amount]
@@ -33,6 +33,20 @@ class Planned(_Part):
     weights: Wording = Wording()
 
 
+class _Object(_Part):
+    row: int
+    of: str
+    missing: Amount
+    uncertain: Amount
+
+
+class Survey(_Part):
+    """survey.json of a run: how a checkpoint predicts objects of a run that it did not see."""
+
+    checkpoint: str
+    objects: list[_Object]
+
+
 class _Steered(_Part):
     what: str
     name: str
@@ -46,5 +60,4 @@ class _Steered(_Part):
 class Steering(_Part):
     """budget.json of a run: what set the next run's weights, as the report shows it."""
 
-    surveyed_by: str = ""
     rows: list[_Steered] = []

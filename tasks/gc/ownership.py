@@ -23,7 +23,7 @@ _Names = Mapping[str, Any]
 _SHARDS: _Names = {r"\d{5,}(-\w+)?\.(json|parquet|zarr)": None}
 _KINDS: Mapping[str, _Names] = {
     "runs": {
-        r"(settings|ranking|training|evaluation)\.json": None,
+        r"(settings|ranking|training|evaluation|survey|budget)\.json": None,
         r"plan\.parquet|report\.html|affinity\.safetensors": None,
         "|".join(each.name for each in STAGES if each.in_run): _SHARDS,
     },

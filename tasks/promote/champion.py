@@ -25,6 +25,7 @@ from tasks.promote.pointer import (
     move_champion,
     read_champion,
 )
+from tasks.train.train import write_to_run
 
 __all__ = ["champion_of", "promote", "roll_back", "watch_champion"]
 
@@ -33,8 +34,9 @@ __all__ = ["champion_of", "promote", "roll_back", "watch_champion"]
 def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, Any]:
     """Let a checkpoint, as evaluated on the set `fingerprint`, challenge the champion.
 
-    The champion is measured on that set if it was not. The budget comes from the IoU of the
-    champion and the keep rates of the run that made the challenger's version.
+    The champion is measured on that set if it was not. The next run's budget comes from the
+    evaluation of the champion, and from keep rates and survey of the run that made the challenger's
+    version. It is also written to that run as budget.json, for its report.
 
     Returns the champion's entry with `moved` and `reason`, and two entries of `checkpoint`,
     `version` and `evaluation`: `trained`, the checkpoint that was handed in (as `challenger` too),
@@ -45,6 +47,7 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     moved, standing, reason = move_champion(
         store, lambda before: _challenged(store, settings, before, challenger)
     )
+    write_to_run(store, challenger["version"], "budget", {"rows": standing["steering"]})
     return {
         **standing,
         "moved": moved,
@@ -70,7 +73,7 @@ def _challenged(
         elif decision.compared:
             standing = _withstanding(store, champion, challenger["checkpoint"])
     budget = budget_after(store, standing["evaluation"], challenger["version"])
-    return {**standing, "budget": budget}, decision.reason
+    return {**standing, **budget}, decision.reason
 
 
 def _succeeding(store: Store, challenger: Entry, champion: Entry) -> Entry:
@@ -185,7 +188,7 @@ def _chosen(
         "before": before[: before.index(name)] if name in before else before,
         "lost": lost,
         "withdrawn": rest["withdrawn"],
-        "budget": budget_after(store, entry["evaluation"], entry["version"]),
+        **budget_after(store, entry["evaluation"], entry["version"]),
     }
 
 

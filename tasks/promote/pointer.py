@@ -3,6 +3,8 @@
 champions/<number>.json   a log (`infra.store.log`); the last entry is the champion
     checkpoint, version, evaluation
     budget: share of each class in the next night
+    weights: of what its prompts say beside the classes (`budget`)
+    steering: what led to both, for the report
     before: earlier champions, the last one last
     lost: challengers that did not beat a champion, since one was chosen by hand
     withdrawn: checkpoints that were rolled back
@@ -22,7 +24,8 @@ from infra.store import MissingError, Store, StoreError, read_version
 from infra.store.agreement import back_off
 from infra.store.log import append_entry, read_last
 from tasks.evaluate.stored import evaluation_path, list_evaluations
-from tasks.promote.budget import keep_rates, next_budget
+from tasks.promote.budget import Budget, budget_of
+from tasks.promote.outcomes import read_outcomes
 from tasks.schemas import CHAMPIONS, Champion, Measurement, origin_of
 from tasks.train.checkpoints import read_meta
 
@@ -77,18 +80,23 @@ def entry_of(store: Store, checkpoint: str, evaluation: str) -> Entry:
     }
 
 
-def budget_after(store: Store, evaluation: Mapping[str, Any], version: str) -> dict[str, float]:
-    """Return the next night's share of each class, given the champion's evaluation.
+def budget_after(store: Store, evaluation: Mapping[str, Any], version: str) -> Entry:
+    """Return the part of an entry that the next run plans by, given the champion's evaluation.
 
-    Keep rates are those of the run that made `version`. IoU comes from the deciding images, so that
-    the reported figures influence nothing.
+    Keep rates and survey are those of the run that made `version`. IoU and uncertainty come from
+    the deciding images, so that the reported figures influence nothing.
     """
-    iou = evaluation.get("decision", evaluation)["iou"]
+    measured = evaluation.get("decision", evaluation)
     try:
         origin = origin_of(read_version(store, version))
     except MissingError:  # deleted by `segmint gc`, with the keep rates
-        return next_budget(iou, {name: 1.0 for name in iou if name != "background"})
-    return next_budget(iou, dict.fromkeys(origin.classes, 1.0) | keep_rates(store, origin.run))
+        names = [name for name in measured["iou"] if name != "background"]
+        return _parts(budget_of(measured, names, {}))
+    return _parts(budget_of(measured, origin.classes, read_outcomes(store, origin.run)))
+
+
+def _parts(budget: Budget) -> Entry:
+    return {"budget": budget.classes, "weights": budget.weights, "steering": budget.rows}
 
 
 def last_evaluation(store: Store, checkpoint: str, fingerprint: str) -> str:

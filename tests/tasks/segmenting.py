@@ -59,7 +59,12 @@ def write_run(
         {"row": range(len(rows)), "id": [f"{row:08d}" for row in range(len(rows))]}
     )
     store.write_json("runs/nightly/settings.json", {})
-    plan = table.assign(classes=[[name] for name, *_ in rows], kind=[kind for *_, kind in rows])
+    plan = table.assign(
+        classes=[[name] for name, *_ in rows],
+        kind=[kind for *_, kind in rows],
+        background="street",
+        phrases=[[name] for name, *_ in rows],
+    )
     write_plan(store, "runs/nightly/plan.parquet", plan)
     verdicts = table.assign(
         keep=[kept for _, kept, _ in rows], reason=["" if kept else "area" for _, kept, _ in rows]

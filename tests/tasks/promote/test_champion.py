@@ -11,9 +11,10 @@ from infra.store import MissingError, Store, StoreError
 from tasks.evaluate.bootstrap import LEAST_IMAGES
 from tasks.evaluate.measure import HITS, PREDICTED, Counts
 from tasks.evaluate.stored import write_evaluation
-from tasks.promote.budget import LEAST, LEAST_KEPT, LEAST_NEED, MOST, keep_rates, next_budget
+from tasks.promote.budget import LEAST, LEAST_KEPT, LEAST_NEED, MOST, next_budget
 from tasks.promote.champion import promote, roll_back, watch_champion
 from tasks.promote.decision import Decision, compare_counts, settle
+from tasks.promote.outcomes import keep_rates, read_outcomes
 from tasks.promote.pointer import read_champion
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings, write_run
 
@@ -217,15 +218,15 @@ def evaluated(store: Store, found: dict[str, Any]) -> None:
 
 
 def test_keep_rates_are_counted_by_class(store: Store) -> None:
-    assert keep_rates(store, "nightly") == {"car": 0.75, "bus": 0.25}
-    assert keep_rates(store, "gone") == {}
+    assert keep_rates(read_outcomes(store, "nightly")) == {"car": 0.75, "bus": 0.25}
+    assert keep_rates(read_outcomes(store, "gone")) == {}
 
 
 def test_composed_rows_do_not_count_for_keep_rates(store: Store) -> None:
     generated = {"car": [True, False], "bus": [True, False, False, False]}
     scenes = {"car": [True] * 4, "bus": [True] * 4}
     write_run(store, generated, composed=scenes)
-    assert keep_rates(store, "nightly") == {"car": 0.5, "bus": 0.25}
+    assert keep_rates(read_outcomes(store, "nightly")) == {"car": 0.5, "bus": 0.25}
 
 
 def test_the_champion_moves_up_only(settings: Settings, store: Store) -> None:
