@@ -1,8 +1,8 @@
 """Does steering help? Five nights whose budget follows the last evaluation, against even budgets.
 
 Both ways begin with the same first night. After each night a segmenter is trained on all nights so
-far. Where nights are steered, its IoU of each class and the share of samples kept set the next
-night's budget, as `promote` does it. The last networks are trained as long as by default, those
+far. Where nights are steered, the next night is planned as `promote` makes it: by the segmenter's
+evaluation, the share of samples kept, and the survey of the night by the segmenter before. The last networks are trained as long as by default, those
 before them a third of it; all are measured on held-out drawn scenes.
 """
 
@@ -16,9 +16,13 @@ import numpy as np
 from benchmarks.claims import CACHE, Claim, Size, run
 from benchmarks.night import planned_night
 from benchmarks.trainings import HELD_OUT, InMemory, Training, recipe_for, results
-from infra.store import SegmentationDataset, Store
-from tasks.promote.budget import keep_rates, next_budget
+from infra.settings import EvaluateSettings
+from infra.store import SegmentationDataset, Store, read_version
+from tasks.promote.budget import budget_of
+from tasks.promote.outcomes import read_outcomes, survey_path
+from tasks.promote.survey import survey_version
 from tasks.schemas import origin_of
+from tasks.train.checkpoints import load_folder
 from tasks.train.pool import pool_of
 from tasks.train.train import class_names
 from tasks.train.versions import chosen_versions
@@ -33,13 +37,14 @@ BOTH = (True, False)
 
 @dataclass
 class Loop:
-    """The nights of one way and seed so far, and the budget of the next one."""
+    """The nights of one way and seed so far, and the weights that the next one is planned by."""
 
     seed: int
     steered: bool
     versions: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
-    budget: dict[str, float] | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    before: str = ""
 
     def publish(self, size: Size) -> None:
         """Make the next night."""
@@ -52,7 +57,7 @@ class Loop:
             composed,
             images=images,
             shard_size=images // 4,
-            budget=self.budget,
+            **self.plan,
         )
         self.versions.append(made.version)
         self.runs.append(made.settings.name)
@@ -76,12 +81,22 @@ class Loop:
             HELD_OUT[size],
         )
 
-    def steer(self, iou: dict[str, float | None]) -> None:
-        """Set the next night's budget from the evaluation of the last training."""
-        if self.steered:
-            store = Store.open(str(CACHE / "store"))
-            self.budget = next_budget(iou, keep_rates(store, self.runs[-1]))
-            print(f"budget of night {len(self.versions) + 1}, seed {self.seed}:", self.budget)
+    def steer(self, evaluation: dict[str, Any], trained: str) -> None:
+        """Plan the next night after an evaluation of the last training, whose key is `trained`."""
+        if not self.steered:
+            return
+        store = Store.open(str(CACHE / "store"))
+        manifest = read_version(store, self.versions[-1])
+        if self.before and not store.exists(survey_path(self.runs[-1])):
+            segmenter = load_folder(Store.open(str(CACHE / "trainings")), self.before)
+            objects = survey_version(store, segmenter, manifest, EvaluateSettings())
+            survey = {"checkpoint": self.before, "objects": objects}
+            store.write_json(survey_path(self.runs[-1]), survey)
+        outcomes = read_outcomes(store, self.runs[-1])
+        found = budget_of(evaluation, origin_of(manifest).classes, outcomes)
+        self.before = trained
+        self.plan = {"budget": found.classes, **found.weights}
+        print(f"night {len(self.versions) + 1}, seed {self.seed}:", self.plan)
 
 
 def main(size: Size) -> list[Claim]:
@@ -90,9 +105,10 @@ def main(size: Size) -> list[Claim]:
     for _ in range(NIGHTS[size]):
         for loop in loops:
             loop.publish(size)
-        evaluations = results([loop.training(size) for loop in loops])
-        for loop, evaluation in zip(loops, evaluations, strict=True):
-            loop.steer(evaluation["iou"])
+        trainings = [loop.training(size) for loop in loops]
+        evaluations = results(trainings)
+        for loop, evaluation, training in zip(loops, evaluations, trainings, strict=True):
+            loop.steer(evaluation, training.key())
     worst = [min(value or 0.0 for value in each["iou"].values()) for each in evaluations]
     mious = [each["miou"] for each in evaluations]
     return [

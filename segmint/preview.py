@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from infra.settings import Settings, check_same_run
 from infra.store import Store
 from segmint import console as show
+from tasks.plan.budget import FIELDS
 from tasks.plan.captions import read_captions, sort_captions
 from tasks.plan.cost import Cost, estimate, measured_rate
 from tasks.plan.resolve import resolve
@@ -16,7 +18,7 @@ from tasks.plan.rows import plan_groups, stored_record
 from tasks.plan.tokens import TokenCounter, load_tokenizer
 from tasks.publish.samples import version_of
 from tasks.publish.version import is_published
-from tasks.train.check import check_segmenter
+from tasks.train.check import check_segmenter, check_sources
 from tasks.train.protocols import check_sets
 
 __all__ = ["preview"]
@@ -24,10 +26,11 @@ __all__ = ["preview"]
 
 @dataclass
 class _Counts:
-    """What a plan holds: images by kind, images by class, shards, and the first rows."""
+    """What a plan holds: images by kind, images by class, weights, shards, and the first rows."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
+    weights: dict[str, Any] = field(default_factory=dict)
     shards: int = 0
     first: list[dict[str, str]] = field(default_factory=list)
 
@@ -39,6 +42,7 @@ def preview(store: Store, settings: Settings, examples: int, json: bool) -> None
     """
     check_sets(settings)
     check_segmenter(settings)
+    check_sources(store, settings)
     count_tokens, max_tokens = load_tokenizer(settings.generator.path)
     settings = resolve(store, settings)
     stored = stored_record(store, settings.name)
@@ -62,7 +66,8 @@ def _counted(
     settings: Settings, examples: int, count_tokens: TokenCounter, max_tokens: int
 ) -> _Counts:
     vocabulary = settings.load_vocabulary()
-    counts = _Counts()
+    weights = {name: getattr(settings.plan, name) for name in FIELDS}
+    counts = _Counts(weights={name: found for name, found in weights.items() if found})
     groups = plan_groups(settings, vocabulary, count_tokens=count_tokens, max_tokens=max_tokens)
     for group in groups:
         shown = group.head(examples - len(counts.first))[["id", "kind", "prompt"]]
@@ -120,6 +125,15 @@ def _in_words(cost: _Estimate | None) -> str:
     return f"{amounts}, as in run {cost.measured_on!r}"
 
 
+def _weights(weights: dict[str, Any], of: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield each weight of a plan with its field and name; sub-classes after their class."""
+    for name, value in weights.items():
+        if isinstance(value, dict):
+            yield from _weights(value, f"{of}.{name}" if of else f"plan.{name}")
+        else:
+            yield of, name, f"{value:.2f}"
+
+
 def _tables(settings: Settings, counts: _Counts, captions: dict[str, int]) -> None:
     kinds: list[tuple[Any, ...]] = [*counts.kinds.most_common()]
     show.table(f"Plan of run {settings.name!r}", ["kind", "images"], kinds)
@@ -128,5 +142,7 @@ def _tables(settings: Settings, counts: _Counts, captions: dict[str, int]) -> No
     if captions:
         title = f"Captions of {settings.plan.captions}"
         show.table(title, ["", "lines"], list(captions.items()))
+    if weights := list(_weights(counts.weights)):
+        show.table("Weights, 1 for an even part", ["of", "name", "weight"], weights)
     columns = ["id", "kind", "prompt"]
     show.table("First rows", columns, [[row[name] for name in columns] for row in counts.first])

@@ -44,7 +44,10 @@ def described_outcome(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name in ("trained", "champion")
     ]
     moved = "promoted" if outcome["moved"] else "not promoted"
-    return [*rows, ("decision", f"{moved}: {outcome['reason']}")]
+    rows.append(("decision", f"{moved}: {outcome['reason']}"))
+    most = sorted(outcome.get("steering", []), key=lambda row: -row["weight"])[:3]
+    more = [f"{row['name']} ({row['weight']:.1f} times)" for row in most if row["weight"] > 1]
+    return [*rows, *([("next run", f"more of {', '.join(more)}")] if more else [])]
 
 
 def _measured(evaluation: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from string import ascii_uppercase
+from typing import Any
 
 from infra.blocks import open_store
 from infra.settings import Settings, SettingsError
@@ -72,12 +73,23 @@ def plan_comparison(settings: Settings, checkpoints: Sequence[str], version: str
     if settings.compare.minutes:
         recipes = [replace(recipe, steps=0) for recipe in recipes]
     evaluation = settings.evaluate.model_dump(mode="json")
-    data = [settings.train.versions, asdict(protocol_of(settings))]
-    if weighting := weighting_of(settings.train):
-        data.append(asdict(weighting))
-    made_of = [chosen, version, data, settings.compare.minutes, evaluation, *map(asdict, recipes)]
+    made_of = [
+        chosen,
+        version,
+        _data(settings),
+        settings.compare.minutes,
+        evaluation,
+        *map(asdict, recipes),
+    ]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     return Plan(f"{version or chosen[0]}-{digest[:8]}", chosen, models, version)
+
+
+def _data(settings: Settings) -> list[Any]:
+    """Return what the trainings learn from."""
+    weighting = weighting_of(settings.train)
+    weights = [asdict(weighting)] if weighting else []
+    return [settings.train.versions, asdict(protocol_of(settings)), *weights]
 
 
 def training_settings(settings: Settings, model: str, steps: int | None = None) -> Settings:

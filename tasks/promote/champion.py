@@ -6,6 +6,7 @@ Doing it again with the same checkpoint changes nothing. `pointer` describes an 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from prefect import task
@@ -13,7 +14,7 @@ from prefect import task
 from infra.blocks import open_store
 from infra.events import REGRESSED, emit
 from infra.settings import Settings
-from infra.store import Store, StoreError
+from infra.store import MissingError, Store, StoreError
 from tasks.evaluate.stored import evaluation_path, read_evaluation
 from tasks.promote.contest import contest
 from tasks.promote.decision import Decision
@@ -47,7 +48,8 @@ def promote(settings: Settings, checkpoint: str, fingerprint: str) -> dict[str, 
     moved, standing, reason = move_champion(
         store, lambda before: _challenged(store, settings, before, challenger)
     )
-    write_to_run(store, challenger["version"], "budget", {"rows": standing["steering"]})
+    with suppress(MissingError):  # a version that `segmint gc` deleted has no page
+        write_to_run(store, challenger["version"], "budget", {"rows": standing["steering"]})
     return {
         **standing,
         "moved": moved,

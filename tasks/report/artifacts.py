@@ -18,6 +18,7 @@ from tasks.promote.pointer import read_champion
 from tasks.report.examples import label_sheet, sample_sheet
 from tasks.report.figures import as_percent, class_rows, figures, reason_rows
 from tasks.report.sheets import data_uri
+from tasks.report.steering import steering_table
 from tasks.report.stored_run import StoredRun
 from tasks.run.progress import measured
 
@@ -40,6 +41,9 @@ def show(store: Store, stored: StoredRun, web: str | None) -> None:
     create_table_artifact(
         reasons, key="report-reasons", description=f"{about}: reasons for rejection"
     )
+    if weights := list(steering_table(stored.budget)):
+        weighed = f"{about}: what the next run makes more of; 1 is an even part"
+        create_table_artifact(weights, key="report-budget", description=weighed)
     if sheet := sample_sheet(store, stored):
         legend = f"{about}: image, label, attention; green bar: kept, red bar: rejected"
         create_image_artifact(data_uri(sheet), key="report-samples", description=legend)

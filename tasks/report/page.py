@@ -29,6 +29,7 @@ from tasks.report.figures import (
 )
 from tasks.report.rendering import template
 from tasks.report.sheets import Cell, data_uri, encode, strip
+from tasks.report.steering import steering_rows
 from tasks.report.steps import draw_steps
 from tasks.report.stored_run import StoredRun, read_stored_run
 
@@ -83,6 +84,10 @@ def render(store: Store, stored: StoredRun) -> str:
         damaged=damaged,
         classes=list(class_rows(stored)),
         reasons=list(reason_rows(stored.counts)),
+        weights={
+            kind: steering_rows(stored.budget, kind == "classes")
+            for kind in ("classes", "wordings")
+        },
         curve=_training_curve(stored),
         training_rate=training_rate(stored.training or {}),
         trained_on=[each["name"] for each in (stored.training or {}).get("versions", [])],

@@ -26,6 +26,7 @@ from infra.store import (
 from infra.store.groups import GroupedTable
 from infra.store.tables import as_frame
 from models.masks import SeedRule
+from tasks.budgets import Steering
 from tasks.plan.table import COLUMNS
 from tasks.report.counts import RunCounts
 from tasks.report.images import Colour, default_colour
@@ -47,8 +48,8 @@ class StoredRun:
     Samples picked in `counts` have the plan's columns, `first` (the first class, "" for none),
     `image_at` and `label_at` (path of the shard that holds it; missing without a label),
     `confidence`, `consistency`, `keep` (True, False or missing), `reason` and `score`. `colours`,
-    `ids` and `rules` (of seeds) are by class name. `evaluation` and `training` are None before they
-    ran, `manifest` is None before the version is published.
+    `ids` and `rules` (of seeds) are by class name. `evaluation`, `budget` (of the next run) and
+    `training` are None before they ran, `manifest` is None before the version is published.
     """
 
     run: str
@@ -60,6 +61,7 @@ class StoredRun:
     stages: Mapping[str, StoredStage]
     counts: RunCounts
     evaluation: Mapping[str, Any] | None
+    budget: Mapping[str, Any] | None
     training: Mapping[str, Any] | None
     manifest: Manifest | None
 
@@ -100,6 +102,7 @@ def read_stored_run(store: Store, run: str) -> StoredRun:
         stages={stage.name: stages[stage.name] for stage in STAGES if stage.name in stages},
         counts=counts,
         evaluation=_json(store, f"{folder}/evaluation.json", Evaluated),
+        budget=_json(store, f"{folder}/budget.json", Steering),
         training=_json(store, f"{folder}/training.json", Training),
         manifest=_manifest(store, version_name(run, identity)),
     )

@@ -97,28 +97,24 @@ def train_on_version(
 
     `versions` says which others come along (`chosen_versions`), `weighting` how often each is
     drawn, and `start` is a checkpoint to start from. An interrupted training resumes from its
-    snapshot, with any number of `gpus`. Fine-tuning on real images starts from the same training
-    without a protocol, done first.
+    snapshot, with any number of `gpus`. Fine-tuning starts from the same training without protocol.
 
-    Raises what `chosen_versions`, `Weighting.check`, `pool_of`, `load_start` and `train_segmenter`
-    raise.
+    Raises what `chosen_versions`, `Weighting.checked`, `pool_of`, `load_start`, `train_segmenter` do.
     """
     how: dict[str, Any] = {"gpus": gpus, "workers": workers}
     data: dict[str, Any] = {"start": start, "weighting": weighting}
-    manifests = chosen_versions(store, version, versions)
-    weighting.check(manifests)
+    manifests = weighting.checked(chosen_versions(store, version, versions))
     name = checkpoint_name(version, recipe, protocol, manifests=manifests, **data)
     folder = checkpoint_folder(name)
     if store.exists(f"{folder}/meta.json"):
         return read_meta(store, name, *manifests)
     classes = class_names(origin_of(manifests[0]).classes)
-    network = None
     if protocol.kind == "fine-tune":
         first = train_on_version(store, version, recipe, versions=versions, **data, **how)
         network = load_checkpoint(store, first["checkpoint"])
-    elif start:
-        network = load_start(store, start, recipe, classes)
-        recipe = continued(recipe)
+    else:
+        network = load_start(store, start, recipe, classes) if start else None
+        recipe = continued(recipe) if start else recipe
     samples = _samples(store, folder, manifests, weighting)
     if protocol.kind == "fine-tune":
         recipe = _fine_tuning(recipe, protocol, tuple(samples[0]["label"].shape))

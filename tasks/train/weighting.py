@@ -29,10 +29,10 @@ class Weighting:
     def __bool__(self) -> bool:
         return bool(self.versions or self.classes)
 
-    def check(self, manifests: Sequence[Manifest]) -> None:
-        """Raise `SettingsError` for a version or class that is not of these versions' training.
+    def checked(self, manifests: Sequence[Manifest]) -> Sequence[Manifest]:
+        """Return the manifests of a training, of which the first names the classes.
 
-        The first manifest names the classes.
+        Raises `SettingsError` for the weight of a version or class that is not among them.
         """
         names = [each.version for each in manifests]
         for name in self.versions:
@@ -42,6 +42,7 @@ class Weighting:
                     f"{', '.join(names)}; add it to train.versions, or leave its weight out"
                 )
         check_classes(self, origin_of(manifests[0]).classes)
+        return manifests
 
 
 UNWEIGHTED = Weighting()
