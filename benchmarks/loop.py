@@ -2,8 +2,9 @@
 
 Both ways begin with the same first night. After each night a segmenter is trained on all nights so
 far. Where nights are steered, the next night is planned as `promote` makes it: by the segmenter's
-evaluation, the share of samples kept, and the survey of the night by the segmenter before. The last networks are trained as long as by default, those
-before them a third of it; all are measured on held-out drawn scenes.
+evaluation, the share of samples kept, and the survey of the night by the segmenter before. The last
+networks are trained as long as by default, those before them a third of it; all are measured on
+held-out drawn scenes.
 """
 
 from __future__ import annotations

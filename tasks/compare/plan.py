@@ -73,14 +73,8 @@ def plan_comparison(settings: Settings, checkpoints: Sequence[str], version: str
     if settings.compare.minutes:
         recipes = [replace(recipe, steps=0) for recipe in recipes]
     evaluation = settings.evaluate.model_dump(mode="json")
-    made_of = [
-        chosen,
-        version,
-        _data(settings),
-        settings.compare.minutes,
-        evaluation,
-        *map(asdict, recipes),
-    ]
+    data = _data(settings)
+    made_of = [chosen, version, data, settings.compare.minutes, evaluation, *map(asdict, recipes)]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     return Plan(f"{version or chosen[0]}-{digest[:8]}", chosen, models, version)
 

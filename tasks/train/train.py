@@ -96,10 +96,9 @@ def train_on_version(
     """Train on a published version, unless that is done, and return the checkpoint's meta.json.
 
     `versions` says which others come along (`chosen_versions`), `weighting` how often each is
-    drawn, and `start` is a checkpoint to start from. An interrupted training resumes from its
-    snapshot, with any number of `gpus`. Fine-tuning starts from the same training without protocol.
-
-    Raises what `chosen_versions`, `Weighting.checked`, `pool_of`, `load_start`, `train_segmenter` do.
+    drawn, `start` a checkpoint to start from. An interrupted training resumes from its snapshot,
+    with any number of `gpus`. Fine-tuning starts from the same training without a protocol. Raises
+    what `chosen_versions`, `Weighting.checked`, `pool_of`, `load_start` and `train_segmenter` raise.
     """
     how: dict[str, Any] = {"gpus": gpus, "workers": workers}
     data: dict[str, Any] = {"start": start, "weighting": weighting}
@@ -109,15 +108,15 @@ def train_on_version(
     if store.exists(f"{folder}/meta.json"):
         return read_meta(store, name, *manifests)
     classes = class_names(origin_of(manifests[0]).classes)
+    network = None
     if protocol.kind == "fine-tune":
         first = train_on_version(store, version, recipe, versions=versions, **data, **how)
         network = load_checkpoint(store, first["checkpoint"])
-    else:
-        network = load_start(store, start, recipe, classes) if start else None
-        recipe = continued(recipe) if start else recipe
+    elif start:
+        network = load_start(store, start, recipe, classes)
+        recipe = continued(recipe)
     samples = _samples(store, folder, manifests, weighting)
-    if protocol.kind == "fine-tune":
-        recipe = _fine_tuning(recipe, protocol, tuple(samples[0]["label"].shape))
+    recipe = _last(recipe, protocol, samples)
     job = TrainingJob(training_set(protocol, samples, classes), classes, recipe, network)
     origin = origin_of_checkpoint(name, manifests, len(samples), protocol, **data)
     return finish_training(store, folder, job, origin, **how, progress=progress)
@@ -134,18 +133,20 @@ def _samples(
     return pool_of(store, manifests, KEPT, weighting)
 
 
-def _fine_tuning(
-    recipe: TrainingRecipe, protocol: Protocol, size: tuple[int, int]
+def _last(
+    recipe: TrainingRecipe, protocol: Protocol, samples: SegmentationDataset | Pool
 ) -> TrainingRecipe:
-    """Return the recipe of the second training; crops stay as large as the version's images.
+    """Return the recipe of the last training; only fine-tuning has one of its own.
 
-    `size` is (H, W) of these images, in pixels.
+    Its crops stay as large as the version's images.
     """
+    if protocol.kind != "fine-tune":
+        return recipe
     return replace(
         recipe,
         steps=protocol.fine_tune_steps,
         learning_rate=recipe.learning_rate * FINE_TUNING,
-        crop=recipe.crop or size,
+        crop=recipe.crop or tuple(samples[0]["label"].shape),
     )
 
 
