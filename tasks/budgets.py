@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = ["Planned", "Steering", "Survey", "Weights", "Wording"]
 
 Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Weights = dict[str, Amount]
 Factors = dict[str, Annotated[float, Field(gt=0)]]
 
@@ -36,8 +37,8 @@ class Planned(_Part):
 class _Object(_Part):
     row: int
     of: str
-    missing: Amount
-    uncertain: Amount
+    missing: Share
+    uncertain: Share
 
 
 class Survey(_Part):

@@ -98,7 +98,7 @@ def train_on_version(
     `versions` says which others come along (`chosen_versions`), `weighting` how often each is
     drawn, `start` a checkpoint to start from. An interrupted training resumes from its snapshot,
     with any number of `gpus`. Fine-tuning starts from the same training without a protocol. Raises
-    what `chosen_versions`, `Weighting.checked`, `pool_of`, `load_start` and `train_segmenter` raise.
+    what `chosen_versions`, `Weighting.checked`, `pool_of`, `load_start`, `train_segmenter` raise.
     """
     how: dict[str, Any] = {"gpus": gpus, "workers": workers}
     data: dict[str, Any] = {"start": start, "weighting": weighting}

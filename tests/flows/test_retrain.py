@@ -9,6 +9,7 @@ import pytest
 
 from flows.retrain import retrain
 from infra.settings import Settings
+from tasks.plan.resolve import resolve
 from testbed import nights
 
 TINY = {"train": {"steps": 2, "batch_size": 2}, "evaluate": {"images": 2, "batch_size": 2}}
@@ -30,10 +31,38 @@ def test_a_version_makes_a_champion_whose_budget_the_next_run_plans_with(
     }
     following = nights.settings(folder, name="next", plan={"images": 4})
     nights.run(following)
-    budget = store.read_json("runs/next/settings.json")["settings"]["plan"]["budget"]
+    plan = store.read_json("runs/next/settings.json")["settings"]["plan"]
+    budget = plan["budget"]
     assert budget.keys() == champion["budget"].keys() == set(following.load_vocabulary().names)
     mean = sum(champion["budget"].values()) / len(budget)
     assert budget == pytest.approx(
         {name: share / mean for name, share in champion["budget"].items()}, abs=1e-5
     )
+    weights = {name: plan[name] for name in champion["weights"]}
+    assert weights == champion["weights"]
     assert retrain(chosen, version)["reason"] == "it is the champion already"
+
+
+def test_a_champion_that_did_not_see_a_night_steers_the_words_of_the_next(
+    undisturbed: Settings, folder: Path
+) -> None:
+    shutil.copytree(undisturbed.store.url, folder)
+    chosen = nights.settings(folder, **TINY)
+    store = nights.store_of(chosen)
+    retrain(chosen, nights.version(chosen))
+    assert not store.exists("runs/night/survey.json")  # it has learned that night
+    second = nights.settings(folder, name="second", seed=8, **TINY)
+    nights.run(second)
+    outcome = retrain(second, nights.version(second))
+    survey = store.read_json("runs/second/survey.json")
+    assert survey["checkpoint"] == store.read_json("champions/00000001.json")["checkpoint"]
+    rows = store.read_json("runs/second/budget.json")["rows"]
+    assert rows == outcome["steering"] and any(row.get("measured") for row in rows)
+    grounds = outcome["weights"]["backgrounds"]
+    assert len(set(grounds.values())) > 1
+    page = store.read_bytes("runs/second/report.html").decode()
+    assert all(
+        f"background <b>{name}</b></td><td>{weight:.2f}" in page for name, weight in grounds.items()
+    )
+    third = resolve(store, nights.settings(folder, name="third", seed=9))
+    assert third.plan.backgrounds == grounds

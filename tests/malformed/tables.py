@@ -19,6 +19,7 @@ from infra.store.groups import GroupedTable
 from tasks.plan.cost import measured_rate
 from tasks.plan.rows import PlanError, start_run
 from tasks.plan.table import COLUMNS, Plan, stored_plan
+from tasks.promote.outcomes import read_outcomes
 from tasks.promote.pointer import read_champion
 from tasks.report.stored_run import read_stored_run
 from tasks.select.ranking import read_ranking
@@ -129,6 +130,12 @@ def plans() -> Cases:
         )
 
 
+def outcomes_of_a_night(store: Store) -> object:
+    plan = pd.DataFrame(PLAN)[["classes", "kind", "background", "phrases"]]
+    write_plan(store, "runs/nightly/plan.parquet", plan)
+    return read_outcomes(store, "nightly")
+
+
 def records() -> Cases:
     raw = {
         "empty": b"",
@@ -203,6 +210,23 @@ def records() -> Cases:
                 "budget",
             ),
         )
+    weights: dict[str, Any] = {
+        "list": [],
+        "of nothing": {"backgrounds": {"sand": 0}},
+        "below nothing": {"sizes": {"small": -1}},
+        "text": {"counts": {"two": "all"}},
+        "words without a class": {"subclasses": {"long": 2}},
+    }
+    for name, weight in weights.items():
+        yield (
+            f"champion's weights: {name}",
+            case(
+                "champions/00000001.json",
+                CHAMPION | {"weights": weight},
+                lambda s: start_run(s, Settings()),
+                "weights",
+            ),
+        )
     metas: dict[str, tuple[dict[str, Any], str]] = {
         "files that are a list": ({"files": []}, "files"),
         "checksum that is a number": ({"files": {"a": 1}}, "files"),
@@ -249,11 +273,32 @@ def records() -> Cases:
             f"ranking.json: {name}",
             case(path, ranking, lambda s: read_ranking(s, "runs/nightly"), words),
         )
+    surveys: dict[str, Any] = {
+        "objects of numbers": [1],
+        "object of no class": [{"row": 1, "missing": 0.5, "uncertain": 0.5}],
+        "more missing than there is": [{"row": 1, "of": "car", "missing": 9, "uncertain": 0}],
+    }
+    for name, objects in surveys.items():
+        yield (
+            f"survey.json: {name}",
+            case(
+                "runs/nightly/survey.json",
+                {"checkpoint": "c", "objects": objects},
+                outcomes_of_a_night,
+                "objects",
+            ),
+        )
     shown: dict[str, tuple[str, Any, str]] = {
         "curve that is text": ("training.json", {"curve": "x"}, "curve"),
         "steps without loss": ("training.json", {"curve": [{"step": 1}]}, "loss"),
         "seconds below nothing": ("training.json", {"seconds": -1}, "seconds"),
         "figures of text": ("evaluation.json", EVALUATION | {"images": "x"}, "images"),
+        "uncertainty over 1": ("evaluation.json", EVALUATION | {"uncertainty": {"car": 2}}, "car"),
+        "weight of text": (
+            "budget.json",
+            {"rows": [{"what": "class", "name": "car", "weight": "x"}]},
+            "weight",
+        ),
         "set that is a number": ("evaluation.json", EVALUATION | {"set": 1}, "set"),
         "colour that is style": (
             "settings.json",

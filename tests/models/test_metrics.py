@@ -27,6 +27,12 @@ def test_iou_is_shared_over_joined_pixels_and_ignores_255() -> None:
     assert metrics.mean_iou(iou) == pytest.approx(1 / 3)
 
 
+def test_the_entropy_is_0_for_certain_and_1_for_even_predictions() -> None:
+    columns = [[1 / 3, 1 / 3, 1 / 3], [0, 1, 0], [0.5, 0.5, 0]]
+    probabilities = np.array(columns, np.float32).T[:, None]
+    assert metrics.entropy(probabilities)[0] == pytest.approx([1, 0, np.log(2) / np.log(3)])
+
+
 def test_iou_equals_an_obvious_recount_on_random_maps() -> None:
     random = np.random.default_rng(0)
     said, truth = random.integers(0, 5, (3, 9, 7)), random.choice([0, 1, 2, 3, 4, 255], (3, 9, 7))

@@ -15,7 +15,7 @@ from infra.voc import VocError, VocFolder
 from models.embedded.world import HELD_OUT
 from models.segmenters import ArraySet, Segmenter, build_segmenter
 from tasks.evaluate.evaluate import evaluate
-from tasks.evaluate.measure import evaluate_segmenter, iou_of_counts, measure
+from tasks.evaluate.measure import evaluate_segmenter, iou_of_counts, measure, summarise
 from tasks.evaluate.sets import chosen_set, divide, drawn_truth
 from tasks.evaluate.stored import evaluation_path, list_evaluations, read_counts
 from tasks.train.train import train
@@ -67,6 +67,14 @@ def test_figures_are_those_of_the_pixels(painter: Segmenter) -> None:
     assert found.pixel_accuracy == pytest.approx(6 / 8)
     assert found.calibration_error == pytest.approx(2 / 8, abs=1e-4)
     assert found.images == 2 and found.seen is None
+    assert found.uncertainty == pytest.approx({"background": 0, "car": 0, "bus": 0}, abs=1e-4)
+
+
+def test_the_uncertainty_of_a_class_is_the_mean_entropy_of_its_pixels(painter: Segmenter) -> None:
+    measured = measure(painter, cast(Any, [painted([[0, 1], [1, 255]]), painted([[1, 1], [0, 0]])]))
+    measured.entropy[:] = [[0.1, 0.6, 0], [0.2, 0.2, 0]]
+    found = summarise(measured, "squares", CLASSES, CLASSES)
+    assert found.uncertainty == pytest.approx({"background": 0.1, "car": 0.2, "bus": None})
 
 
 def test_classes_that_the_set_cannot_show_stay_out_of_the_mean(painter: Segmenter) -> None:

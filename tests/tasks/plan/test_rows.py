@@ -163,6 +163,29 @@ def test_the_budget_also_weighs_prompts_of_several_objects() -> None:
     assert not table["classes"].map(lambda names: "bus" in names).any()
 
 
+def test_weights_of_words_change_how_often_they_are_drawn_and_nothing_of_the_classes() -> None:
+    even = plan()
+    sand = plan(plan={"backgrounds": {"sand": 3.0}, "sizes": {"small": 4.0}})
+    assert even["classes"].tolist() == sand["classes"].tolist()
+    assert (
+        (even["background"] == "sand").mean() < 0.22 < 0.3 < (sand["background"] == "sand").mean()
+    )
+    small, large = (sand["prompt"].str.contains(f" {size} ").sum() for size in ("small", "large"))
+    assert small > 2 * large > 0
+
+
+def test_weights_of_counts_move_between_two_and_three_alone() -> None:
+    even, more = (plan(plan={"multi": 0.5, "counts": {"three": each}}) for each in (1.0, 4.0))
+    assert (even["kind"] == "multi").sum() == (more["kind"] == "multi").sum() == 200
+    three = [(table["classes"].str.len() == 3).sum() for table in (even, more)]
+    assert 40 < three[0] < 80 < 105 < three[1] < 145  # shares of 0.30 and 0.63
+
+
+def test_even_weights_are_those_of_no_weights() -> None:
+    even = {"sand": 1.0, "snow": 1.0}
+    pd.testing.assert_frame_equal(plan(), plan(plan={"backgrounds": even, "sizes": {}}))
+
+
 def test_the_shard_size_changes_the_shard_column_alone() -> None:
     small, large = (plan(plan={"shard_size": size}, compose={"images": 9}) for size in (7, 400))
     pd.testing.assert_frame_equal(small.drop(columns="shard"), large.drop(columns="shard"))
@@ -218,6 +241,10 @@ def test_another_seed_makes_another_plan() -> None:
             {"classes": ("car",), "plan": {"budget": {"tree": 1}}},
             "unknown class 'tree' in plan.budget",
         ),
+        ({"plan": {"backgrounds": {"snw": 1}}}, "'snw' in plan.backgrounds: did you mean 'snow'"),
+        ({"plan": {"sizes": {"tiny": 1}}}, "'tiny' in plan.sizes: valid names are small, large"),
+        ({"plan": {"subclasses": {"cra": {}}}}, "'cra' in plan.subclasses: did you mean 'car'"),
+        ({"plan": {"subclasses": {"bus": {"lng": 1}}}}, "'lng' in plan.subclasses.bus: .* 'long'"),
         ({"classes": ("car",)}, "need two classes of weight above 0 that are found on one"),
         ({"classes": ("car",), "plan": {"multi": 0, "budget": {"car": 0}}}, "every class weight 0"),
         ({"plan": {"negatives": 0}, "compose": {"images": 1}}, "raise plan.negatives"),
@@ -312,6 +339,32 @@ def test_the_champion_s_budget_is_taken_once_and_kept(store: Store) -> None:
     assert settings.plan.budget == {"car": 1.5, "tree": 0.5}
     store.write_json("champions/00000002.json", {"budget": {"bus": 9.0}})
     assert start_run(store, settings_of()) == settings
+
+
+def test_the_champion_s_weights_of_known_words_are_taken_once_and_kept(store: Store) -> None:
+    weights = {
+        "backgrounds": {"sand": 1.4, "the moon": 2.0},
+        "counts": {"three": 0.8},
+        "sizes": {"gigantic": 2.0},
+        "subclasses": {"bus": {"long": 1.2, "short": 0.8}, "ufo": {"": 2.0}},
+    }
+    store.write_json("champions/00000001.json", {"weights": weights})
+    settings = start_run(store, settings_of(plan={"counts": {}}))
+    assert settings.plan.backgrounds == {"sand": 1.4}
+    assert settings.plan.subclasses == {"bus": {"long": 1.2}}
+    assert (settings.plan.budget, settings.plan.counts, settings.plan.sizes) == (None, {}, None)
+    store.write_json("champions/00000002.json", {"weights": {"backgrounds": {"snow": 2.0}}})
+    assert start_run(store, settings_of(plan={"counts": {}})) == settings
+
+
+def test_a_run_from_before_weights_of_words_goes_on_without_them(store: Store) -> None:
+    first = start_run(store, settings_of())
+    record = store.read_json("runs/nightly/settings.json")
+    for name in ("backgrounds", "counts", "sizes", "subclasses"):
+        del record["settings"]["plan"][name]
+    store.write_json("runs/nightly/settings.json", record)
+    store.write_json("champions/00000001.json", {"weights": {"backgrounds": {"sand": 2.0}}})
+    assert start_run(store, settings_of()) == first
 
 
 def test_a_budget_in_the_settings_wins_over_the_champion_s(store: Store) -> None:

@@ -12,7 +12,7 @@ from infra.settings import Settings, SettingsError
 from infra.store import Store
 from infra.voc import VocError
 from models.embedded import world
-from models.segmenters import train_segmenter
+from models.segmenters import shares_of, train_segmenter
 from tasks.evaluate.evaluate import evaluate
 from tasks.train.checkpoints import load_checkpoint, read_meta
 from tasks.train.naming import checkpoint_name
@@ -28,6 +28,7 @@ from tasks.train.protocols import (
 )
 from tasks.train.recipe import recipe_of
 from tasks.train.train import train
+from tests.models.test_draws import Shared
 from tests.models.test_segmenters import Squares
 from tests.tasks.segmenting import VERSION, publish_squares, small_settings
 
@@ -52,6 +53,12 @@ def test_unseen_classes_lose_their_real_labels_and_nothing_else() -> None:
         assert torch.equal(after, torch.where(before == 2, 255, before))
         assert torch.equal(real[index]["image"], withheld[index]["image"])
     assert {1, 2} <= shown
+
+
+def test_a_set_with_withheld_labels_is_drawn_from_as_before() -> None:
+    weighted = Shared()
+    assert shares_of(Withheld(weighted, ["bus"], CLASSES)) is weighted.shares
+    assert shares_of(Withheld(Squares(), ["bus"], CLASSES)) is None
 
 
 def test_zero_shot_pastes_unseen_classes_into_real_images() -> None:
