@@ -136,6 +136,10 @@ class Night:
         }
         evaluation = {"set": "drawn scenes", "images": 500, "miou": 0.612, "iou": iou}
         self.store.write_json(f"runs/{RUN}/evaluation.json", evaluation)
+        car = {"what": "class", "name": "car", "weight": 0.8, "missing": 0.12, "kept": 0.6}
+        snow = {"what": "backgrounds", "name": "snow", "weight": 1.35, "missing": 1.7}
+        long = {"what": "subclasses of bus", "name": "long", "weight": 1.1, "measured": 3}
+        self.store.write_json(f"runs/{RUN}/budget.json", {"rows": [car, snow, long]})
 
     def page(self) -> str:
         return self.store.read_bytes(write_report(self.store, RUN)).decode()
@@ -212,6 +216,8 @@ def test_a_finished_run_shows_every_section_and_its_figures(page: str) -> None:
         "area",
         "confidence",
         "Composed scenes",
+        "car 0.80 12.0 % — 60.0 %",  # weight in the next run, and what led to it
+        "background snow 1.35 1.70 times — — 0 kind of bus long 1.10 — — — 3",
         "2 000",
     ):
         assert expected.replace(" ", "") in re.sub(r"\s", "", text)
