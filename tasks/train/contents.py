@@ -89,7 +89,7 @@ def _translated(shown: NDArray[np.bool_], table: NDArray[np.uint8]) -> NDArray[n
 def _check_form(path: str, layouts: Mapping[str, Layout]) -> None:
     """Raise `StoreError` unless there are an image (H, W, 3) and a label (H, W), both uint8."""
     image, label = (layouts[name] for name in _FIELDS)
-    fits = image.shape == (*label.shape, 3) and len(label.shape) == 3 and not image.is_empty
+    fits = image.shape == (*label.shape, 3) and len(label.shape) == 3 and all(image.shape[1:])
     if not fits or {image.dtype, label.dtype} != {"uint8"}:
         raise StoreError(
             f"{path}: image {image.dtype} {image.shape[1:]} and label {label.dtype} "

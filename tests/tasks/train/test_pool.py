@@ -83,6 +83,20 @@ def test_classes_are_drawn_evenly_over_all_versions(store: Store) -> None:
     assert pool.shares[cars].sum() == pytest.approx(pool.shares[~cars].sum())
 
 
+def test_a_shard_of_which_nothing_was_kept_is_no_damage(store: Store) -> None:
+    shards = ["versions/old/data/00000", "versions/old/data/00001"]
+    for count, path in zip((0, 1), shards, strict=True):
+        item = Squares()[0]
+        image = item["image"].permute(1, 2, 0).numpy()[None].repeat(count, axis=0)
+        label = item["label"].numpy()[None].repeat(count, axis=0)
+        rows = pd.DataFrame({"id": ["square 0"] * count})
+        write_shard(store, path, {"image": image, "label": label}, rows)
+    meta = {"run": "nightly", "classes": {"car": 1, "bus": 2}}
+    publish_version(store, "old", shards=shards, meta=meta)
+    publish_squares(store, "new", count=2, first=1)
+    assert len(pooled(store, "new", "old")) == 3
+
+
 def test_versions_and_classes_are_drawn_by_their_weights(store: Store) -> None:
     publish_squares(store, "old", count=8)
     publish_squares(store, "new", count=4, first=8)
