@@ -11,7 +11,7 @@ __all__ = ["Planned", "Steering", "Survey", "Weights", "Wording"]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weights = dict[str, Amount]
-Factors = dict[str, Annotated[float, Field(gt=0)]]
+Factors = dict[str, Annotated[float, Field(gt=0, le=1e6)]]
 
 
 class _Part(BaseModel):

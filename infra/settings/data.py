@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-Weight = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class PlanSettings(Section):

@@ -39,6 +39,8 @@ def train(
 
 def described_outcome(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the rows that show what `promote` returned: the trained network and the champion."""
+    from tasks.report.steering import in_words
+
     rows = [
         (name, f"{_measured(outcome[name]['evaluation'])}, {outcome[name]['checkpoint']}")
         for name in ("trained", "champion")
@@ -46,7 +48,11 @@ def described_outcome(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
     moved = "promoted" if outcome["moved"] else "not promoted"
     rows.append(("decision", f"{moved}: {outcome['reason']}"))
     most = sorted(outcome.get("steering", []), key=lambda row: -row["weight"])[:3]
-    more = [f"{row['name']} ({row['weight']:.1f} times)" for row in most if row["weight"] > 1]
+    more = [
+        f"{in_words(row['what'])} {row['name']} ({row['weight']:.1f} times)"
+        for row in most
+        if row["weight"] > 1
+    ]
     return [*rows, *([("next run", f"more of {', '.join(more)}")] if more else [])]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.report.figures import UNKNOWN, as_count, as_percent
 
-__all__ = ["as_times", "steering_rows", "steering_table"]
+__all__ = ["as_times", "in_words", "steering_rows", "steering_table"]
 
 SHOWN = 24  # wordings on the page: those whose weight differs most from 1
 _IN_WORDS = {
@@ -34,7 +34,7 @@ def steering_rows(budget: Mapping[str, Any] | None, classes: bool) -> list[dict[
     share = as_percent if classes else as_times
     return [
         {
-            "what": _in_words(row["what"]),
+            "what": in_words(row["what"]),
             "name": row["name"],
             "weight": f"{row['weight']:.2f}",
             "missing": share(row.get("missing")),
@@ -46,7 +46,8 @@ def steering_rows(budget: Mapping[str, Any] | None, classes: bool) -> list[dict[
     ]
 
 
-def _in_words(what: str) -> str:
+def in_words(what: str) -> str:
+    """Return what a row of budget.json is about, in words."""
     kind, _, of = what.partition(" of ")
     return f"kind of {of}" if of else _IN_WORDS.get(kind, kind)
 
