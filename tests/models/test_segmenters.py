@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from models import metrics
 from models.scenes import components
 from models.segmenters import (
+    PRESETS,
     ArraySet,
     DrawnScenes,
     Execution,
@@ -38,7 +39,7 @@ from models.segmenters import (
     unpack_segmenter,
 )
 from models.segmenters.distortions import blur, occlude, tilt
-from models.segmenters.fitting import fit_model
+from models.segmenters.fitting import fit_model, read_model
 from models.segmenters.openmmlab import MODELS, isolated
 from models.segmenters.samples import Augmentation, TrainingView, Views, augment
 from models.segmenters.sources import translation
@@ -193,6 +194,20 @@ def test_a_config_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "schedule.py").write_text("optimizer = dict(type='SGD')\n")
     with pytest.raises(ValueError, match=r"schedule\.py holds no `model`"):
         build_segmenter(str(tmp_path / "schedule.py"), CLASSES)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_config_file_may_hold_the_model_of_a_preset(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(f"model = {PRESETS[name]}\n")
+    assert read_model(str(path)) == PRESETS[name]
+
+
+def test_a_config_file_of_an_eomt_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "eomt.py"
+    path.write_text(f"model = {PRESETS['eomt'] | {'layers': 2, 'blocks': 1, 'queries': 7}}\n")
+    network: Any = build_segmenter(str(path), CLASSES).network
+    assert network.query.weight.shape == (7, 128) and network.num_classes == len(CLASSES)
 
 
 @pytest.mark.slow
