@@ -19,7 +19,7 @@
 | head.py | SegFormer's head, faster |
 | segmentor.py | what models of our own have in common |
 | queries.py, mask_losses.py | what Mask2Former and EoMT share: losses, semantic inference |
-| hugging_face.py | EoMT directories of Hugging Face as models |
+| hugging_face.py, backbones.py | directories of Hugging Face as models; their backbones |
 | mask2former.py, eomt.py | the two as mmsegmentation models |
 | gss/, semflow/ | GSS: label maps as tokens; SemFlow: a flow between images and masks |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |

@@ -88,14 +88,15 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
 def _tensors_for(network: Any, path: str) -> dict[str, Tensor]:
     """Return the tensors of a file, or of a pipeline by the network's names."""
     if not pipeline_folder(path).is_dir():
-        return read_tensors(Path(path))
+        tensors = read_tensors(Path(path))
+        return network.with_own_names(tensors) if hasattr(network, "with_own_names") else tensors
     if not hasattr(network, "initial_weights"):
         raise ValueError(
             f"train.weights={path!r} is a directory, and only a flow (SemFlow) starts from a "
             "pipeline's; give a .safetensors or .pth file"
         )
-    tensors: dict[str, Tensor] = network.initial_weights(path)
-    return tensors
+    started: dict[str, Tensor] = network.initial_weights(path)
+    return started
 
 
 def _check(target: nn.Module, loaded: Loaded, above: str) -> None:

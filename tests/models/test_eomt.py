@@ -175,6 +175,14 @@ def test_a_directory_of_hugging_face_is_a_model_with_its_weights(
     )
 
 
+def test_images_are_normalised_as_the_directory_says(directory: Path) -> None:
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "do_rescale": True}
+    (directory / "preprocessor_config.json").write_text(json.dumps(said))
+    prepare: Any = build_segmenter(str(directory), CLASSES).network.data_preprocessor
+    images = torch.full((1, 3, 64, 64), 255.0)
+    assert torch.allclose(prepare({"inputs": images}, training=False)["inputs"], images / 255 * 2)
+
+
 def test_its_class_layer_is_left_out_for_other_classes(directory: Path) -> None:
     segmenter = build_segmenter(str(directory), (*CLASSES, "green"))
     (file,) = initial_weights(str(directory))
@@ -187,7 +195,7 @@ def test_its_class_layer_is_left_out_for_other_classes(directory: Path) -> None:
     [
         ({"model_type": "llama"}, "model_type is 'llama'; give a directory of an EoMT"),
         ({"hidden_act": "relu"}, "hidden_act is not gelu"),
-        ({"hidden_size": "a" * 99}, r"hidden_size is a{60}; give a number like 1024"),
+        ({"hidden_size": "a" * 99}, r"hidden_size is 'a{59}; give a number like 1024"),
         ({"hidden_size": 1 << 40}, "hidden_size is 1099511627776; give a number like 1024"),
         ({"use_swiglu_ffn": 3}, "use_swiglu_ffn is 3; give a number like False"),
         ({"num_queries": None}, "num_queries is None; give a number like 200"),
