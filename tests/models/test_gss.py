@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models import metrics
+from models.parallel import average, average_gradients, rank_and_count, side_by_side
 from models.segmenters import (
     DrawnScenes,
     Execution,
@@ -36,6 +37,7 @@ from models.segmenters.gss.palettes import check_palette, farthest, random_colou
 from models.segmenters.gss.segmentor import VARIANTS
 from models.segmenters.gss.targets import fill
 from models.segmenters.openmmlab import PixelData, SegDataSample
+from models.segmenters.sharing import share_batches
 from tests.models.test_segmenters import CLASSES, Squares, miou_on_squares
 
 SMALL = {"codes": 24, "width": 8, "entry": 8, "blocks": 1}
@@ -260,6 +262,45 @@ def test_labels_of_255_alone_cost_nothing(gss: Callable[..., Any]) -> None:
         for sample in samples:
             sample.gt_sem_seg.data[:] = 255
         assert all(value.item() == 0 for value in network.loss(images, samples).values())
+
+
+def _gradients(path: str, variant: str) -> None:
+    """Save the losses and gradients of this process's part of eight pictures, averaged."""
+    rank, count = rank_and_count()
+    torch.manual_seed(0)
+    network: Any = build_segmenter(path, CLASSES).network
+    network.posterior.prepare()
+    share_batches(network)
+    images, samples = batch(8)
+    for index, sample in enumerate(samples):
+        sample.gt_sem_seg.data[:, : index * 3] = 255  # the later ones have fewer pixels
+    own = slice(rank * 8 // count, (rank + 1) * 8 // count)
+    losses = network.train().loss(images[own], samples[own])
+    sum(losses.values()).backward()
+    weights = dict(network.named_parameters())
+    average_gradients(weights.values())
+    found = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+    found |= {name: average(value.detach()) for name, value in losses.items()}
+    torch.save(found, Path(path).with_name(f"{variant} {rank} of {count}.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "processes"), [("codes", 2), ("tt", 2), ("ft", 4)])
+def test_processes_have_the_losses_and_gradients_of_the_whole_batch(
+    config: Config, variant: str, processes: int
+) -> None:
+    """Four processes have two pictures each, so not all have one of every four."""
+    job = (config(variant), variant)
+    with side_by_side(processes, _gradients, *job):
+        _gradients(*job)
+    _gradients(*job)
+    together, whole = (
+        torch.load(Path(job[0]).with_name(f"{variant} 0 of {count}.pt"), weights_only=True)
+        for count in (processes, 1)
+    )
+    assert together.keys() == whole.keys() and "loss_tokens" in whole
+    for name, value in whole.items():
+        assert torch.allclose(together[name], value, rtol=1e-3, atol=1e-5), name
 
 
 # variants
