@@ -141,6 +141,26 @@ def test_masks_are_annealed_block_by_block_in_sixths(done: float, chances: list[
     assert network.attn_mask_probs.tolist() == pytest.approx(chances, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("steps", "begins", "ends"),
+    [
+        # six times the first begin
+        (177384, [29564, 73910, 118256], [59128, 103474, 147820]),
+        (39120, [6520, 13040, 19560, 26080], [13040, 19560, 26080, 32600]),
+        (88692, [14782, 25869, 36955, 48042, 59128], [29564, 40651, 51737, 62824, 73910]),
+    ],
+)
+def test_masks_are_annealed_in_the_steps_of_the_authors_configs(
+    steps: int, begins: list[int], ends: list[int]
+) -> None:
+    """Those of EoMT-S and EoMT-g on COCO, and of EoMT-L on ADE20K."""
+    network = Eomt(3, **(SMALL | {"blocks": len(begins), "layers": len(begins)}))
+    for block, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        for done, chance in ((begin, 1), ((begin + end) / 2, 0.5**0.9), (end, 0)):
+            network.at_share(done / steps)
+            assert float(network.attn_mask_probs[block]) == pytest.approx(chance, abs=1e-3)
+
+
 def test_queries_see_their_masks_as_often_as_the_probability_says(small: Eomt) -> None:
     masks = torch.full((50, 5, 8, 8), -1.0)
     masks[..., :4] = 1.0

@@ -32,7 +32,7 @@ from models.segmenters.gss.autoencoders import EmbeddedTokens, build_autoencoder
 from models.segmenters.gss.bits import BitPosterior
 from models.segmenters.gss.dalle import DalleTokens
 from models.segmenters.gss.head import TokenHead
-from models.segmenters.gss.nearest import nearest, scores
+from models.segmenters.gss.nearest import scores
 from models.segmenters.gss.palettes import check_palette, farthest, random_colours, reproduced
 from models.segmenters.gss.segmentor import VARIANTS
 from models.segmenters.gss.targets import fill
@@ -148,14 +148,16 @@ def test_the_affine_map_is_the_nearest_colour() -> None:
     torch.manual_seed(0)
     palette, pictures = farthest(150), torch.rand(2, 3, 40, 24)
     far = (pictures[:, None] - palette[:, :, None, None]).square().sum(2)
-    assert torch.equal(nearest(pictures, palette).long(), far.argmin(1))
-    found = scores(pictures, palette, 0.02).softmax(1)
+    logits = scores(pictures, palette, 0.02)
+    assert torch.equal(logits.argmax(1), far.argmin(1))
+    found = logits.softmax(1)
     assert torch.allclose(found, (-far / 0.02).softmax(1), atol=1e-4)
 
 
 def test_every_colour_is_read_as_itself() -> None:
     palette = farthest(255)
-    assert nearest(palette.T[None, :, :, None], palette).flatten().tolist() == list(range(255))
+    found = scores(palette.T[None, :, :, None], palette, 0.02).argmax(1)
+    assert found.flatten().tolist() == list(range(255))
 
 
 # autoencoders
