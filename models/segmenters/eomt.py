@@ -20,7 +20,7 @@ from models.segmenters.queries import Predictions, QuerySegmentor
 
 __all__ = ["Eomt"]
 
-# Of the annealing, as in the authors' configs for 3, 4 and 5 blocks (github.com/tue-mps/eomt): where
+# Of the annealing, as in the authors' configs for 3 to 5 blocks (github.com/tue-mps/eomt): where
 # the fall of the first and of the last block begins, and how long each lasts, in shares of the
 # training; the power of its polynomial.
 _FIRST, _LAST = 1 / 6, 4 / 6
