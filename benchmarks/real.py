@@ -59,7 +59,7 @@ def main(size: Size, root: Path, weights: Path) -> list[Claim]:
         SEEDS[size],
     )
     gain = found["real weights"].mean() - found["from scratch"].mean()
-    shown = [name for name in PRESETS if not name.startswith("gss-")]  # "gss" is the best of them
+    shown = [name for name in PRESETS if not name.startswith("gss-")]  # "gss" stands for them
     others = mious({name: preset(name, size, root) for name in shown}, 1)
     return [
         Claim("MobileNetV2, real weights less from scratch, mIoU", float(gain), ">= 0.10"),
