@@ -34,6 +34,8 @@ def _swin(
     drop_path: float = 0.1,
 ) -> PreTrainedConfig:
     """Swin; Swin-T by default. Liu et al. 2021, "Swin Transformer", §3.3."""
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"backbone.drop_path is {drop_path}; give a share of at least 0, under 1")
     return SwinConfig(
         embed_dim=width,
         depths=list(depths),

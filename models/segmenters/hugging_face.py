@@ -8,7 +8,6 @@ of images; they keep their size, whatever it says of that.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 __all__ = ["is_directory", "read_directory", "weights_in"]
 
 _LONGEST = 1 << 20  # bytes of a config.json; the largest have a few thousand lines of class names
-_LARGEST = 1 << 16  # of a whole number in it
-_LARGEST_DIVISOR = 128  # images are padded to a multiple of it; published ones are 32
+_LARGEST = 1 << 16  # of a number in it
+_SMALLEST = 1e-6  # of what images are divided by
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 # Of each kind of model or backbone: transformers' fields and their defaults (`EomtConfig`, …), by
@@ -95,7 +94,7 @@ _FIXED: dict[str, dict[str, Any]] = {
         "out_features": _STAGES,
     },
 }
-_MAY_BE_ZERO = {"num_register_tokens", "drop_path_rate"}
+_MAY_BE_ZERO = {"num_register_tokens"}
 
 
 def is_directory(name: str) -> bool:
@@ -132,7 +131,7 @@ def read_directory(folder: str) -> dict[str, Any]:
         return {"type": "Eomt", **model}
     model["backbone"] = _backbone(path, found)
     model["decoder_layers"] -= 1  # transformers counts the prediction before them
-    model["divisor"] = _divisor(preparation, given)
+    model["divisor"] = _value(preparation, "size_divisor", given.get("size_divisor", 32), 32)
     return {"type": "Mask2Former", **model}
 
 
@@ -179,16 +178,11 @@ def _normalisation(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     if _value(path, "do_normalize", found.get("do_normalize", True), True):
         mean = _value(path, "image_mean", found.get("image_mean"), [0.485, 0.456, 0.406])
         std = _value(path, "image_std", found.get("image_std"), [0.229, 0.224, 0.225])
-    if not all(value > 0 for value in (scale, *std)):
-        raise ValueError(f"{path}: image_std is {std}, rescale_factor {scale}; give numbers over 0")
+    if not all(value >= _SMALLEST for value in (scale, *std)):
+        raise ValueError(
+            f"{path}: image_std is {std}, rescale_factor {scale}; give at least {_SMALLEST}"
+        )
     return {"mean": [value / scale for value in mean], "std": [value / scale for value in std]}
-
-
-def _divisor(path: Path, found: Mapping[str, Any]) -> int:
-    divisor: int = _value(path, "size_divisor", found.get("size_divisor", 32), 32)
-    if divisor > _LARGEST_DIVISOR:
-        raise ValueError(f"{path}: size_divisor is {divisor}; give at most {_LARGEST_DIVISOR}")
-    return divisor
 
 
 def _value(path: Path, field: str, value: Any, default: Any) -> Any:
@@ -205,13 +199,13 @@ def _value(path: Path, field: str, value: Any, default: Any) -> Any:
 
 
 def _is_like(field: str, value: Any, default: bool | float) -> bool:
-    """Return whether a value is a bool, a whole number in range, or finite, as the default is."""
+    """Return whether a value is a bool, a whole number or a number in range, as the default is."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, int):
         least = 0 if field in _MAY_BE_ZERO else 1
         return isinstance(value, int) and least <= value <= _LARGEST
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= _LARGEST
 
 
 def _cut(value: Any) -> str:

@@ -22,6 +22,7 @@ from models.segmenters.queries import Predictions, QuerySegmentor
 
 __all__ = ["Mask2Former"]
 
+_LARGEST_DIVISOR = 128  # 32 in all published trainings; every image grows to a multiple of it
 # transformers builds a backbone first; before one of mmsegmentation takes its place, it is small
 _REPLACED: dict[str, Any] = {"arch": "swin", "width": 8, "depths": [1] * 4, "heads": [1] * 4}
 
@@ -86,6 +87,8 @@ class Mask2Former(QuerySegmentor):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        if not 1 <= divisor <= _LARGEST_DIVISOR:
+            raise ValueError(f"divisor is {divisor}; give 1 to {_LARGEST_DIVISOR}")
         self.model = _network(
             backbone or {"arch": "swin"},
             channels or [],

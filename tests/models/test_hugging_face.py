@@ -85,6 +85,7 @@ def started(directory: Path) -> Segmenter:
     return segmenter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_directory_predicts_what_transformers_does(tmp_path: Path, backbone: str) -> None:
     theirs = written(tmp_path, backbone)
@@ -163,6 +164,8 @@ def change(file: Path, **changes: Any) -> None:
         ({"backbone_config__depths": "1211"}, "depths is '1211'; give 4 numbers"),
         ({"backbone_config__window_size": 1 << 40}, "window_size is 1099511627776; give a number"),
         ({"backbone_config__mlp_ratio": float("nan")}, "mlp_ratio is nan; give a number like"),
+        ({"backbone_config__mlp_ratio": 10**400}, "mlp_ratio is 1000.*; give a number like"),
+        ({"backbone_config__drop_path_rate": 1.5}, "drop_path is 1.5; give a share"),
         ({"backbone_config__qkv_bias": 1}, "qkv_bias is 1; give a number like True"),
         ({"feature_size": 40}, "cannot build the config's model"),
         ({"num_queries": 65536, "hidden_dim": 65536}, "it asks for over"),
@@ -185,11 +188,11 @@ def test_a_network_that_cannot_be_used_is_named(
         ({"image_mean": None}, "image_mean is None; give 3 numbers like"),
         (
             {"image_std": [0.2, 0.0, 0.2]},
-            r"image_std is \[0\.2, 0\.0, 0\.2\], .*; give numbers over 0",
+            r"image_std is \[0\.2, 0\.0, 0\.2\], .*; give at least 1e-06",
         ),
-        ({"rescale_factor": 0}, "rescale_factor 0; give numbers over 0"),
+        ({"rescale_factor": 0}, "rescale_factor 0; give at least 1e-06"),
         ({"do_normalize": "yes"}, "do_normalize is 'yes'; give a number like True"),
-        ({"size_divisor": 65536}, "size_divisor is 65536; give at most 128"),
+        ({"size_divisor": 65536}, "divisor is 65536; give 1 to 128"),
         ({"size_divisor": 0}, "size_divisor is 0; give a number like 32"),
     ],
 )
