@@ -89,8 +89,10 @@ class Mask2Former(QuerySegmentor):
         super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
         if not 1 <= divisor <= _LARGEST_DIVISOR:
             raise ValueError(f"divisor is {divisor}; give 1 to {_LARGEST_DIVISOR}")
+        backbone = backbone or {"arch": "swin"}
+        self.backbone_path = "model.pixel_level_module.encoder" + ".body" * ("type" in backbone)
         self.model = _network(
-            backbone or {"arch": "swin"},
+            backbone,
             channels or [],
             hidden_dim=width,
             num_attention_heads=heads,
