@@ -35,9 +35,9 @@ def compare(
         version: A published version. Only with `compare.models`.
     """
     check_starts()
-    plan = plan_comparison(settings, checkpoints or [], version)
     if version:
         settings = for_version(open_store(settings.store), settings, version)
+    plan = plan_comparison(settings, checkpoints or [], version)
     with watching(settings):
         steps = steps_of(settings, plan)
         trained = [

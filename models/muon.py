@@ -9,7 +9,7 @@ which is many times slower on some processors.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,21 @@ _ROUNDS = 5  # of the Newton-Schulz iteration (Jordan et al.)
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of its polynomial
 _STEP = 0.2  # root mean square of AdamW's steps (Liu et al.)
 
+Work = Callable[[list[Tensor]], list[Tensor]]
+Divide = Callable[[Sequence[Tensor], Sequence[float], Work], list[Tensor]]
+
+
+def whole(items: Sequence[Tensor], costs: Sequence[float], work: Work) -> list[Tensor]:
+    """Return `work(items)`; the way to divide it where one process does all of it."""
+    return work(list(items))
+
 
 class Muon(torch.optim.Optimizer):
     """Both optimisers for the weights of `network`; a convolution is a matrix, a row per output.
 
     AdamW trains embeddings, narrow matrices, vectors and the weights in `plain`, such as the last
-    layer. Vectors have no weight decay.
+    layer. Vectors have no weight decay. `divide` calls the function that makes matrices orthogonal;
+    several processes whose gradients are equal can each do a part (`models.parallel.divided`).
 
     | training | this | AdamW alone |
     |---|---|---|
@@ -46,6 +55,7 @@ class Muon(torch.optim.Optimizer):
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         plain: Collection[nn.Parameter] = (),
+        divide: Divide = whole,
     ) -> None:
         embeddings = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
         excluded = {id(p) for p in (*embeddings, *plain)}
@@ -64,7 +74,8 @@ class Muon(torch.optim.Optimizer):
             {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
         ]
         adamw = torch.optim.AdamW(groups, rate, betas, fused=True)
-        self._parts = (adamw, _Orthogonal(hidden, rate, weight_decay)) if hidden else (adamw,)
+        matrices = [_Orthogonal(hidden, rate, weight_decay, divide)] if hidden else []
+        self._parts = (adamw, *matrices)
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
@@ -91,25 +102,23 @@ class Muon(torch.optim.Optimizer):
 class _Orthogonal(torch.optim.Optimizer):
     """The part that trains hidden matrices."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], rate: float, weight_decay: float) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], rate: float, weight_decay: float, divide: Divide
+    ) -> None:
         super().__init__(matrices, {"lr": rate, "weight_decay": weight_decay})
+        self._divide = divide
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move each matrix by the orthogonal matrix nearest to its momentum, shape by shape."""
+        """Move each matrix by the orthogonal matrix nearest to its momentum."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    by_shape.setdefault(weight.flatten(1).shape, []).append(weight)
-            for weights in by_shape.values():
-                self._move(weights, group["lr"], group["weight_decay"])
-
-    def _move(self, weights: list[nn.Parameter], rate: float, weight_decay: float) -> None:
-        steps = orthogonal(torch.stack([self._momentum(weight).flatten(1) for weight in weights]))
-        size = rate * _STEP * math.sqrt(max(steps.shape[1:]))
-        for weight, step in zip(weights, steps, strict=True):
-            weight.mul_(1 - rate * weight_decay).add_(step.view_as(weight), alpha=-size)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            momenta = [self._momentum(weight).flatten(1) for weight in weights]
+            steps = self._divide(momenta, [_products(m) for m in momenta], _all_orthogonal)
+            for weight, step in zip(weights, steps, strict=True):
+                size = group["lr"] * _STEP * math.sqrt(max(step.shape))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(step.view_as(weight), alpha=-size)
 
     def _momentum(self, weight: nn.Parameter) -> Tensor:
         """Return Nesterov's momentum: the gradient blended with the running mean."""
@@ -119,6 +128,25 @@ class _Orthogonal(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
         return weight.grad.lerp(state["momentum"], _MOMENTUM)
+
+
+def _products(matrix: Tensor) -> float:
+    """Return how many products of numbers `orthogonal` computes for a matrix."""
+    short, long = sorted(matrix.shape)
+    return short**2 * (2 * long + (4 * _ROUNDS - 3) * short)
+
+
+def _all_orthogonal(matrices: list[Tensor]) -> list[Tensor]:
+    """Return `orthogonal` of matrices of any shapes, those of one shape at once."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(index)
+    found = list(matrices)
+    for indices in by_shape.values():
+        together = orthogonal(torch.stack([matrices[index] for index in indices]))
+        for index, matrix in zip(indices, together, strict=True):
+            found[index] = matrix
+    return found
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,14 @@ from torch import Tensor, distributed, nn
 
 from models.companions import Companion, end_with, first_failure, watched
 
-__all__ = ["agree", "average", "average_gradients", "rank_and_count", "side_by_side"]
+__all__ = [
+    "agree",
+    "average",
+    "average_gradients",
+    "divided",
+    "rank_and_count",
+    "side_by_side",
+]
 
 Value = TypeVar("Value")
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -167,3 +174,43 @@ def average_gradients(weights: Iterable[nn.Parameter]) -> None:
     parts = torch.split(means, [g.numel() for g in gradients])
     for gradient, mean in zip(gradients, parts, strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def divided(
+    items: Sequence[Tensor],
+    costs: Sequence[float],
+    work: Callable[[list[Tensor]], list[Tensor]],
+) -> list[Tensor]:
+    """Return `work(items)`; each process computes a part, and gets the rest from the others.
+
+    The items, of one dtype, are the same in all processes, and so are then the results, to the bit.
+    `work` gives a tensor of each item's shape and dtype. `costs` are what each item takes, in any
+    unit; every process gets about the same.
+    """
+    rank, count = rank_and_count()
+    if count == 1 or not items:
+        return work(list(items))
+    shares = _shares(costs, count)
+    sizes = [sum(items[index].numel() for index in share) for share in shares]
+    own = work([items[index] for index in shares[rank]])
+    message = items[0].new_zeros(max(sizes))  # messages of one size: NCCL takes no others
+    message[: sizes[rank]] = torch.cat([items[0].new_empty(0), *(each.flatten() for each in own)])
+    messages = [torch.empty_like(message) for _ in shares]
+    distributed.all_gather(messages, message)
+    found = list(items)
+    for share, size, received in zip(shares, sizes, messages, strict=True):
+        parts = torch.split(received[:size], [items[index].numel() for index in share])
+        for index, part in zip(share, parts, strict=True):
+            found[index] = part.view_as(items[index])
+    return found
+
+
+def _shares(costs: Sequence[float], count: int) -> list[list[int]]:
+    """Return `count` lists of positions with about equal sums of costs: the largest first."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    totals = [0.0] * count
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        least = totals.index(min(totals))
+        shares[least].append(index)
+        totals[least] += costs[index]
+    return shares

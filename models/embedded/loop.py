@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.muon import Muon
-from models.parallel import agree, average_gradients, rank_and_count
+from models.parallel import agree, average_gradients, divided, rank_and_count
 
 __all__ = ["Progress", "Schedule", "fit"]
 
@@ -76,7 +76,7 @@ def fit(
     rank, processes = rank_and_count()
     folder.mkdir(parents=True, exist_ok=True)
     average = copy.deepcopy(modules).eval().requires_grad_(False)
-    optimiser = Muon(modules, schedule.learning_rate, schedule.weight_decay, betas=_BETAS)
+    optimiser = _optimiser(modules, schedule)
     step = _restore(folder / "state.pt", modules, average, optimiser)
     dtype = agree(dtype or (_faster(modules, loss) if step < schedule.steps else torch.float32))
     meter = _Meter(schedule.steps, report_every)
@@ -97,6 +97,11 @@ def fit(
             _save(folder / "state.pt", modules, average, optimiser, step)
             saved = time.monotonic()
     return average
+
+
+def _optimiser(modules: nn.ModuleDict, schedule: Schedule) -> Muon:
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    return Muon(modules, rate, decay, betas=_BETAS, divide=divided)
 
 
 class _Meter:

@@ -19,13 +19,13 @@
 | head.py | SegFormer's head, faster |
 | segmentor.py | what models of our own have in common |
 | queries.py, mask_losses.py | what Mask2Former and EoMT share: losses, semantic inference |
-| hugging_face.py | EoMT directories of Hugging Face as models |
+| hugging_face.py, backbones.py | directories of Hugging Face as models; their backbones |
 | mask2former.py, eomt.py | the two as mmsegmentation models |
 | gss/, semflow/ | GSS: label maps as tokens; SemFlow: a flow between images and masks |
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 
-from models.segmenters.copies import paste_object
+from models.segmenters.copies import Objects, paste_object
 from models.segmenters.draws import even_shares, shares_of
 from models.segmenters.hooks import TrainingError
 from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
@@ -56,6 +56,7 @@ __all__ = [
     "Execution",
     "Inference",
     "LabelledItem",
+    "Objects",
     "Segmenter",
     "Snapshots",
     "Trained",

@@ -20,7 +20,12 @@ from models.segmenters.queries import Predictions, QuerySegmentor
 
 __all__ = ["Eomt"]
 
-_POWER = 0.9  # of the annealing's polynomial, as in the authors' trainings
+# Of the annealing, as in the authors' configs for 3 to 5 blocks (github.com/tue-mps/eomt): where
+# the fall of the first and of the last block begins, and how long each lasts, in shares of the
+# training; the power of its polynomial.
+_FIRST, _LAST = 1 / 6, 4 / 6
+_FALL = 1 / 6
+_POWER = 0.9
 
 
 # of transformers' network: all but its losses
@@ -99,12 +104,13 @@ class Eomt(QuerySegmentor):
     def at_share(self, progress: float) -> None:
         """Set the probability of masked attention per block for this share of the training done.
 
-        The first block's falls in the second of `blocks` + 2 equal parts of the training, and each
-        block's in the part after (the authors' configs: sixths for four blocks).
+        The first block's falls in the second sixth of the training, the last one's in the fifth.
+        Those between begin at even distances.
         """
-        parts = len(self.attn_mask_probs) + 2
-        for block in range(parts - 2):
-            fallen = min(1.0, max(0.0, progress * parts - (block + 1)))
+        blocks = len(self.attn_mask_probs)
+        for block in range(blocks):
+            begin = _FIRST + (_LAST - _FIRST) * block / max(1, blocks - 1)
+            fallen = min(1.0, max(0.0, (progress - begin) / _FALL))
             self.attn_mask_probs[block] = (1 - fallen) ** _POWER
 
     def extract_feat(self, inputs: Tensor) -> Any:

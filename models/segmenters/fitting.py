@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from models.metrics import IGNORE
 from models.segmenters.checks import check_size, is_class_weight
 from models.segmenters.configs import read_config
 from models.segmenters.hugging_face import is_directory, read_directory
+from models.segmenters.openmmlab import MODELS
 from models.segmenters.presets import PRESETS
+from models.segmenters.segmentor import OwnSegmentor
 
 __all__ = ["find_config", "fit_model", "read_model", "with_tuples"]
 
@@ -23,7 +26,6 @@ __all__ = ["find_config", "fit_model", "read_model", "with_tuples"]
 # for photographs.
 _MEAN = [123.675, 116.28, 103.53]
 _STD = [58.395, 57.12, 57.375]
-_OWN = {"Mask2Former", "SemFlow"}  # whole models of ours, which have no `decode_head`
 _log = logging.getLogger(__name__)
 
 
@@ -43,13 +45,23 @@ def read_model(path: str) -> dict[str, Any]:
             f"file, nor the name of one that it ships{near and f', such as {near}'}"
         )
     model = read_config(file).get("model")
-    if not isinstance(model, dict) or not ("decode_head" in model or model.get("type") in _OWN):
+    own = _own_models()
+    if not isinstance(model, dict) or not ("decode_head" in model or model.get("type") in own):
         raise ValueError(
-            f"{path} holds no `model` with a `decode_head`, and none of {', '.join(sorted(_OWN))}; "
+            f"{path} holds no `model` with a `decode_head`, and none of {', '.join(own)}; "
             "give a config of a whole mmsegmentation model"
         )
     check_size(model)
     return model
+
+
+def _own_models() -> list[str]:
+    """Return the registered names of the models of our own, which need no `decode_head`."""
+    return sorted(
+        name
+        for name, kind in MODELS.module_dict.items()
+        if isclass(kind) and issubclass(kind, OwnSegmentor)
+    )
 
 
 def find_config(name: str) -> Path | None:

@@ -1,23 +1,30 @@
 """Mask2Former as an mmsegmentation model: queries that each predict a class and a mask.
 
 Cheng et al. 2022, "Masked-attention Mask Transformer for Universal Image Segmentation". The network
-is transformers', around any backbone of mmsegmentation or transformers' Swin; its tensors have the
-names of Hugging Face's checkpoints.
+is transformers', around a backbone of mmsegmentation or of transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
+from transformers import Mask2FormerConfig, Mask2FormerModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
+from models.segmenters.backbones import backbone_config
 from models.segmenters.openmmlab import MODELS
 from models.segmenters.queries import Predictions, QuerySegmentor
 
 __all__ = ["Mask2Former"]
+
+_LARGEST_DIVISOR = 128  # 32 in all published trainings; every image grows to a multiple of it
+# transformers builds a backbone first; before one of mmsegmentation takes its place, it is small
+_REPLACED: dict[str, Any] = {"arch": "swin", "width": 8, "depths": [1] * 4, "heads": [1] * 4}
 
 
 class _Encoder(nn.Module):
@@ -32,24 +39,13 @@ class _Encoder(nn.Module):
         return SimpleNamespace(feature_maps=list(self.body(images)))
 
 
-def _network(
-    backbone: dict[str, Any] | None, channels: list[int], width: int, **sizes: Any
-) -> Mask2FormerModel:
-    """Return transformers' network, around another backbone than Swin if one is given."""
-    swin: dict[str, Any] = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
-    if backbone is not None:  # transformers builds one first; it is replaced, so it is small
-        swin |= {"embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4}
-    config = Mask2FormerConfig(
-        backbone_config=SwinConfig(**swin),
-        feature_size=width,
-        mask_feature_size=width,
-        hidden_dim=width,
-        encoder_feedforward_dim=4 * width,
-        dim_feedforward=8 * width,
-        **sizes,
-    )
+def _network(backbone: dict[str, Any], channels: list[int], **sizes: Any) -> Mask2FormerModel:
+    """Return transformers' network around a backbone of transformers, or of mmsegmentation."""
+    foreign = "type" in backbone
+    first = backbone_config(**(_REPLACED if foreign else backbone))
+    config = Mask2FormerConfig(backbone_config=first, **sizes)
     model = Mask2FormerModel(config)
-    if backbone is not None:
+    if foreign:
         level = model.pixel_level_module
         level.encoder = _Encoder(backbone, channels)
         level.decoder = Mask2FormerPixelDecoder(config, channels)
@@ -61,9 +57,12 @@ def _network(
 class Mask2Former(QuerySegmentor):
     """The published network and losses, for semantic labels.
 
-    `backbone` is an mmsegmentation backbone of four levels with strides 4 to 32 and `channels`
-    (None: transformers' Swin-T). `width` is that of queries and features, a multiple of 32.
-    `points` is the number of points of the mask losses per mask (12,544 in the paper).
+    `backbone` is an mmsegmentation backbone of four levels with strides 4 to 32 and `channels`, or
+    one of transformers by `arch` and sizes (`backbone_config`; None: Swin-T). `width` is that of
+    queries. `features`, a multiple of 32, and `mask_features` are those of the pixel decoder, and
+    `encoder_feedforward` and `decoder_feedforward` the inner widths of its layers and of the
+    queries'; by default `width`, and 4 and 8 times `width`. `points` is the number of points of the
+    mask losses per mask (12,544 in the paper). Inputs are padded to a multiple of `divisor`.
     """
 
     def __init__(
@@ -76,23 +75,45 @@ class Mask2Former(QuerySegmentor):
         queries: int = 100,
         encoder_layers: int = 6,
         decoder_layers: int = 9,
+        features: int | None = None,
+        mask_features: int | None = None,
+        encoder_feedforward: int | None = None,
+        decoder_feedforward: int | None = None,
         points: int = 12544,
+        divisor: int = 1,
         data_preprocessor: Any = None,
         train_cfg: Any = None,
         test_cfg: Any = None,
         init_cfg: Any = None,
     ) -> None:
         super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        if not 1 <= divisor <= _LARGEST_DIVISOR:
+            raise ValueError(f"divisor is {divisor}; give 1 to {_LARGEST_DIVISOR}")
+        backbone = backbone or {"arch": "swin"}
+        self.backbone_path = "model.pixel_level_module.encoder" + ".body" * ("type" in backbone)
         self.model = _network(
             backbone,
             channels or [],
-            width,
+            hidden_dim=width,
             num_attention_heads=heads,
+            feature_size=features or width,
+            mask_feature_size=mask_features or width,
+            encoder_feedforward_dim=encoder_feedforward or 4 * width,
+            dim_feedforward=decoder_feedforward or 8 * width,
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers + 1,  # transformers counts the prediction before them
             num_queries=queries,
         )
         self.class_predictor = nn.Linear(width, num_classes + 1)
+        self.divisor = divisor
+
+    def with_own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file, those that Hugging Face names otherwise by our names."""
+        own = list(self.model.state_dict())
+        numbered = {name: torch.tensor(number) for number, name in enumerate(own)}
+        published = revert_weight_conversion(self.model, numbered)
+        ours = {f"model.{name}": f"model.{own[int(at)]}" for name, at in published.items()}
+        return {ours.get(name, name): value for name, value in tensors.items()}
 
     def init_weights(self) -> None:
         """Draw the weights of an mmsegmentation backbone; all others were drawn when built."""

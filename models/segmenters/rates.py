@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from models.muon import Muon
+from models.parallel import divided
 from models.segmenters.hooks import Schedule, Schedulers
 from models.segmenters.precision import optim_wrapper
 from models.segmenters.recipe import TrainingRecipe
@@ -37,7 +38,7 @@ def rates_of(
     """Return the optimiser and schedule of a config, or `Muon` with warm-up and cosine."""
     if schedule is None:
         last = [p for name, p in network.named_parameters() if any(part in name for part in _LAST)]
-        muon = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=last)
+        muon = Muon(network, recipe.learning_rate, recipe.weight_decay, plain=last, divide=divided)
         optimiser = optim_wrapper(muon, precision, device, clip_grad={"max_norm": _CLIP})
         return Rates(optimiser, Schedule(recipe.learning_rate, recipe.warmup, recipe.steps))
     built = schedule.build_optimiser(network, recipe.learning_rate)

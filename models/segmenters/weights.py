@@ -63,10 +63,11 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
     if digest_of(Path(file.path)) != file.sha256:
         raise ValueError(f"{file.path} changed since the training was planned; start again")
     tensors = _tensors_for(network, file.path)
-    target = network.get_submodule(file.part) if file.part else network
+    part = _path_of(network, file.part)
+    target = network.get_submodule(part) if part else network
     by, names = _match(target, tensors, ordered=Path(file.path).suffix != ".safetensors")
     own = target.state_dict()
-    above = f"{file.part}." if file.part else ""
+    above = f"{part}." if part else ""
     state = {f"{above}{name}": tensors[source] for name, source in names.items()}
     wanted = {f"{above}{name}" for name in own if not name.endswith(_COUNTER)}
     missing = wanted - set(state)
@@ -85,21 +86,32 @@ def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
     return loaded
 
 
+def _path_of(network: nn.Module, part: str) -> str:
+    """Return where a network has a part that a config names; Mask2Former's backbone lies deeper."""
+    head, dot, rest = part.partition(".")
+    return f"{_backbone_of(network)}{dot}{rest}" if head == "backbone" else part
+
+
+def _backbone_of(network: nn.Module) -> str:
+    return str(getattr(network, "backbone_path", "backbone"))
+
+
 def _tensors_for(network: Any, path: str) -> dict[str, Tensor]:
     """Return the tensors of a file, or of a pipeline by the network's names."""
     if not pipeline_folder(path).is_dir():
-        return read_tensors(Path(path))
+        tensors = read_tensors(Path(path))
+        return network.with_own_names(tensors) if hasattr(network, "with_own_names") else tensors
     if not hasattr(network, "initial_weights"):
         raise ValueError(
             f"train.weights={path!r} is a directory, and only a flow (SemFlow) starts from a "
             "pipeline's; give a .safetensors or .pth file"
         )
-    tensors: dict[str, Tensor] = network.initial_weights(path)
-    return tensors
+    started: dict[str, Tensor] = network.initial_weights(path)
+    return started
 
 
 def _check(target: nn.Module, loaded: Loaded, above: str) -> None:
-    parts = getattr(target, "pretrained_parts", ("backbone.",))
+    parts = getattr(target, "pretrained_parts", (f"{_backbone_of(target)}.",))
     own = {name: value.numel() for name, value in target.state_dict().items()}
     inner = {name: count for name, count in own.items() if name.startswith(parts)}
     numbers = {f"{above}{name}": count for name, count in (inner or own).items()}
@@ -121,7 +133,8 @@ def _match(
     Before it comes how they were found, by "name" or, if `tensors` are `ordered`, by "order".
     """
     own = target.state_dict()
-    inner = [f"{name}." for name, _ in target.named_children() if name == "backbone"]
+    backbone = f"{_backbone_of(target)}."
+    inner = [backbone] if any(name.startswith(backbone) for name in own) else []
     best: dict[str, str] = {}
     for cut in _PREFIXES:
         for add in ("", *inner):

@@ -32,11 +32,19 @@ _TRIALS = 4  # measurements; the first one also warms up and is left out
 
 
 def measure_pace(
-    store: Store, version: str, recipe: TrainingRecipe, protocol: Protocol, workers: int
+    store: Store,
+    version: str,
+    recipe: TrainingRecipe,
+    protocol: Protocol,
+    *,
+    gpus: int = 1,
+    workers: int = 0,
 ) -> float:
     """Return images per second of the first steps of a training, the median of three.
 
-    It is measured on `version` alone, also if the training reads more versions.
+    It is measured on `version` alone, also if the training reads more versions. `gpus` processes
+    share each batch, and `workers` load the data of each. Raises `ValueError` for a number of
+    processes that cannot share a batch.
     """
     from models.segmenters import Execution, train_segmenter
 
@@ -45,7 +53,8 @@ def measure_pace(
     samples = training_set(protocol, published, classes)
     rows: list[dict[str, float]] = []
     trial = replace(recipe, steps=_EVERY * _TRIALS)
-    execution = Execution(workers=workers, progress=rows.append, every=_EVERY)
+    how: dict[str, Any] = {"gpus": gpus, "workers": workers}
+    execution = Execution(**how, progress=rows.append, every=_EVERY)
     train_segmenter(samples, classes, trial, execution)
     return statistics.median(row["images_per_second"] for row in rows[1:])
 
@@ -65,12 +74,11 @@ def steps_of(settings: Settings, plan: Plan) -> dict[str, int | None]:
     if store.exists(path):
         return _read(store, path, plan)
     found: dict[str, Any] = {"minutes": minutes, "images_per_second": {}, "steps": {}}
+    how = {"gpus": settings.train.gpus, "workers": settings.train.workers}
     for model in plan.models:
         recipe = recipe_of(training_settings(settings, model).train, settings.seed)
-        with gpu_slot(settings.compute):
-            pace = measure_pace(
-                store, plan.version, recipe, protocol_of(settings), settings.train.workers
-            )
+        with gpu_slot(settings.compute, settings.train.gpus):
+            pace = measure_pace(store, plan.version, recipe, protocol_of(settings), **how)
         found["images_per_second"][model] = pace
         found["steps"][model] = max(1, round(60 * minutes * pace / recipe.batch_size))
     store.write_json(path, found)

@@ -12,7 +12,6 @@ from typing import Any
 from infra.blocks import open_store
 from infra.settings import Settings, SettingsError
 from infra.store import Store, StoreError, read_version
-from tasks.plan.resolve import for_version
 from tasks.promote.champion import champion_of
 from tasks.schemas import origin_of
 from tasks.train.check import check_segmenter
@@ -40,7 +39,8 @@ class Plan:
 def plan_comparison(settings: Settings, checkpoints: Sequence[str], version: str | None) -> Plan:
     """Return the comparison of these checkpoints, then of `compare.models` trained on `version`.
 
-    A single one is compared with the champion, which comes first. Equal arguments give equal names.
+    The settings are those for the version (`for_version`). A single checkpoint is compared with the
+    champion, which comes first. Equal arguments give equal names.
 
     Raises `SettingsError` for too few or too many, for one that is named twice, for models without
     a version or the reverse, and for trainings that would not be equal; what `check_segmenter`
@@ -63,8 +63,6 @@ def plan_comparison(settings: Settings, checkpoints: Sequence[str], version: str
         )
     store = open_store(settings.store)
     _check_classes(store, chosen, version)
-    if version:
-        settings = for_version(store, settings, version)
     trainings = [training_settings(settings, model) for model in models]
     for training in trainings:
         check_segmenter(training)

@@ -20,12 +20,13 @@ def check_segmenter(settings: Settings) -> None:
     or would have to be fetched, and for a number of GPUs that this machine does not have or that
     cannot share a batch.
     """
-    _check_gpus(settings)
     train, default = settings.train, TrainSettings()
-    chosen, usual = ((each.model, each.weights, each.schedule) for each in (train, default))
+    chosen, usual = (
+        (each.model, each.weights, each.schedule, each.gpus) for each in (train, default)
+    )
     if chosen == usual:
         return  # known to work, and mmsegmentation takes seconds to import
-    from models.segmenters import build_segmenter, load_weights, read_schedule
+    from models.segmenters import Execution, build_segmenter, load_weights, read_schedule
 
     try:
         recipe = recipe_of(train, settings.seed)
@@ -36,6 +37,10 @@ def check_segmenter(settings: Settings) -> None:
             read_schedule(recipe.config).check(segmenter.network)
     except ValueError as error:
         raise SettingsError(f"train.model={train.model!r}: {error}") from error
+    try:
+        Execution(gpus=train.gpus).check(recipe.batch_size)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def check_sources(store: Store, settings: Settings) -> None:
@@ -54,15 +59,3 @@ def check_sources(store: Store, settings: Settings) -> None:
         classes = class_names(settings.load_vocabulary().ids)
         start = champion_start(store, named=lambda start: "")
         load_start(store, start, recipe_of(train, settings.seed), classes)
-
-
-def _check_gpus(settings: Settings) -> None:
-    if settings.train.gpus == 1:
-        return
-    from models.segmenters import Execution
-
-    try:
-        batch_size = recipe_of(settings.train, settings.seed).batch_size
-        Execution(gpus=settings.train.gpus).check(batch_size)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None

@@ -141,6 +141,26 @@ def test_masks_are_annealed_block_by_block_in_sixths(done: float, chances: list[
     assert network.attn_mask_probs.tolist() == pytest.approx(chances, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("steps", "begins", "ends"),
+    [
+        # six times the first begin
+        (177384, [29564, 73910, 118256], [59128, 103474, 147820]),
+        (39120, [6520, 13040, 19560, 26080], [13040, 19560, 26080, 32600]),
+        (88692, [14782, 25869, 36955, 48042, 59128], [29564, 40651, 51737, 62824, 73910]),
+    ],
+)
+def test_masks_are_annealed_in_the_steps_of_the_authors_configs(
+    steps: int, begins: list[int], ends: list[int]
+) -> None:
+    """Those of EoMT-S and EoMT-g on COCO, and of EoMT-L on ADE20K."""
+    network = Eomt(3, **(SMALL | {"blocks": len(begins), "layers": len(begins)}))
+    for block, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        for done, chance in ((begin, 1), ((begin + end) / 2, 0.5**0.9), (end, 0)):
+            network.at_share(done / steps)
+            assert float(network.attn_mask_probs[block]) == pytest.approx(chance, abs=1e-3)
+
+
 def test_queries_see_their_masks_as_often_as_the_probability_says(small: Eomt) -> None:
     masks = torch.full((50, 5, 8, 8), -1.0)
     masks[..., :4] = 1.0
@@ -175,6 +195,14 @@ def test_a_directory_of_hugging_face_is_a_model_with_its_weights(
     )
 
 
+def test_images_are_normalised_as_the_directory_says(directory: Path) -> None:
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "do_rescale": True}
+    (directory / "preprocessor_config.json").write_text(json.dumps(said))
+    prepare: Any = build_segmenter(str(directory), CLASSES).network.data_preprocessor
+    images = torch.full((1, 3, 64, 64), 255.0)
+    assert torch.allclose(prepare({"inputs": images}, training=False)["inputs"], images / 255 * 2)
+
+
 def test_its_class_layer_is_left_out_for_other_classes(directory: Path) -> None:
     segmenter = build_segmenter(str(directory), (*CLASSES, "green"))
     (file,) = initial_weights(str(directory))
@@ -187,7 +215,7 @@ def test_its_class_layer_is_left_out_for_other_classes(directory: Path) -> None:
     [
         ({"model_type": "llama"}, "model_type is 'llama'; give a directory of an EoMT"),
         ({"hidden_act": "relu"}, "hidden_act is not gelu"),
-        ({"hidden_size": "a" * 99}, r"hidden_size is a{60}; give a number like 1024"),
+        ({"hidden_size": "a" * 99}, r"hidden_size is 'a{59}; give a number like 1024"),
         ({"hidden_size": 1 << 40}, "hidden_size is 1099511627776; give a number like 1024"),
         ({"use_swiglu_ffn": 3}, "use_swiglu_ffn is 3; give a number like False"),
         ({"num_queries": None}, "num_queries is None; give a number like 200"),

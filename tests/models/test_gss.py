@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models import metrics
+from models.parallel import average, average_gradients, rank_and_count, side_by_side
 from models.segmenters import (
     DrawnScenes,
     Execution,
@@ -31,11 +32,12 @@ from models.segmenters.gss.autoencoders import EmbeddedTokens, build_autoencoder
 from models.segmenters.gss.bits import BitPosterior
 from models.segmenters.gss.dalle import DalleTokens
 from models.segmenters.gss.head import TokenHead
-from models.segmenters.gss.nearest import nearest, scores
+from models.segmenters.gss.nearest import scores
 from models.segmenters.gss.palettes import check_palette, farthest, random_colours, reproduced
 from models.segmenters.gss.segmentor import VARIANTS
 from models.segmenters.gss.targets import fill
 from models.segmenters.openmmlab import PixelData, SegDataSample
+from models.segmenters.sharing import share_batches
 from tests.models.test_segmenters import CLASSES, Squares, miou_on_squares
 
 SMALL = {"codes": 24, "width": 8, "entry": 8, "blocks": 1}
@@ -146,14 +148,16 @@ def test_the_affine_map_is_the_nearest_colour() -> None:
     torch.manual_seed(0)
     palette, pictures = farthest(150), torch.rand(2, 3, 40, 24)
     far = (pictures[:, None] - palette[:, :, None, None]).square().sum(2)
-    assert torch.equal(nearest(pictures, palette).long(), far.argmin(1))
-    found = scores(pictures, palette, 0.02).softmax(1)
+    logits = scores(pictures, palette, 0.02)
+    assert torch.equal(logits.argmax(1), far.argmin(1))
+    found = logits.softmax(1)
     assert torch.allclose(found, (-far / 0.02).softmax(1), atol=1e-4)
 
 
 def test_every_colour_is_read_as_itself() -> None:
     palette = farthest(255)
-    assert nearest(palette.T[None, :, :, None], palette).flatten().tolist() == list(range(255))
+    found = scores(palette.T[None, :, :, None], palette, 0.02).argmax(1)
+    assert found.flatten().tolist() == list(range(255))
 
 
 # autoencoders
@@ -260,6 +264,45 @@ def test_labels_of_255_alone_cost_nothing(gss: Callable[..., Any]) -> None:
         for sample in samples:
             sample.gt_sem_seg.data[:] = 255
         assert all(value.item() == 0 for value in network.loss(images, samples).values())
+
+
+def _gradients(path: str, variant: str) -> None:
+    """Save the losses and gradients of this process's part of eight pictures, averaged."""
+    rank, count = rank_and_count()
+    torch.manual_seed(0)
+    network: Any = build_segmenter(path, CLASSES).network
+    network.posterior.prepare()
+    share_batches(network)
+    images, samples = batch(8)
+    for index, sample in enumerate(samples):
+        sample.gt_sem_seg.data[:, : index * 3] = 255  # the later ones have fewer pixels
+    own = slice(rank * 8 // count, (rank + 1) * 8 // count)
+    losses = network.train().loss(images[own], samples[own])
+    sum(losses.values()).backward()
+    weights = dict(network.named_parameters())
+    average_gradients(weights.values())
+    found = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+    found |= {name: average(value.detach()) for name, value in losses.items()}
+    torch.save(found, Path(path).with_name(f"{variant} {rank} of {count}.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "processes"), [("codes", 2), ("tt", 2), ("ft", 4)])
+def test_processes_have_the_losses_and_gradients_of_the_whole_batch(
+    config: Config, variant: str, processes: int
+) -> None:
+    """Four processes have two pictures each, so not all have one of every four."""
+    job = (config(variant), variant)
+    with side_by_side(processes, _gradients, *job):
+        _gradients(*job)
+    _gradients(*job)
+    together, whole = (
+        torch.load(Path(job[0]).with_name(f"{variant} 0 of {count}.pt"), weights_only=True)
+        for count in (processes, 1)
+    )
+    assert together.keys() == whole.keys() and "loss_tokens" in whole
+    for name, value in whole.items():
+        assert torch.allclose(together[name], value, rtol=1e-3, atol=1e-5), name
 
 
 # variants

@@ -1,5 +1,6 @@
 """Mask2Former matches queries to classes, learns, and never hears of pixels of 255."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import torch
 
 from models.parallel import average, rank_and_count, side_by_side
 from models.segmenters import (
+    PRESETS,
     TrainingRecipe,
     build_segmenter,
+    initial_weights,
+    load_weights,
     pack_segmenter,
     predict_probabilities,
     train_segmenter,
     unpack_segmenter,
 )
 from models.segmenters.mask_losses import mask_losses, match, targets_of
+from models.segmenters.openmmlab import MODELS
 from models.segmenters.queries import Predictions
 from tests.models.test_segmenters import CLASSES, Squares, miou_on_squares
 
@@ -116,6 +121,24 @@ def test_it_comes_back_from_its_files() -> None:
     torch.manual_seed(0)
     files = pack_segmenter(build_segmenter("mask2former", CLASSES))
     assert pack_segmenter(unpack_segmenter(files)) == files
+
+
+@pytest.mark.parametrize("named", ["by the config", "by train.weights"])
+def test_a_file_of_a_backbone_is_what_the_backbone_starts_from(tmp_path: Path, named: str) -> None:
+    torch.manual_seed(0)
+    backbone = MODELS.build(PRESETS["mask2former"]["backbone"])
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
+    model = copy.deepcopy(PRESETS["mask2former"])
+    weights = str(tmp_path / "backbone.pth")
+    if named == "by the config":
+        model["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": weights}
+    (tmp_path / "config.py").write_text(f"model = {model}\n")
+    config = str(tmp_path / "config.py")
+    network = build_segmenter(config, CLASSES).network
+    (file,) = initial_weights(config, None if named == "by the config" else weights)
+    network.load_state_dict(load_weights(network, file).state, strict=False)
+    loaded = network.get_submodule("model.pixel_level_module.encoder.body").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in backbone.state_dict().items())
 
 
 def _loss(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Muon: what kind of step each weight takes."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.muon import Muon, orthogonal
+from models.parallel import divided, rank_and_count, side_by_side
 
 
 def network() -> nn.Sequential:
@@ -102,3 +104,38 @@ def test_a_restored_optimiser_goes_on_as_the_one_that_was_saved() -> None:
         ends.append([weight.detach().clone() for weight in parts.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     assert all(math.isfinite(float(weight.abs().max())) for weight in ends[0])
+
+
+def _train(folder: Path) -> None:
+    """Save weights and momenta after three steps, with gradients equal in all processes."""
+    rank, count = rank_and_count()
+    parts = nn.Sequential(*network(), nn.Linear(32, 48), nn.Linear(48, 24), nn.Linear(20, 24))
+    optimiser = Muon(parts, 0.01, 0.1, divide=divided)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for weight in parts.parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        optimiser.step()
+    momenta = {index: each["momentum"] for index, each in _matrices(optimiser).items()}
+    torch.save([parts.state_dict(), momenta], folder / f"{rank} of {count}.pt")
+
+
+def _matrices(optimiser: Muon) -> dict[int, Any]:
+    state = optimiser.state_dict()["state"]
+    return {index: each for index, each in state.items() if "momentum" in each}
+
+
+@pytest.mark.slow
+def test_processes_that_divide_the_matrices_end_in_the_same_weights(tmp_path: Path) -> None:
+    with side_by_side(2, _train, tmp_path):
+        _train(tmp_path)
+    _train(tmp_path)
+    first, second, alone = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        for name in ("0 of 2", "1 of 2", "0 of 1")
+    )
+    assert len(first[1]) == 5  # any process can write a snapshot, and any number can resume from it
+    for one, other, single in zip(first, second, alone, strict=True):
+        assert one.keys() == single.keys()
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+        assert all(torch.allclose(value, single[name], atol=1e-6) for name, value in one.items())

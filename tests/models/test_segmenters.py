@@ -19,10 +19,12 @@ from torch.utils.data import Dataset
 from models import metrics
 from models.scenes import components
 from models.segmenters import (
+    PRESETS,
     ArraySet,
     DrawnScenes,
     Execution,
     Inference,
+    Objects,
     Segmenter,
     Snapshots,
     Trained,
@@ -32,13 +34,14 @@ from models.segmenters import (
     build_segmenter,
     load_segmenter,
     pack_segmenter,
+    paste_object,
     predict_probabilities,
     save_segmenter,
     train_segmenter,
     unpack_segmenter,
 )
 from models.segmenters.distortions import blur, occlude, tilt
-from models.segmenters.fitting import fit_model
+from models.segmenters.fitting import fit_model, read_model
 from models.segmenters.openmmlab import MODELS, isolated
 from models.segmenters.samples import Augmentation, TrainingView, Views, augment
 from models.segmenters.sources import translation
@@ -193,6 +196,20 @@ def test_a_config_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "schedule.py").write_text("optimizer = dict(type='SGD')\n")
     with pytest.raises(ValueError, match=r"schedule\.py holds no `model`"):
         build_segmenter(str(tmp_path / "schedule.py"), CLASSES)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_config_file_may_hold_the_model_of_a_preset(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(f"model = {PRESETS[name]}\n")
+    assert read_model(str(path)) == PRESETS[name]
+
+
+def test_a_config_file_of_an_eomt_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "eomt.py"
+    path.write_text(f"model = {PRESETS['eomt'] | {'layers': 2, 'blocks': 1, 'queries': 7}}\n")
+    network: Any = build_segmenter(str(path), CLASSES).network
+    assert network.query.weight.shape == (7, 128) and network.num_classes == len(CLASSES)
 
 
 @pytest.mark.slow
@@ -364,6 +381,25 @@ def test_every_sample_is_seen_once_an_epoch() -> None:
     epochs = [seen[start : start + 5] for start in (0, 5, 10)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_an_object_is_cut_once_and_pasted_unchanged_as_often_as_it_is_drawn() -> None:
+    reads: list[int] = []
+
+    class Watched(Squares):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            reads.append(index)
+            return super().__getitem__(index)
+
+    remembered = Objects(Watched(4))
+    for seed in range(60):
+        item = Squares(4)[seed % 4]
+        pasted = [
+            paste_object(item["image"], item["label"], each, [1, 2], np.random.default_rng(seed))
+            for each in (remembered, Objects(Squares(4)))
+        ]
+        assert all(torch.equal(a, b) for a, b in zip(*pasted, strict=True))
+    assert len(reads) <= 4 * 2  # a sample and a class each
 
 
 @pytest.mark.parametrize("size", [(20, 90), (64, 64), (100, 30)])

@@ -1,4 +1,4 @@
-"""Colours → class scores: the nearest colour, as one product per block of rows.
+"""Colours → class scores: the nearest colour, as one product per pixel.
 
 The paper's inverse, a least-squares solution, is singular for more than three classes: noiseless
 colours are read wrong. The released code takes the nearest colour, over a tensor of K × 3 numbers
@@ -8,13 +8,10 @@ map, a 1×1 convolution, has the same order.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["nearest", "scores"]
-
-_BLOCK = 1 << 22  # bytes of scores that exist at once: stays in a processor's cache
+__all__ = ["scores"]
 
 
 def scores(pictures: Tensor, palette: Tensor, temperature: float) -> Tensor:
@@ -25,17 +22,3 @@ def scores(pictures: Tensor, palette: Tensor, temperature: float) -> Tensor:
     """
     weight = (2 * palette)[:, :, None, None] / temperature
     return F.conv2d(pictures, weight.to(pictures), -palette.square().sum(1) / temperature)
-
-
-def nearest(pictures: Tensor, palette: Tensor) -> Tensor:
-    """Return the class (N, H, W) uint8 of the nearest colour; up to 255 classes.
-
-    The scores of a few rows exist at a time.
-    """
-    count, _, height, width = pictures.shape
-    found = torch.empty((count, height, width), dtype=torch.uint8, device=pictures.device)
-    rows = max(1, _BLOCK // (4 * max(1, count) * len(palette) * width))
-    for top in range(0, height, rows):
-        block = pictures[:, :, top : top + rows]
-        found[:, top : top + rows] = scores(block, palette, 1.0).argmax(1).byte()
-    return found

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.metrics import IGNORE
+from models.parallel import rank_and_count
 from models.segmenters.gss.bits import BitPosterior
 from models.segmenters.gss.head import TokenHead
 from models.segmenters.gss.posterior import MaskigePosterior
-from models.segmenters.gss.targets import Filled, fill
+from models.segmenters.gss.targets import Filled, fill, masked_mean
 from models.segmenters.openmmlab import MODELS
 from models.segmenters.segmentor import OwnSegmentor
 
@@ -119,7 +120,12 @@ class GSS(OwnSegmentor):
 
     def _stage_one(self, tokens: Tensor, target: Filled) -> dict[str, Tensor]:
         every = 1 if self.variant == "codes" else _STAGE_ONE
-        picked = (part[::every] for part in (tokens, target.label, target.pixels))
+        first = -rank_and_count()[0] * len(tokens) % every  # every fourth of the whole batch
+        pixels = target.pixels
+        if first >= len(tokens):  # none is here, and the others wait for this process's count
+            first = 0
+            pixels = torch.zeros_like(pixels)
+        picked = (part[first::every] for part in (tokens, target.label, pixels))
         return self.posterior.extra_losses(*picked, begins=self.done < _BEGINS)
 
     def _reading_loss(self, inputs: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -175,6 +181,5 @@ def _resized(logits: Tensor, size: Any) -> Tensor:
 
 
 def _pixel_loss(logits: Tensor, label: Tensor) -> Tensor:
-    count = (label != IGNORE).sum().clamp_min(1)
-    loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
-    return loss / count
+    loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+    return masked_mean(loss, (label != IGNORE).float())

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.metrics import IGNORE
+from models.parallel import average, rank_and_count
 
 __all__ = ["Filled", "fill", "masked_mean"]
 
@@ -38,5 +39,10 @@ def fill(label: Tensor, guess: Tensor, grid: int) -> Filled:
 
 
 def masked_mean(loss: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean of a loss where `valid`, of the same shape, is true; 0 if it is nowhere."""
-    return (loss * valid).sum() / valid.sum().clamp_min(1)
+    """Return the mean of a loss where `valid`, of the same shape, is 1; 0 if it is nowhere.
+
+    Of several processes that share a batch, each returns its part: the mean over the processes is
+    that of the whole batch.
+    """
+    count = average(valid.sum())
+    return (loss * valid).sum() / count.clamp_min(1 / rank_and_count()[1])

@@ -43,9 +43,17 @@ def two_models(settings: Settings, folder: Path, minutes: float | None = None) -
     return with_models(settings, settings.train.model, str(folder / "other.py"), minutes=minutes)
 
 
+def with_processes(settings: Settings, gpus: int) -> Settings:
+    train = settings.train.model_copy(update={"gpus": gpus})
+    return settings.model_copy(update={"train": train})
+
+
 @pytest.mark.slow
-def test_steps_of_equal_minutes_are_measured_once(settings: Settings, tmp_path: Path) -> None:
-    chosen = two_models(settings, tmp_path, minutes=0.5)
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_steps_of_equal_minutes_are_measured_once(
+    settings: Settings, tmp_path: Path, gpus: int
+) -> None:
+    chosen = with_processes(two_models(settings, tmp_path, minutes=0.5), gpus)
     plan = plan_comparison(chosen, [], VERSION)
     steps = steps_of.fn(chosen, plan)
     assert set(steps) == set(plan.models)
@@ -57,6 +65,15 @@ def test_steps_of_equal_minutes_are_measured_once(settings: Settings, tmp_path: 
     assert steps_of.fn(chosen, plan) == dict.fromkeys(steps, 7)
     training = training_settings(chosen, plan.models[0], 7)
     assert training.train.steps == 7 and training.train.model == plan.models[0]
+
+
+def test_a_pace_is_that_of_the_processes_that_will_train(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Three processes cannot share a batch of four, so what takes them is told."""
+    chosen = with_processes(two_models(settings, tmp_path, minutes=1), 3)
+    with pytest.raises(ValueError, match=r"train\.gpus is 3, which does not divide .* 4:"):
+        steps_of.fn(chosen, Plan("night-1", (), chosen.compare.models, VERSION))
 
 
 def test_equal_images_take_the_steps_of_the_settings(settings: Settings, tmp_path: Path) -> None:
