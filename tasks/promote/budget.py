@@ -27,9 +27,9 @@ MOST = 2.0
 LEAST_NEED = 0.05  # even a perfect class goes on being made
 # A class that is hardly ever kept needs other prompts or masks, not more images.
 LEAST_KEPT = 0.1
-# Objects whose weight an equal need has: (0.70 / 0.10)², the spread of the need of single objects
+# Objects whose weight an equal need has: about (0.68 / 0.11)², the spread of the need of single objects
 # over that of backgrounds; docs/design-notes.md, "Nights that add up".
-PRIOR = 50.0
+PRIOR = 40.0
 
 Values = Mapping[str, float | None]
 Floats = NDArray[np.float64]
