@@ -27,7 +27,7 @@ MOST = 2.0
 LEAST_NEED = 0.05  # even a perfect class goes on being made
 # A class that is hardly ever kept needs other prompts or masks, not more images.
 LEAST_KEPT = 0.1
-# Objects whose weight an equal need has: about (0.68 / 0.11)², the spread of the need of single objects
+# Objects whose weight an equal need has: about (0.68 / 0.11)², the spread of the need of objects
 # over that of backgrounds; docs/design-notes.md, "Nights that add up".
 PRIOR = 40.0
 
