@@ -51,10 +51,11 @@ def _network(**sizes: Any) -> EomtForUniversalSegmentation:
 class Eomt(QuerySegmentor):
     """The published network, for semantic labels, with images of any size.
 
-    `blocks` of the `layers` hold the queries. `patch` is the side of a patch in pixels, and `side`
-    that of the square that position embeddings are kept for; others are interpolated. `upscales`
-    doublings lie between patches and masks. `registers`, `gated` (SwiGLU) and `scale` (LayerScale's
-    first value) are those of the ViT.
+    With `queries` None there is one per class, which is matched with its own class (see
+    `Mask2Former`). `blocks` of the `layers` hold the queries. `patch` is the side of a patch in
+    pixels, and `side` that of the square that position embeddings are kept for; others are
+    interpolated. `upscales` doublings lie between patches and masks. `registers`, `gated` (SwiGLU)
+    and `scale` (LayerScale's first value) are those of the ViT.
 
     In training, a block's queries attend only to what their masks show, with a probability that
     `at_share` takes from 1 to 0. Outside of training nothing is masked, as at a training's end.
@@ -67,7 +68,7 @@ class Eomt(QuerySegmentor):
         layers: int = 24,
         heads: int = 16,
         blocks: int = 4,
-        queries: int = 100,
+        queries: int | None = 100,
         patch: int = 16,
         side: int = 512,
         registers: int = 4,
@@ -80,13 +81,16 @@ class Eomt(QuerySegmentor):
         test_cfg: Any = None,
         init_cfg: Any = None,
     ) -> None:
-        super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        of_classes = queries is None
+        super().__init__(
+            num_classes, points, of_classes, data_preprocessor, train_cfg, test_cfg, init_cfg
+        )
         network = _network(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_blocks=blocks,
-            num_queries=queries,
+            num_queries=num_classes if of_classes else queries,
             patch_size=patch,
             image_size=side,
             num_register_tokens=registers,

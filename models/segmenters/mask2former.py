@@ -57,6 +57,17 @@ def _network(backbone: dict[str, Any], channels: list[int], **sizes: Any) -> Mas
 class Mask2Former(QuerySegmentor):
     """The published network and losses, for semantic labels.
 
+    With `queries` None there is one per class, which is matched with its own class, as in
+    "MaskFormer-fixed" of Cheng et al. 2021, "Per-Pixel Classification is Not All You Need". The
+    preset has these: from random weights, least-cost matching finds masks soon and classes late.
+
+    | queries of the preset, 500 steps on drawn scenes | mIoU |
+    |---|---|
+    | one per class, each for its own | 0.894 |
+    | 24, by least cost (Mask2Former) | 0.313 |
+    | 24, with a per-pixel loss on the features beside it, weight 1 and 5 | 0.396, 0.401 |
+    | SegFormer, as many steps | 0.884 |
+
     `backbone` is an mmsegmentation backbone of four levels with strides 4 to 32 and `channels`, or
     one of transformers by `arch` and sizes (`backbone_config`; None: Swin-T). `width` is that of
     queries. `features`, a multiple of 32, and `mask_features` are those of the pixel decoder, and
@@ -72,7 +83,7 @@ class Mask2Former(QuerySegmentor):
         channels: list[int] | None = None,
         width: int = 256,
         heads: int = 8,
-        queries: int = 100,
+        queries: int | None = 100,
         encoder_layers: int = 6,
         decoder_layers: int = 9,
         features: int | None = None,
@@ -86,7 +97,10 @@ class Mask2Former(QuerySegmentor):
         test_cfg: Any = None,
         init_cfg: Any = None,
     ) -> None:
-        super().__init__(num_classes, points, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        of_classes = queries is None
+        super().__init__(
+            num_classes, points, of_classes, data_preprocessor, train_cfg, test_cfg, init_cfg
+        )
         if not 1 <= divisor <= _LARGEST_DIVISOR:
             raise ValueError(f"divisor is {divisor}; give 1 to {_LARGEST_DIVISOR}")
         backbone = backbone or {"arch": "swin"}
@@ -102,7 +116,7 @@ class Mask2Former(QuerySegmentor):
             dim_feedforward=decoder_feedforward or 8 * width,
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers + 1,  # transformers counts the prediction before them
-            num_queries=queries,
+            num_queries=num_classes if of_classes else queries,
         )
         self.class_predictor = nn.Linear(width, num_classes + 1)
         self.divisor = divisor

@@ -50,7 +50,9 @@ def _mit(width: int, heads: Sequence[int], layers: Sequence[int]) -> dict[str, A
     }
 
 
-def _mask2former(backbone: dict[str, Any], channels: Sequence[int], **sizes: int) -> dict[str, Any]:
+def _mask2former(
+    backbone: dict[str, Any], channels: Sequence[int], **sizes: int | None
+) -> dict[str, Any]:
     """Return the config of Mask2Former around a backbone with these channels per level."""
     network = {"backbone": backbone, "channels": list(channels), "num_classes": 2}
     return {"type": "Mask2Former", **network, **sizes, **_WHOLE}
@@ -86,7 +88,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers": 6,
         "heads": 4,
         "blocks": 3,
-        "queries": 24,
+        "queries": None,
         "patch": 8,
         "side": 128,
         "registers": 0,
@@ -101,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         [32 * heads for heads in _HEADS],
         width=64,
         heads=4,
-        queries=24,
+        queries=None,
         encoder_layers=1,
         decoder_layers=3,
         points=1024,

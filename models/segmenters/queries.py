@@ -44,8 +44,9 @@ class Predictions(NamedTuple):
 class QuerySegmentor(OwnSegmentor):
     """Losses and semantic inference; a network adds `layers_of`.
 
-    `points` is the number of points of the mask losses per mask. Inputs are padded to a multiple of
-    `divisor` at the bottom and right.
+    `points` is the number of points of the mask losses per mask. With `of_classes` there is a query
+    per class, which is matched with its own class; else the least cost matches queries with the
+    classes of a label. Inputs are padded to a multiple of `divisor` at the bottom and right.
     """
 
     divisor = 1
@@ -54,6 +55,7 @@ class QuerySegmentor(OwnSegmentor):
         self,
         num_classes: int,
         points: int,
+        of_classes: bool,
         data_preprocessor: Any = None,
         train_cfg: Any = None,
         test_cfg: Any = None,
@@ -61,6 +63,7 @@ class QuerySegmentor(OwnSegmentor):
     ) -> None:
         super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
         self.points = points
+        self.of_classes = of_classes
 
     def layers_of(self, inputs: Tensor) -> list[Predictions]:
         """Return the predictions of each layer that is trained, the last one's last."""
@@ -90,6 +93,12 @@ class QuerySegmentor(OwnSegmentor):
         bottom, right = (-side % self.divisor for side in inputs.shape[2:])
         return F.pad(inputs, (0, right, 0, bottom)) if bottom or right else inputs
 
+    def _matched(self, classes: Tensor, masks: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
+        """Return queries, and the numbers of the masks in `target` that they are matched with."""
+        if self.of_classes:
+            return target.ids, torch.arange(len(target.ids), device=masks.device)
+        return match(classes, masks, target, self.points)
+
     def _losses(self, layer: Predictions, targets: list[Targets]) -> dict[str, Tensor]:
         masks_here = torch.tensor(float(sum(len(target.ids) for target in targets)))
         count = average(masks_here.to(layer.masks.device)).clamp_min(1 / rank_and_count()[1])
@@ -97,7 +106,7 @@ class QuerySegmentor(OwnSegmentor):
         bce = dice = layer.masks.sum() * 0
         for index, target in enumerate(targets):
             masks = layer.masks[index].float()
-            queries, matched = match(layer.classes[index].float(), masks, target, self.points)
+            queries, matched = self._matched(layer.classes[index].float(), masks, target)
             wanted[index, queries] = target.ids[matched]
             if len(queries):
                 one, other = mask_losses(masks[queries], target, matched, self.points)

@@ -59,6 +59,26 @@ def test_each_class_gets_the_query_that_fits_it() -> None:
     assert pairs == {0: 2, 1: 4, 2: 1}
 
 
+@pytest.mark.parametrize("queries", [None, 5])
+def test_only_without_a_number_of_queries_is_each_matched_with_its_own_class(
+    tmp_path: Path, queries: int | None
+) -> None:
+    (tmp_path / "config.py").write_text(f"model = {PRESETS['mask2former'] | {'queries': queries}}")
+    network: Any = build_segmenter(str(tmp_path / "config.py"), CLASSES).network
+    assert len(network.model.transformer_module.queries_features.weight) == (queries or 3)
+    ids = label()
+    ids[ids == 2] = 255
+    own = torch.stack([torch.where(ids == name, 20.0, -20.0) for name in range(3)])[None]
+
+    def loss(said: list[int]) -> float:
+        classes = 20 * torch.nn.functional.one_hot(torch.tensor([said]), 4).float()
+        masks = own[:, [min(each, 2) for each in said]]
+        return float(network._losses(Predictions(classes, masks), [targets_of(ids)])["loss_class"])
+
+    assert loss([0, 1, 3]) < 1e-6
+    assert (loss([1, 0, 3]) > 1) == (queries is None)
+
+
 def test_perfect_masks_cost_nothing_and_swapped_ones_much() -> None:
     _, masks = perfect(label())
     target = targets_of(label())
