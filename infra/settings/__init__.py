@@ -24,6 +24,7 @@ from infra.settings.data import (
     RefineSettings,
     SelectSettings,
 )
+from infra.settings.drawn import check_drawn
 from infra.settings.operation import (
     AlarmSettings,
     ComputeSettings,
@@ -62,5 +63,6 @@ __all__ = [
     "StoreSettings",
     "TrainSettings",
     "WatchSettings",
+    "check_drawn",
     "check_same_run",
 ]

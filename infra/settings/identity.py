@@ -26,7 +26,14 @@ _BY_CONTENT = {"vocabulary", "classes"}
 EXCLUDED = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
 # Fields that are younger than runs in users' stores, with the value that makes the samples of those
 # runs. At this value they are left out, so those runs keep their identity.
-_ADDED_SINCE: dict[str, dict[str, Any]] = {"generator": {"attention": "phrases"}}
+_ADDED_SINCE: dict[str, dict[str, Any]] = {
+    "generator": {
+        "attention": "phrases",
+        "labels": None,
+        "labels_digest": None,
+        "layouts": "given",
+    }
+}
 
 
 def sample_settings(dumped: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
