@@ -58,8 +58,7 @@ def test_fewer_images_than_maps_are_of_different_maps_and_of_any_of_them(store: 
 @pytest.mark.parametrize("layouts", ["given", "composed"])
 def test_the_shard_size_changes_the_shard_only(store: Store, layouts: str) -> None:
     small, large = (
-        planned(store, generator={"layouts": layouts}, plan={"shard_size": size})
-        for size in (1, 5)
+        planned(store, generator={"layouts": layouts}, plan={"shard_size": size}) for size in (1, 5)
     )
     pd.testing.assert_frame_equal(small.drop(columns="shard"), large.drop(columns="shard"))
 
