@@ -178,6 +178,7 @@ class _Labelled(_Part):
 
 
 class _Sections(_Part):
+    generator: dict[str, Any] = {}
     refine: dict[str, Any] = {}
     select: dict[str, Any] = {}
 

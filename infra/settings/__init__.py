@@ -18,6 +18,7 @@ may come from any source, and are shown.
 from __future__ import annotations
 
 from infra.settings.data import (
+    FLOW,
     ComposeSettings,
     GeneratorSettings,
     PlanSettings,
@@ -45,6 +46,7 @@ from infra.settings.training import (
 from infra.sources import SettingsError
 
 __all__ = [
+    "FLOW",
     "AlarmSettings",
     "CompareSettings",
     "ComposeSettings",

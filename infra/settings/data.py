@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from infra.settings.section import Count, Section, Share, ShareOrAuto
 
 __all__ = [
+    "FLOW",
     "ComposeSettings",
     "GeneratorSettings",
     "PlanSettings",

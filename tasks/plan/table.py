@@ -159,9 +159,11 @@ class Plan:
     def _faulty_sources(self, values: pa.Array, generated: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which sources are no generated rows; those of generated rows may be label maps."""
         sources = values.flatten().to_numpy(zero_copy_only=False)
-        of_maps = generated[pc.list_parent_indices(values).to_numpy()] & self._of_maps
-        outside = ~of_maps & (sources >= len(self) - self.scenes)
-        return _rows_with(values, (sources < 0) | outside)
+        drawn = generated & self._of_maps
+        outside = ~drawn[pc.list_parent_indices(values).to_numpy()]
+        outside &= sources >= len(self) - self.scenes
+        without = drawn & (pc.list_value_length(values).to_numpy() == 0)
+        return without | _rows_with(values, (sources < 0) | outside)
 
     def _faulty_shards(
         self, shards: NDArray[np.int64], generated: NDArray[np.bool_]

@@ -15,6 +15,7 @@ from models.segmenters import build_segmenter
 from tasks.plan.prepare import prepare
 from tasks.publish.version import NothingKeptError
 from tasks.report.examples import draw_cells
+from tasks.report.page import render
 from tasks.report.stored_run import read_stored_run
 from tasks.run.failures import NightFailedError
 from tasks.run.verify import verify_stored_run
@@ -140,6 +141,7 @@ def test_the_report_shows_the_mask_that_was_read_back(folder: Path) -> None:
     nights.run(chosen)
     store = nights.store_of(chosen)
     stored = read_stored_run(store, "night")
+    assert "image, label and the mask that was read back" in render(store, stored)
     cells = list(draw_cells(store, stored, stored.counts.picked))
     assert cells and {"car", "bus", "car, bus"} >= {cell.caption for cell in cells} - {""}
     for cell in cells:

@@ -10,7 +10,7 @@ from infra.store import Store
 from tasks.maps.layouts import open_layouts
 from tasks.plan.prompts import PlanError
 from tasks.plan.rows import make_plan, start_run
-from tasks.plan.table import Plan
+from tasks.plan.table import Plan, stored_plan
 from tests.tasks.drawing import COUNT, label_map, publish_maps, settings
 
 
@@ -85,6 +85,15 @@ def test_scenes_are_planned_of_images_of_label_maps(store: Store) -> None:
     for background, *objects in scenes["sources"]:
         assert table["kind"][background] == "negative"
         assert set(table["kind"][objects]) == {"single"}
+
+
+def test_a_stored_row_without_a_label_map_is_of_no_plan(store: Store) -> None:
+    chosen = settings(store)
+    table = planned(store)
+    table.at[3, "sources"] = []
+    store.write_bytes("runs/night/plan.parquet", stored_plan([table]))
+    with pytest.raises(PlanError, match=r"plan\.parquet: sources \[\] is of no plan of this run"):
+        list(Plan(store, chosen).columns(["sources"]))
 
 
 @pytest.mark.parametrize("sections", [{"compose": {"images": 2}}, {"plan": {"images": 30}}])
