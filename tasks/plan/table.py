@@ -163,7 +163,7 @@ class Plan:
         outside = ~drawn[pc.list_parent_indices(values).to_numpy()]
         outside &= sources >= len(self) - self.scenes
         without = drawn & (pc.list_value_length(values).to_numpy() == 0)
-        return without | _rows_with(values, (sources < 0) | outside)
+        return np.asarray(without | _rows_with(values, (sources < 0) | outside))
 
     def _faulty_shards(
         self, shards: NDArray[np.int64], generated: NDArray[np.bool_]

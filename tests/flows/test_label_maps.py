@@ -44,8 +44,9 @@ def drawing(folder: Path, **sections: Any) -> Settings:
     return chosen
 
 
-def published(chosen: Settings) -> SegmentationDataset:
-    return SegmentationDataset(chosen.store.url, nights.version(chosen))
+def published(chosen: Settings) -> list[dict[str, Any]]:
+    samples = SegmentationDataset(chosen.store.url, nights.version(chosen))
+    return [samples[index] for index in range(len(samples))]
 
 
 def test_the_given_label_maps_are_published_with_their_images(folder: Path) -> None:

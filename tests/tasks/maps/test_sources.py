@@ -25,7 +25,8 @@ def test_a_version_s_maps_are_those_of_its_shards_in_order(store: Store) -> None
     for number in range(COUNT):
         np.testing.assert_array_equal(maps.read(number).label, label_map(number))
     assert maps.read(2).instance is None
-    assert set(np.unique(maps.read(4).instance)) == {0, 9}
+    instance = maps.read(4).instance
+    assert instance is not None and set(np.unique(instance)) == {0, 9}
     assert maps.name(4) == "versions/maps/data/00001, sample map 4"
 
 
