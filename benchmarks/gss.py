@@ -38,10 +38,9 @@ MODELS = {
     "GSS-FF": "gss-ff",
     "GSS-FT": "gss-ft",
     "GSS-FT-W": "gss-ft-w",
-    "GSS-TF": "gss-tf",
-    "GSS-TT": "gss-tt",
     "GSS with codes": "gss-codes",
 }
+FULL = {"GSS-TF": "gss-tf", "GSS-TT": "gss-tt"}  # trained by the full size alone
 MINUTES = "SegFormer, as many minutes"
 # Floating-point operations of a step of GSS with codes, over those of SegFormer (torch's counter:
 # 2.79; GSS-FF 2.58, GSS-FT-W 3.01). They stand for minutes, so that every machine trains the same.
@@ -51,7 +50,9 @@ CLASSES = 150
 
 
 def main(size: Size) -> list[Claim]:
-    jobs = {name: _maker(size, name) for name in (*MODELS, MINUTES)}
+    models = MODELS | (FULL if size == "full" else {})
+    jobs = {name: _maker(size, name, model) for name, model in models.items()}
+    jobs[MINUTES] = _maker(size, MINUTES, "segformer", STEP_COST)
     miou = {name: found.mean() for name, found in mious(jobs, SEEDS[size]).items()}
     base = miou["SegFormer"]
     trained = {name: _load(make(0)) for name, make in jobs.items()}
@@ -71,12 +72,10 @@ def main(size: Size) -> list[Claim]:
     ]
 
 
-def _maker(size: Size, name: str) -> Callable[[int], Training]:
+def _maker(size: Size, name: str, model: str, cost: float = 1.0) -> Callable[[int], Training]:
     def make(seed: int) -> Training:
-        model = MODELS.get(name, "segformer")
         recipe = recipe_for(size, seed, TrainSettings(model=model))
-        if name == MINUTES:
-            recipe = replace(recipe, steps=round(STEP_COST * recipe.steps))
+        recipe = replace(recipe, steps=round(cost * recipe.steps))
         return drawn_training(name, COUNT[size], DrawnScenes.classes, recipe, HELD_OUT[size])
 
     return make

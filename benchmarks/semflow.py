@@ -1,13 +1,16 @@
 """Does one flow segment images, and draw images of masks?
 
 Flow and SegFormer are trained on the same drawn scenes, and SegFormer with as many steps as help
-it. Images drawn from held-out masks are read back by the oracle, compared with held-out drawings
-and the text generator's images, and a SegFormer is trained on images of the training masks.
+it. Images drawn from held-out masks are read back by the oracle and by the flow itself, compared
+with held-out drawings, with the text generator's images and with other images of the same mask,
+and a SegFormer is trained on images of the training masks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from infra.store import Store
 from models.embedded.oracle import Oracle, load_oracle
 from models.embedded.training import to_bytes, to_unit
 from models.metrics import class_iou, confusion_matrix, kernel_distance, mean_iou
-from models.segmenters import ArraySet, DrawnScenes, Segmenter
+from models.segmenters import ArraySet, DrawnScenes, Segmenter, predict_probabilities
 from tasks.evaluate.measure import evaluate_segmenter
 from tasks.evaluate.sets import drawn_truth
 from tasks.train.checkpoints import load_folder
@@ -70,10 +73,12 @@ def segformer(size: Size, times: int) -> Training:
 
 def miou(segmenter: Segmenter, steps: int, size: Size) -> float:
     """Return the mIoU on held-out scenes with so many Euler steps."""
-    network = segmenter.network
-    network.steps = steps  # type: ignore[assignment]
+    network: Any = segmenter.network
+    own, network.steps = network.steps, steps
     truth = drawn_truth(HELD_OUT[size], CLASSES)
-    return evaluate_segmenter(segmenter, truth, "held-out drawn scenes").miou
+    found = evaluate_segmenter(segmenter, truth, "held-out drawn scenes").miou
+    network.steps = own
+    return found
 
 
 def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Claim]:
@@ -92,6 +97,9 @@ def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Cla
     distance = kernel_distance(embed(drawn[half:]), embed(images[:half]))
     text = kernel_distance(embed(by_text), embed(images[:half]))
     print(f"kernel distance: {distance:.4f} of masks, {text:.4f} of text")
+    predicted = segmented(segmenter, images)
+    again = segmented(segmenter, draw(segmenter, predicted))
+    cycle = mean_iou(class_iou(confusion_matrix(again, predicted, len(CLASSES))))
     training = Training(
         "segformer on the flow's images",
         InMemory(ArraySet(Redrawn(segmenter, SCENES[size]), CLASSES)),
@@ -104,6 +112,8 @@ def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Cla
     return [
         Claim("oracle reads the mask back, mIoU", mean_iou(class_iou(read)), ">= 0.9"),
         Claim("kernel distance, of masks over of text", distance / text, "<= 1.5"),
+        Claim("image to mask to image to mask: mIoU of both masks", cycle, ">= 0"),
+        Claim("variety of images of one mask", variety(embed, segmenter, labels, drawn), ">= 0"),
         Claim("SegFormer on its images over on drawn ones", found["miou"] / on_drawings, ">= 0.9"),
     ]
 
@@ -118,6 +128,31 @@ def draw(segmenter: Segmenter, labels: NDArray[np.uint8], seed: int = 0) -> NDAr
             batch = torch.from_numpy(labels[start : start + 25]).long()
             parts.append(to_bytes(network.draw(batch)))  # type: ignore[operator]
     return np.concatenate(parts)
+
+
+def segmented(segmenter: Segmenter, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the predicted labels (n, H, W) of images (n, H, W, 3)."""
+    parts = []
+    for start in range(0, len(images), 25):
+        batch = torch.from_numpy(images[start : start + 25]).permute(0, 3, 1, 2)
+        parts.append(predict_probabilities(segmenter, batch).argmax(1).byte().numpy())
+    return np.concatenate(parts)
+
+
+def variety(
+    embed: Callable[[NDArray[np.uint8]], NDArray[np.float64]],
+    segmenter: Segmenter,
+    labels: NDArray[np.uint8],
+    drawn: NDArray[np.uint8],
+) -> float:
+    """Return the distance of two images of one mask, over that of images of different masks.
+
+    Both are mean distances of the oracle's features. 0: a mask has one image only.
+    """
+    first, second = embed(drawn), embed(draw(segmenter, labels, seed=1))
+    same = np.linalg.norm(first - second, axis=1).mean()
+    different = np.linalg.norm(first - np.roll(first, 1, axis=0), axis=1).mean()
+    return float(same / different)
 
 
 class Redrawn:

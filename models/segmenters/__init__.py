@@ -25,7 +25,7 @@
 | openmmlab.py | mmengine and mmsegmentation without their side effects |
 """
 
-from models.segmenters.copies import paste_object
+from models.segmenters.copies import Objects, paste_object
 from models.segmenters.draws import even_shares, shares_of
 from models.segmenters.hooks import TrainingError
 from models.segmenters.inference import Inference, batches_of_one_size, predict_probabilities
@@ -58,6 +58,7 @@ __all__ = [
     "Execution",
     "Inference",
     "LabelledItem",
+    "Objects",
     "Segmenter",
     "Snapshots",
     "Trained",

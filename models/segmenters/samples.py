@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from models.metrics import IGNORE
 from models.scenes import choose_grid, splice
-from models.segmenters.copies import paste_object
+from models.segmenters.copies import Objects, paste_object
 from models.segmenters.distortions import blur, occlude, tilt
 from models.segmenters.draws import Order, shares_of
 from models.segmenters.openmmlab import PixelData, SegDataSample
@@ -86,6 +86,7 @@ class TrainingView(Dataset[dict[str, Any]]):
 
     def __init__(self, samples: Dataset[Any], views: Views, start: int = 0) -> None:
         self._samples = samples
+        self._objects = Objects(samples)
         self._views = views
         self._start = start
         self._order = Order(views.seed, len(cast(Sized, samples)), shares_of(samples))
@@ -135,7 +136,7 @@ class TrainingView(Dataset[dict[str, Any]]):
         self, image: Tensor, label: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         if rng.random() < self._views.augmentation.paste:
-            return paste_object(image, label, self._samples, range(1, self._views.num_classes), rng)
+            return paste_object(image, label, self._objects, range(1, self._views.num_classes), rng)
         return image, label
 
     def _distorted(

@@ -183,8 +183,10 @@ class CopyPaste(Dataset[Any]):
     def __init__(
         self, samples: Dataset[Any], source: Dataset[Any], class_ids: Sequence[int]
     ) -> None:
+        from models.segmenters import Objects
+
         self._samples = samples
-        self._source = source
+        self._objects = Objects(source)
         self._class_ids = list(class_ids)
 
     def __len__(self) -> int:
@@ -196,6 +198,6 @@ class CopyPaste(Dataset[Any]):
         item = self._samples[index % len(cast(Sized, self._samples))]
         rng = np.random.default_rng([index, 3])  # a stream no drawn scene has
         image, label = paste_object(
-            item["image"], item["label"], self._source, self._class_ids, rng
+            item["image"], item["label"], self._objects, self._class_ids, rng
         )
         return {"image": image, "label": label, "id": item["id"]}

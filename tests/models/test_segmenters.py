@@ -23,6 +23,7 @@ from models.segmenters import (
     DrawnScenes,
     Execution,
     Inference,
+    Objects,
     Segmenter,
     Snapshots,
     Trained,
@@ -32,6 +33,7 @@ from models.segmenters import (
     build_segmenter,
     load_segmenter,
     pack_segmenter,
+    paste_object,
     predict_probabilities,
     save_segmenter,
     train_segmenter,
@@ -364,6 +366,25 @@ def test_every_sample_is_seen_once_an_epoch() -> None:
     epochs = [seen[start : start + 5] for start in (0, 5, 10)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_an_object_is_cut_once_and_pasted_unchanged_as_often_as_it_is_drawn() -> None:
+    reads: list[int] = []
+
+    class Watched(Squares):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            reads.append(index)
+            return super().__getitem__(index)
+
+    remembered = Objects(Watched(4))
+    for seed in range(60):
+        item = Squares(4)[seed % 4]
+        pasted = [
+            paste_object(item["image"], item["label"], each, [1, 2], np.random.default_rng(seed))
+            for each in (remembered, Objects(Squares(4)))
+        ]
+        assert all(torch.equal(a, b) for a, b in zip(*pasted, strict=True))
+    assert len(reads) <= 4 * 2  # a sample and a class each
 
 
 @pytest.mark.parametrize("size", [(20, 90), (64, 64), (100, 30)])
