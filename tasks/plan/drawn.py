@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from infra.settings import PlanSettings
-from tasks.maps.layouts import Layouts
 from tasks.plan.prompts import Ints, PlanError, Row, row_seed
+
+if TYPE_CHECKING:  # it loads torch, which a plan of prompts does without
+    from tasks.maps.layouts import Layouts
 
 __all__ = ["DrawnRows"]
 

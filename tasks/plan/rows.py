@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,6 @@ from infra.settings import Settings, check_same_run
 from infra.store import Store
 from infra.store.log import read_last
 from infra.vocabulary import Vocabulary, has_word
-from tasks.maps.layouts import Layouts
 from tasks.plan.captions import read_captions, sort_captions, with_captions
 from tasks.plan.composed import Material
 from tasks.plan.drawn import DrawnRows
@@ -51,6 +50,9 @@ from tasks.plan.prompts import (
 from tasks.plan.table import plan_path, stored_plan
 from tasks.plan.tokens import CLIP_TOKENS, PromptLengths, TokenCounter
 from tasks.schemas import CHAMPIONS, Planned, Record
+
+if TYPE_CHECKING:  # it loads torch, which a plan of prompts does without
+    from tasks.maps.layouts import Layouts
 
 __all__ = [
     "Inputs",

@@ -161,6 +161,7 @@ def test_one_label_map_gives_many_images(config: str) -> None:
     assert torch.equal(network.draw(labels, steps=2), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", ["anchors", "learned"])
 def test_an_image_depends_on_its_own_map_and_seed_alone(
     tmp_path: Path, tiny_directory: Path, codes: str
