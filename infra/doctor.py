@@ -69,7 +69,8 @@ def _machine_probes(
         (
             "generator",
             open_generator,
-            "set generator.path to 'embedded' or a complete diffusers pipeline directory",
+            "set generator.path to 'embedded', a complete diffusers pipeline directory, or "
+            "semflow:CHECKPOINT",
         ),
         (
             "store",

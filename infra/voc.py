@@ -22,7 +22,7 @@ from PIL import Image
 
 from infra.text import UNSEEN
 
-__all__ = ["VocError", "VocFolder", "VocItem"]
+__all__ = ["VocError", "VocFolder", "VocItem", "VocLabels"]
 
 _IGNORE = 255
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -43,20 +43,52 @@ class VocItem(TypedDict):
     id: str
 
 
-class VocFolder:
-    """The labelled photographs of one split by index, each at its own size, read on access.
+class VocLabels:
+    """The label maps of one split by index, each at its own size, read on access.
 
     `classes` are the names of label ids 0, 1, …: from the folder's `classes.txt` if it has one,
-    else those given here. Raises `VocError` at once if a listed file does not exist.
+    else those given here; `paths` are the files. Raises `VocError` at once if a listed file does
+    not exist. Photographs need not exist.
     """
 
     def __init__(self, root: Path, split: str, classes: Sequence[str]) -> None:
-        stems = _read_stems(root / "ImageSets" / "Segmentation" / f"{split}.txt")
-        self._files = [(stem, _find_image(root, stem), _find_label(root, stem)) for stem in stems]
+        self.stems = _read_stems(root / "ImageSets" / "Segmentation" / f"{split}.txt")
+        self.paths = [_find_label(root, stem) for stem in self.stems]
         self.classes = _read_classes(root / "classes.txt") or tuple(classes)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return class ids (H, W) uint8 with 255 = ignore.
+
+        Raises `VocError` for an unreadable file and an unknown class id.
+        """
+        path = self.paths[index]
+        label = _read_label(path)
+        present = np.flatnonzero(np.bincount(label.ravel(), minlength=_IGNORE + 1)[:_IGNORE])
+        if present.size and present[-1] >= len(self.classes):
+            raise VocError(
+                f"{path} holds class id {present[-1]}, but only 0..{len(self.classes) - 1} are "
+                f"named ({', '.join(self.classes)}; 255 is ignored); correct it, or name the "
+                "folder's classes in classes.txt"
+            )
+        return label
+
+
+class VocFolder:
+    """The labelled photographs of one split by index, each at its own size, read on access.
+
+    `classes` as in `VocLabels`. Raises `VocError` at once if a listed file does not exist.
+    """
+
+    def __init__(self, root: Path, split: str, classes: Sequence[str]) -> None:
+        self._labels = VocLabels(root, split, classes)
+        self._images = [_find_image(root, stem) for stem in self._labels.stems]
+        self.classes = self._labels.classes
+
+    def __len__(self) -> int:
+        return len(self._images)
 
     def __getitem__(self, index: int) -> VocItem:
         """Return a photograph with its label.
@@ -64,16 +96,15 @@ class VocFolder:
         Raises `VocError` for an unreadable file, a label of another size than its image, and an
         unknown class id.
         """
-        stem, image_path, label_path = self._files[index]
-        image = np.asarray(_open(image_path).convert("RGB"))
-        label = _read_label(label_path)
+        path = self._images[index]
+        image = np.asarray(_open(path).convert("RGB"))
+        label = self._labels[index]
         if label.shape != image.shape[:2]:
             raise VocError(
-                f"{label_path} is {_size(label)}, but {image_path} is {_size(image)}; "
+                f"{self._labels.paths[index]} is {_size(label)}, but {path} is {_size(image)}; "
                 "export the label at its image's size, without interpolation"
             )
-        self._check_ids(label_path, label)
-        return {"image": image, "label": label, "id": stem}
+        return {"image": image, "label": label, "id": self._labels.stems[index]}
 
     def __iter__(self) -> Iterator[VocItem]:
         return (self[index] for index in range(len(self)))
@@ -83,17 +114,8 @@ class VocFolder:
 
         Raises `VocError` for an unreadable header, and for more pixels than are read.
         """
-        sizes = ((path, *_open_header(path)) for _, path, _ in self._files)
+        sizes = ((path, *_open_header(path)) for path in self._images)
         return max(sizes, key=lambda found: found[1] * found[2])
-
-    def _check_ids(self, path: Path, label: NDArray[np.uint8]) -> None:
-        present = np.flatnonzero(np.bincount(label.ravel(), minlength=_IGNORE + 1)[:_IGNORE])
-        if present.size and present[-1] >= len(self.classes):
-            raise VocError(
-                f"{path} holds class id {present[-1]}, but only 0..{len(self.classes) - 1} are "
-                f"named ({', '.join(self.classes)}; 255 is ignored); correct it, or name the "
-                "folder's classes in classes.txt"
-            )
 
 
 def _read_stems(path: Path) -> list[str]:

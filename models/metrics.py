@@ -8,7 +8,7 @@ the mean, as in mmsegmentation's IoUMetric.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "expected_calibration_error",
     "harmonic_mean",
     "kernel_distance",
+    "least_iou",
     "mask_iou",
     "mean_iou",
     "pixel_accuracy",
@@ -146,6 +147,19 @@ def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Return the IoU of two masks of one shape, in [0, 1]; 0 if both are empty."""
     _check_shapes(a.shape, b.shape)
     return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def least_iou(prediction: NDArray[Any], truth: NDArray[Any], ids: Sequence[int]) -> float:
+    """Return the least IoU of the classes `ids`, in [0, 1]; pixels whose truth is 255 do not count.
+
+    Without ids it is the share of these pixels that are predicted as background.
+    """
+    _check_shapes(prediction.shape, truth.shape)
+    counted = truth != IGNORE
+    found, label = prediction[counted], truth[counted]
+    if not ids:
+        return float((found == 0).mean()) if found.size else 0.0
+    return min(mask_iou(found == number, label == number) for number in ids)
 
 
 def _check_shapes(prediction: tuple[int, ...], truth: tuple[int, ...]) -> None:

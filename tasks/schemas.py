@@ -172,6 +172,7 @@ class _Labelled(_Part):
 
 
 class _Sections(_Part):
+    generator: dict[str, Any] = {}
     refine: dict[str, Any] = {}
     select: dict[str, Any] = {}
 
@@ -205,11 +206,15 @@ class Training(Sources):
 
 
 class Origin(_Part):
-    """Where a version comes from: its run, the run's identity, and the label id of each class."""
+    """Where a version comes from: its run, the run's identity, and the label id of each class.
+
+    `drawn` says of which label maps its images are; it is empty for images of prompts.
+    """
 
     run: Annotated[str, Field(pattern=f"^{NAME}$")]
     identity: str = ""
     classes: dict[str, ClassId]
+    drawn: dict[str, str] = {}
 
 
 class Threshold(_Part):

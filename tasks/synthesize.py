@@ -1,7 +1,7 @@
 """Synthesize: rows of the plan → images, with the attention of their phrases and background.
 
 Self-attention is large (2 MB per image at 32²). So the attention of words is spread along it here,
-and only the small result is stored.
+and only the small result is stored. Images of label maps have no attention (`tasks.maps.drawing`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from infra.settings import GeneratorSettings, Settings
 from infra.vocabulary import Vocabulary, has_word
 from models.generators import Generated, Request, Sampling, generate, load_pipeline
 from models.masks import merge_resolutions, propagate
+from tasks.maps.drawing import draw_rows
+from tasks.maps.flow import load_flow
+from tasks.maps.layouts import open_layouts
 from tasks.run.progress import Report
 from tasks.run.shards import Made, ShardJob, over_shards
 
@@ -137,8 +140,13 @@ def _pad(maps: Maps, channels: int) -> Maps:
 
 
 def _synthesize(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
-    phrases = 1 + job.plan.notes.phrases
-    arrays = synthesize_rows(rows, job.settings, phrases, report)
+    settings = job.settings
+    if settings.generator.flow is None:
+        arrays = synthesize_rows(rows, settings, 1 + job.plan.notes.phrases, report)
+    else:
+        flow = load_flow(job.store, settings)
+        layouts = open_layouts(job.store, settings)
+        arrays = draw_rows(rows, flow, layouts, settings.generator, report)
     return Made(arrays, rows[["row", "id"]], {"images": len(rows)})
 
 

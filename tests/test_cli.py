@@ -28,6 +28,7 @@ from tasks.plan.rows import start_run
 from tasks.plan.table import Plan
 from tasks.publish.samples import version_of
 from tasks.run.progress import Event, Report
+from tests.tasks import drawing
 
 
 class Shell:
@@ -270,6 +271,29 @@ def test_the_doctor_exits_1_with_the_remedy(shell: Shell) -> None:
     assert "✗\tgenerator\t" in out
     assert "✓\tstore\t" in out
     assert "set generator.path to 'embedded'" in out
+
+
+def test_the_plan_of_label_maps_says_what_is_drawn_by_whom(shell: Shell) -> None:
+    drawing.store_checkpoint(shell.store, "flow")
+    drawing.publish_maps(shell.store)
+    words = ["--set=classes=car,bus", "--set=generator.path=semflow:flow"]
+    maps = [*words, "--set=generator.labels=maps", "--set=plan.images=10"]
+    code, out, _ = shell("plan", *maps)
+    assert code == 0
+    assert "checkpoint flow draws the 5 label maps of maps, given, at 64x64 pixels" in out
+    assert "00000000\t" in out and "sample map " in out and "car, bus" in out
+    shown = json.loads(shell("plan", *maps, "--json")[1])
+    assert shown["label_maps"]["labels"] == "maps" and shown["kinds"]["negative"] == 2
+    code, _, error = shell("plan", *words)
+    assert code and "generator.labels is not set" in error
+
+
+def test_the_doctor_opens_a_flow(shell: Shell) -> None:
+    drawing.store_checkpoint(shell.store, "flow")
+    words = ["--set=classes=car,bus", "--set=generator.path=semflow:flow"]
+    assert "semflow:flow: SemFlow opens" in shell("doctor", *words)[1]
+    found = shell("doctor", words[0], "--set=generator.path=semflow:none")[1]
+    assert "no finished checkpoint 'none'" in found
 
 
 def told(*events: Event, ticks: Iterator[float]) -> console._Lines:

@@ -15,7 +15,7 @@ import torch
 import typer
 
 import segmint
-from infra.settings import Settings
+from infra.settings import Settings, check_drawn
 from infra.store import publish_version, write_shard
 from models.segmenters import build_segmenter, read_schedule
 from segmint.cli import commands
@@ -86,10 +86,12 @@ def test_the_settings_of_the_quick_start_are_settings(tmp_path: Path) -> None:
     for block in blocks("toml"):
         file.write_text(block)
         chosen.append((Settings(_file=file), tomllib.loads(block)))
-    (first, given), (second, _), (third, _) = chosen
+    (first, given), (second, _), (third, _), (fourth, _) = chosen
     assert first.generator.path == given["generator"]["path"]
     assert read_schedule(second.train.model).learning_rate == 6e-5  # mmsegmentation ships it
     assert (third.train.versions, third.train.start) == (5, "champion")
+    check_drawn(fourth)
+    assert fourth.generator.flow
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

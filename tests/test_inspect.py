@@ -89,7 +89,9 @@ def write_verdicts(store: Store, run: str, kept: int) -> None:
     write_shard(store, f"runs/{run}/select/00000", {}, table, {"kept": kept})
 
 
-def publish(store: Store, version: str = VERSION, run: str = "nightly") -> None:
+def publish(
+    store: Store, version: str = VERSION, run: str = "nightly", **more: dict[str, str]
+) -> None:
     """A version of two samples that show a car, one of them a bus too."""
     shard = f"versions/{version}/data/00000"
     arrays: dict[str, Any] = {
@@ -99,7 +101,7 @@ def publish(store: Store, version: str = VERSION, run: str = "nightly") -> None:
     table = {"id": ["a", "b"], "kind": ["single", "multi"], "classes": [["car"], ["car", "bus"]]}
     write_shard(store, shard, arrays, pd.DataFrame(table))
     meta = {"run": run, "identity": IDENTITY, "classes": {"car": 1, "bus": 2}, "planned": 3}
-    publish_version(store, version, shards=[shard], meta=meta)
+    publish_version(store, version, shards=[shard], meta=meta | more)
 
 
 def write_checkpoint(store: Store, name: str = CHECKPOINT, **changes: Any) -> None:
@@ -258,6 +260,14 @@ def test_a_version_shows_counts_classes_size_and_where_it_comes_from(shell: Shel
     assert (lineage["seed"], lineage["vocabulary"]) == (7, "world")
     assert (lineage["generator"], lineage["weights_sha256"]) == ("embedded", WEIGHTS)
     assert found["damaged"] == []
+
+
+def test_lineage_names_the_label_maps_that_images_were_drawn_from(shell: Shell) -> None:
+    write_run(shell.store, "nightly")
+    publish(shell.store, drawn={"labels": "maps", "labels_digest": "ab12", "checkpoint": "flow"})
+    lineage = shell.json("show", VERSION)["lineage"]
+    assert (lineage["label_maps"], lineage["label_maps_sha256"]) == ("maps", "ab12")
+    assert "label maps sha256" in shell("show", VERSION)[1]
 
 
 def test_a_version_on_the_terminal_names_the_same_figures(shell: Shell) -> None:

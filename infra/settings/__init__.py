@@ -18,12 +18,14 @@ may come from any source, and are shown.
 from __future__ import annotations
 
 from infra.settings.data import (
+    FLOW,
     ComposeSettings,
     GeneratorSettings,
     PlanSettings,
     RefineSettings,
     SelectSettings,
 )
+from infra.settings.drawn import check_drawn
 from infra.settings.operation import (
     AlarmSettings,
     ComputeSettings,
@@ -44,6 +46,7 @@ from infra.settings.training import (
 from infra.sources import SettingsError
 
 __all__ = [
+    "FLOW",
     "AlarmSettings",
     "CompareSettings",
     "ComposeSettings",
@@ -62,5 +65,6 @@ __all__ = [
     "StoreSettings",
     "TrainSettings",
     "WatchSettings",
+    "check_drawn",
     "check_same_run",
 ]

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from infra.settings.section import Count, Section, Share, ShareOrAuto
 
 __all__ = [
+    "FLOW",
     "ComposeSettings",
     "GeneratorSettings",
     "PlanSettings",
@@ -55,15 +56,24 @@ class PlanSettings(Section):
         return self
 
 
+FLOW = "semflow:"  # before a checkpoint's name, in generator.path
+
+
 class GeneratorSettings(Section):
-    """Text-to-image pipeline: `embedded`, or a diffusers directory."""
+    """Text-to-image pipeline, or a trained SemFlow that draws label maps."""
 
     path: str = Field(default="embedded", min_length=1)
-    """embedded, or a directory with a Stable Diffusion 1.x or 2.x pipeline in safetensors."""
+    """embedded, a Stable Diffusion 1.x or 2.x directory in safetensors, or semflow:CHECKPOINT."""
     weights: str | None = None
-    """Digest of the pipeline's files. Default: that of the files when the run starts."""
+    """Digest of the generator's files. Default: that of the files when the run starts."""
+    labels: str | None = None
+    """Label maps that a SemFlow draws: a version, or a folder in VOC layout with a / (./maps)."""
+    labels_digest: str | None = None
+    """Digest of the label maps. Default: that when the run starts."""
+    layouts: Literal["given", "composed"] = "given"
+    """given: the label maps themselves. composed: with objects of other label maps added."""
     num_inference_steps: Count = 25
-    """Denoising steps per image."""
+    """Denoising steps per image, or Euler steps of a SemFlow."""
     guidance_scale: float = Field(default=7.5, ge=1)
     """Scale of classifier-free guidance. 1 turns it off."""
     # Lin et al. 2024, §3.4 (theirs: 0.7); measured in docs/design-notes.md
@@ -82,9 +92,14 @@ class GeneratorSettings(Section):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the networks. auto takes the fastest that was measured on the device."""
     height: int | None = Field(default=None, ge=64, multiple_of=8)
-    """Image height in pixels. Default: the pipeline's own."""
+    """Image height in pixels. Default: the pipeline's own, or that of the label maps."""
     width: int | None = Field(default=None, ge=64, multiple_of=8)
-    """Image width in pixels. Default: the pipeline's own."""
+    """Image width in pixels. Default: the pipeline's own, or that of the label maps."""
+
+    @property
+    def flow(self) -> str | None:
+        """Name of the SemFlow's checkpoint; None for a text-to-image pipeline."""
+        return self.path.removeprefix(FLOW) if self.path.startswith(FLOW) else None
 
 
 class RefineSettings(Section):

@@ -27,7 +27,12 @@ EXCLUDED = {"plan": {"shard_size"}, "generator": {"batch_size", "device"}}
 # Fields that are younger than runs in users' stores, with the value that makes the samples of those
 # runs. At this value they are left out, so those runs keep their identity.
 _ADDED_SINCE: dict[str, dict[str, Any]] = {
-    "generator": {"attention": "phrases"},
+    "generator": {
+        "attention": "phrases",
+        "labels": None,
+        "labels_digest": None,
+        "layouts": "given",
+    },
     "plan": {"backgrounds": None, "counts": None, "sizes": None, "subclasses": None},
 }
 

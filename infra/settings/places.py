@@ -24,6 +24,7 @@ __all__ = ["NO_VALUE", "PLACES", "check_places"]
 _WORKER = "PREFECT__FLOW_RUN_ID"  # Prefect sets it in the process of a run that a worker starts
 NO_VALUE = r"(?!)"  # no value names no place
 _NAME = r"[A-Za-z][A-Za-z0-9_-]*"
+_STORED = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a version or a checkpoint of the run's own store
 # Settings that name a place, each with a pattern of the values that name none.
 PLACES: Mapping[str, str] = {
     "vocabulary": _NAME,
@@ -31,7 +32,8 @@ PLACES: Mapping[str, str] = {
     "store.options": NO_VALUE,
     "store.block": NO_VALUE,
     "plan.captions": NO_VALUE,
-    "generator.path": "embedded",
+    "generator.path": f"embedded|semflow:{_STORED}",
+    "generator.labels": _STORED,
     "train.model": _NAME,
     "train.weights": "random",
     "train.real": "drawn",

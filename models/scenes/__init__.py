@@ -6,7 +6,7 @@ DiffuMask's splicing. Pure functions of arrays; random choices take a `numpy.ran
 
 from models.scenes.blending import harmonise, paste
 from models.scenes.components import IGNORE, Component, components, instance_map
-from models.scenes.cutout import Cutout, cut_objects, transform
+from models.scenes.cutout import Cutout, cut_objects, cut_shapes, transform
 from models.scenes.mosaic import choose_grid, splice
 from models.scenes.scene import Pasted, Scene, compose_scene
 
@@ -20,6 +20,7 @@ __all__ = [
     "components",
     "compose_scene",
     "cut_objects",
+    "cut_shapes",
     "harmonise",
     "instance_map",
     "paste",

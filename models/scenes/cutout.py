@@ -17,20 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.scenes.components import IGNORE, Component, components
+from models.scenes.complete import AROUND, Bools, Complete, complete_objects
+from models.scenes.components import IGNORE
 
-__all__ = ["Cutout", "cut_objects", "transform"]
+__all__ = ["Bools", "Cutout", "cut_objects", "cut_shapes", "transform"]
 
-Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-REACH = 0.06  # up to which 255 pixels belong to an object, as a share of the shorter side
 # RGB distance of two colours, in 8-bit levels, from which their mixture can be computed; 12 to 48
 # work equally well
 DISTINCT = 24.0
 FAINTEST = 1 / 256  # a smaller alpha changes no 8-bit level
 RIM = 48.0  # RGB distance from any mixture that noise and textured backgrounds do not explain
-_AROUND = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -58,78 +56,44 @@ def cut_objects(
     image: NDArray[np.uint8],
     label: NDArray[np.uint8],
     class_ids: Container[int] = range(1, IGNORE),
-    *,
-    min_area: float = 0.01,
-    max_area: float = 0.6,
-    max_uncertain: float = 0.6,
-    max_touching: float = 0.05,
+    **limits: float,
 ) -> list[Cutout]:
     """Return complete objects of `class_ids` in an image (H, W, 3) with label (H, W).
 
-    They are ordered by class, the largest first. An object is a component of one class with
-    `min_area` to `max_area` of the image that does not touch the border. At most `max_uncertain` of
-    its area may be 255 around it, and at most `max_touching` of its outline may touch another
-    class, which may hide a part of it. Raises `ValueError` if image and label differ in size.
+    They are ordered by class, the largest first. What is complete, and `limits`, see
+    `complete_objects`. Raises `ValueError` if image and label differ in size.
     """
     if image.shape != (*label.shape, 3):
         raise ValueError(
             f"image has shape {image.shape}, label {label.shape}; "
             "give (H, W, 3) and (H, W) of one size"
         )
-    reach = max(2, round(REACH * min(label.shape)))
     return [
-        _cut(image[window], label[window], component.class_id, solid, uncertain)
-        for component in components(label)
-        if component.class_id in class_ids
-        if min_area <= component.area / label.size <= max_area
-        and _off_border(component, label.shape)
-        for window, solid in [_surroundings(component, label.shape, reach + 2)]
-        for uncertain in [_attached(solid, label[window] == IGNORE, reach)]
-        if uncertain.sum() <= max_uncertain * component.area
-        and _touching(solid, label[window], component.class_id) <= max_touching
+        _cut(image[found.window], label[found.window], found)
+        for found in complete_objects(label, class_ids, **limits)
     ]
 
 
-def _off_border(component: Component, shape: tuple[int, ...]) -> bool:
-    top, left, height, width = component.box
-    return top > 0 and left > 0 and top + height < shape[0] and left + width < shape[1]
-
-
-def _surroundings(
-    component: Component, shape: tuple[int, ...], margin: int
-) -> tuple[tuple[slice, slice], Bools]:
-    """Return the component's box with a margin, clipped to the image, and its mask in there."""
-    top, left, height, width = component.box
-    y, x = max(0, top - margin), max(0, left - margin)
-    window = np.s_[
-        y : min(shape[0], top + height + margin), x : min(shape[1], left + width + margin)
+def cut_shapes(label: NDArray[np.uint8]) -> list[Cutout]:
+    """Return the complete objects of a label map (H, W) without an image: all are black."""
+    return [
+        _trim(
+            Cutout(
+                found.class_id,
+                np.zeros((*found.solid.shape, 3), np.float32),
+                (found.solid | found.uncertain).astype(np.float32),
+                found.solid,
+                found.uncertain,
+            )
+        )
+        for found in complete_objects(label)
     ]
-    solid = np.zeros((window[0].stop - y, window[1].stop - x), np.bool_)
-    solid[top - y : top - y + height, left - x : left - x + width] = component.mask
-    return window, solid
 
 
-def _attached(solid: Bools, uncertain: Bools, reach: int) -> Bools:
-    """Return uncertain pixels within `reach` steps of the object through uncertain pixels."""
-    grown = ndimage.binary_dilation(solid, _AROUND, reach, mask=uncertain | solid)
-    return np.asarray(grown & uncertain)
-
-
-def _touching(solid: Bools, label: NDArray[np.uint8], class_id: int) -> float:
-    """Return the share of the outline, just outside the object, that is another class."""
-    outline = label[ndimage.binary_dilation(solid, _AROUND) & ~solid]
-    return float(np.mean((outline != 0) & (outline != IGNORE) & (outline != class_id)))
-
-
-def _cut(
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8],
-    class_id: int,
-    solid: Bools,
-    uncertain: Bools,
-) -> Cutout:
+def _cut(image: NDArray[np.uint8], label: NDArray[np.uint8], found: Complete) -> Cutout:
+    solid, uncertain = found.solid, found.uncertain
     colour, alpha = _matte(image.astype(np.float32), solid, uncertain, (label == 0))
-    return _trim(Cutout(class_id, colour, alpha, solid, uncertain))
+    return _trim(Cutout(found.class_id, colour, alpha, solid, uncertain))
 
 
 def _matte(
@@ -139,7 +103,7 @@ def _matte(
     covered = solid | uncertain
     inside = _core(solid)
     # the outer half of the outline is one pixel outside
-    reachable = ndimage.binary_dilation(covered, _AROUND)
+    reachable = ndimage.binary_dilation(covered, AROUND)
     outside = background & ~reachable
     if not outside.any():
         outside = ~reachable if (~reachable).any() else ~covered
@@ -173,8 +137,8 @@ def _mixture(
 
 def _core(solid: Bools) -> Bools:
     """Return the object without its outline; parts too thin to have an inside are kept."""
-    inner = ndimage.binary_erosion(solid, _AROUND)
-    return np.asarray(inner | (solid & ~ndimage.binary_dilation(inner, _AROUND, 2)))
+    inner = ndimage.binary_erosion(solid, AROUND)
+    return np.asarray(inner | (solid & ~ndimage.binary_dilation(inner, AROUND, 2)))
 
 
 def _nearer(solid: Bools, outside: Bools) -> Bools:

@@ -42,6 +42,7 @@ from models.segmenters.presets import PRESETS
 from models.segmenters.recipe import Execution, Trained, TrainingRecipe
 from models.segmenters.samples import Augmentation, LabelledItem
 from models.segmenters.schedules import read_schedule
+from models.segmenters.semflow.drawing import Drawn, draw_images, is_flow
 from models.segmenters.snapshots import Snapshots
 from models.segmenters.sources import ArraySet, DrawnScenes
 from models.segmenters.training import train_segmenter
@@ -52,6 +53,7 @@ __all__ = [
     "PRESETS",
     "ArraySet",
     "Augmentation",
+    "Drawn",
     "DrawnScenes",
     "Execution",
     "Inference",
@@ -66,8 +68,10 @@ __all__ = [
     "batches_of_one_size",
     "build_segmenter",
     "bytes_to_predict",
+    "draw_images",
     "even_shares",
     "initial_weights",
+    "is_flow",
     "load_segmenter",
     "load_weights",
     "pack_segmenter",

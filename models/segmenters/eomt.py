@@ -76,21 +76,15 @@ class Eomt(QuerySegmentor):
         gated: bool = False,
         scale: float = 1.0,
         points: int = 12544,
-        data_preprocessor: Any = None,
-        train_cfg: Any = None,
-        test_cfg: Any = None,
-        init_cfg: Any = None,
+        **common: Any,
     ) -> None:
-        of_classes = queries is None
-        super().__init__(
-            num_classes, points, of_classes, data_preprocessor, train_cfg, test_cfg, init_cfg
-        )
+        super().__init__(num_classes, queries, points, **common)
         network = _network(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_blocks=blocks,
-            num_queries=num_classes if of_classes else queries,
+            num_queries=self.queries,
             patch_size=patch,
             image_size=side,
             num_register_tokens=registers,

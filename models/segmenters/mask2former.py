@@ -92,15 +92,9 @@ class Mask2Former(QuerySegmentor):
         decoder_feedforward: int | None = None,
         points: int = 12544,
         divisor: int = 1,
-        data_preprocessor: Any = None,
-        train_cfg: Any = None,
-        test_cfg: Any = None,
-        init_cfg: Any = None,
+        **common: Any,
     ) -> None:
-        of_classes = queries is None
-        super().__init__(
-            num_classes, points, of_classes, data_preprocessor, train_cfg, test_cfg, init_cfg
-        )
+        super().__init__(num_classes, queries, points, **common)
         if not 1 <= divisor <= _LARGEST_DIVISOR:
             raise ValueError(f"divisor is {divisor}; give 1 to {_LARGEST_DIVISOR}")
         backbone = backbone or {"arch": "swin"}
@@ -116,7 +110,7 @@ class Mask2Former(QuerySegmentor):
             dim_feedforward=decoder_feedforward or 8 * width,
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers + 1,  # transformers counts the prediction before them
-            num_queries=num_classes if of_classes else queries,
+            num_queries=self.queries,
         )
         self.class_predictor = nn.Linear(width, num_classes + 1)
         self.divisor = divisor

@@ -44,9 +44,10 @@ class Predictions(NamedTuple):
 class QuerySegmentor(OwnSegmentor):
     """Losses and semantic inference; a network adds `layers_of`.
 
-    `points` is the number of points of the mask losses per mask. With `of_classes` there is a query
-    per class, which is matched with its own class; else the least cost matches queries with the
-    classes of a label. Inputs are padded to a multiple of `divisor` at the bottom and right.
+    `queries` is their number; with None there is one per class, which is matched with its own
+    class, else the least cost matches queries with the classes of a label. `points` is the number
+    of points of the mask losses per mask, and `common` are the arguments of `OwnSegmentor`. Inputs
+    are padded to a multiple of `divisor` at the bottom and right.
     """
 
     divisor = 1
@@ -54,16 +55,14 @@ class QuerySegmentor(OwnSegmentor):
     def __init__(
         self,
         num_classes: int,
+        queries: int | None,
         points: int,
-        of_classes: bool,
-        data_preprocessor: Any = None,
-        train_cfg: Any = None,
-        test_cfg: Any = None,
-        init_cfg: Any = None,
+        **common: Any,
     ) -> None:
-        super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
+        super().__init__(num_classes, **common)
         self.points = points
-        self.of_classes = of_classes
+        self.of_classes = queries is None
+        self.queries = num_classes if queries is None else queries
 
     def layers_of(self, inputs: Tensor) -> list[Predictions]:
         """Return the predictions of each layer that is trained, the last one's last."""

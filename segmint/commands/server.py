@@ -49,11 +49,16 @@ def _security(settings: Settings) -> list[Check]:
 
 
 def _needs(settings: Settings) -> list[Check]:
+    from infra.blocks import open_store
     from infra.doctor import diagnose
     from models.generators import load_pipeline
+    from tasks.maps.flow import load_flow
 
     def open_generator() -> str:
         generator = settings.generator
+        if generator.flow is not None:
+            load_flow(open_store(settings.store), settings)
+            return f"{generator.path}: SemFlow opens"
         pipeline = load_pipeline(generator.path, device=generator.device, dtype=generator.dtype)
         return f"{generator.path}: {type(pipeline).__name__} opens"
 

@@ -84,6 +84,8 @@ def _lineage(store: Store, manifest: Manifest, origin: Origin, faults: Faults) -
         "identity": origin.identity,
         "planned": manifest.meta.get("planned"),
         "missing_shards": manifest.meta.get("without", []),
+        "label_maps": origin.drawn.get("labels"),
+        "label_maps_sha256": origin.drawn.get("labels_digest"),
     }
     if not store.exists(f"runs/{origin.run}/settings.json"):
         return {**lineage, "note": "the run was deleted; its settings are not known"}

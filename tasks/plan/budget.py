@@ -23,8 +23,11 @@ def resolve_budget(
 ) -> Settings:
     """Return the settings with weights: their own, else the stored run's, else the champion's.
 
-    `record` is the stored run's settings.json. Without any weights all are equal.
+    `record` is the stored run's settings.json. Without any weights all are equal. Images of label
+    maps have none.
     """
+    if settings.generator.flow is not None:
+        return settings
     missing = [name for name in FIELDS if getattr(settings.plan, name) is None]
     if record:
         found = record["settings"]["plan"]

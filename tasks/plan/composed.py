@@ -39,7 +39,7 @@ class Material:
         if count and not len(self._backgrounds):
             raise PlanError(
                 f"compose.images is {count}, but no row has a background only, which scenes need; "
-                f"raise plan.negatives or set compose.images to 0"
+                f"raise plan.negatives, give label maps without objects, or set compose.images to 0"
             )
 
     def scenes(self, rng: np.random.Generator, count: int) -> Iterator[Row]:

@@ -6,6 +6,7 @@ the same way and with the same frequencies, since the embedded model was trained
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -26,6 +27,7 @@ __all__ = [
     "distinct_classes",
     "pick",
     "random_numbers",
+    "row_seed",
     "word_composed",
     "word_rows",
 ]
@@ -43,6 +45,11 @@ SEVERAL = 0.1
 
 class PlanError(ValueError):
     """These settings and this vocabulary make no sound plan; the message names the remedy."""
+
+
+def row_seed(run_seed: int, row: int) -> int:
+    """Seed of a row, 63 bits; it depends on the run's seed and the row's number alone."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed}:{row}".encode()).digest()[:8], "big") >> 1
 
 
 class Row(NamedTuple):

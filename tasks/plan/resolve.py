@@ -1,7 +1,7 @@
 """Resolve: what a configuration means, for every command and flow.
 
 A configuration leaves four things open: `{date}` in the name, the seed that belongs to that date,
-the digest of the generator's files, and the budget. `resolve` fills in all of them, so that a dry
+the digests of the generator's files, and the budget. `resolve` fills in all of them, so that a dry
 run shows exactly the plan that a run makes. Commands about a run that exists take the date from the
 name of that run.
 """
@@ -16,6 +16,8 @@ from prefect.runtime import flow_run
 from infra.settings import Settings
 from infra.store import Store, read_version
 from models.generators import PipelineError, check_pipeline, pipeline_digest, pipeline_folder
+from tasks.maps.flow import flow_digest
+from tasks.maps.layouts import open_layouts
 from tasks.plan.budget import resolve_budget
 from tasks.plan.rows import stored_record
 from tasks.schemas import origin_of
@@ -33,9 +35,14 @@ def resolve(store: Store, settings: Settings) -> Settings:
     """Return the settings of one run: name and seed of its date, the digest of the generator's
     files, and the budget of the stored run of that name, else the champion's.
 
-    Raises `PipelineError` for a generator that cannot be used.
+    A SemFlow's label maps have a digest as well, and no budget. Raises `PipelineError` for a
+    generator that cannot be used, and what `flow_digest` and `open_layouts` raise for a SemFlow.
     """
-    settings = with_weights(resolve_date(settings))
+    settings = resolve_date(settings)
+    if settings.generator.flow is None:
+        settings = with_weights(settings)
+    else:
+        settings = _with_maps(store, settings)
     return resolve_budget(store, settings, stored_record(store, settings.name))
 
 
@@ -79,6 +86,16 @@ def with_weights(settings: Settings) -> Settings:
             "remove generator.weights, or set generator.path to the pipeline with that digest"
         )
     generator = settings.generator.model_copy(update={"weights": found})
+    return settings.model_copy(update={"generator": generator})
+
+
+def _with_maps(store: Store, settings: Settings) -> Settings:
+    """Return the settings with the digests of the SemFlow and of its label maps."""
+    digests = {
+        "weights": flow_digest(store, settings),
+        "labels_digest": open_layouts(store, settings).source.digest,
+    }
+    generator = settings.generator.model_copy(update=digests)
     return settings.model_copy(update={"generator": generator})
 
 

@@ -22,10 +22,9 @@ millions. `tasks.plan.table` reads what `start_run` wrote.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -37,26 +36,40 @@ from infra.vocabulary import Vocabulary, has_word
 from tasks.plan.budget import resolve_budget
 from tasks.plan.captions import read_captions, sort_captions, with_captions
 from tasks.plan.composed import Material
+from tasks.plan.drawn import DrawnRows
 from tasks.plan.lots import Lots
-from tasks.plan.prompts import PlanError, Row, choose_classes, random_numbers, word_rows
+from tasks.plan.prompts import (
+    Ints,
+    PlanError,
+    Row,
+    choose_classes,
+    random_numbers,
+    row_seed,
+    word_rows,
+)
 from tasks.plan.table import plan_path, stored_plan
 from tasks.plan.tokens import CLIP_TOKENS, PromptLengths, TokenCounter
 from tasks.schemas import Record
 
-__all__ = ["PlanError", "make_plan", "plan_groups", "start_run", "stored_record"]
+if TYPE_CHECKING:  # it loads torch, which a plan of prompts does without
+    from tasks.maps.layouts import Layouts
+
+__all__ = ["Inputs", "PlanError", "make_plan", "plan_groups", "start_run", "stored_record"]
 
 GROUP_ROWS = 1 << 14  # approximate rows per group of the table; a shard's task reads one group
 
 
-def make_plan(
-    settings: Settings,
-    vocabulary: Vocabulary,
-    *,
-    count_tokens: TokenCounter | None = None,
-    max_tokens: int = CLIP_TOKENS,
-) -> pd.DataFrame:
+class Inputs(TypedDict, total=False):
+    """What the generator takes: prompts of so many tokens, or label maps (`plan_groups`)."""
+
+    count_tokens: TokenCounter
+    max_tokens: int
+    layouts: Layouts
+
+
+def make_plan(settings: Settings, vocabulary: Vocabulary, **inputs: Unpack[Inputs]) -> pd.DataFrame:
     """The whole plan table of these settings; arguments and errors are those of `plan_groups`."""
-    groups = plan_groups(settings, vocabulary, count_tokens=count_tokens, max_tokens=max_tokens)
+    groups = plan_groups(settings, vocabulary, **inputs)
     return pd.concat([*groups] or [_table([], settings, 0, 0)], ignore_index=True)
 
 
@@ -66,25 +79,26 @@ def plan_groups(
     *,
     count_tokens: TokenCounter | None = None,
     max_tokens: int = CLIP_TOKENS,
+    layouts: Layouts | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The plan of these settings in groups of whole shards, first generated, then composed ones.
 
-    `count_tokens` returns the length of each prompt with its begin and end tokens. Raises
-    `PlanError` for a prompt over `max_tokens` and for a phrase that is missing in its prompt, and
-    `VocabularyError` for the weight of a class or word that the vocabulary lacks.
+    `count_tokens` returns the length of each prompt with its begin and end tokens. With `layouts`
+    the images are of label maps, with the errors of `DrawnRows`. Raises `PlanError` for a prompt
+    over `max_tokens` and for a phrase that is missing in its prompt, and `VocabularyError` for the
+    weight of a class or word that the vocabulary lacks.
     """
     rng = np.random.default_rng(settings.seed)
-    weights = _weights(settings.plan.budget, vocabulary)
-    chosen = choose_classes(rng, settings.plan, weights, vocabulary)
+    if layouts is None:
+        weights = _weights(settings.plan.budget, vocabulary)
+        chosen = choose_classes(rng, settings.plan, weights, vocabulary)
+        rows = _worded(settings, vocabulary, rng, chosen, count_tokens, max_tokens)
+    else:
+        drawn = DrawnRows(layouts, settings.plan, settings.seed)
+        chosen = drawn.chosen(vocabulary.names)
+        rows = iter(drawn)
     material = Material(chosen, vocabulary)
     material.check(settings.compose.images)
-    rows = word_rows(vocabulary, random_numbers(rng, chosen), Lots(vocabulary, settings.plan))
-    if settings.plan.captions:
-        lines = read_captions(settings.plan.captions)
-        captions = sort_captions(lines, vocabulary, count_tokens, max_tokens)
-        # a generator of its own, so that rows without captions do not change
-        captioned = np.random.default_rng([settings.seed, 1])
-        rows = with_captions(rows, captions, settings.plan.captioned, captioned)
     lengths = PromptLengths(count_tokens, max_tokens) if count_tokens else None
     size = settings.plan.shard_size
     for first, group in _grouped(material.collect(rows), settings):
@@ -93,10 +107,31 @@ def plan_groups(
             lengths.check({row.prompt for row in group})
         yield _table(group, settings, first, first // size)
     generated = len(chosen)
-    shards = -(-generated // size)
-    for first, group in _grouped(material.scenes(rng, settings.compose.images), settings):
+    scenes = material.scenes(rng, settings.compose.images)
+    if layouts:
+        scenes = (scene._replace(prompt="", phrases=[]) for scene in scenes)
+    for first, group in _grouped(scenes, settings):
         _check_phrases(group, generated + first)
-        yield _table(group, settings, generated + first, shards + first // size)
+        yield _table(group, settings, generated + first, -(-generated // size) + first // size)
+
+
+def _worded(
+    settings: Settings,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    chosen: Ints,
+    count_tokens: TokenCounter | None,
+    max_tokens: int,
+) -> Iterator[Row]:
+    """Rows with a prompt for the chosen classes, some of them captions."""
+    rows = word_rows(vocabulary, random_numbers(rng, chosen), Lots(vocabulary, settings.plan))
+    if not settings.plan.captions:
+        return rows
+    lines = read_captions(settings.plan.captions)
+    captions = sort_captions(lines, vocabulary, count_tokens, max_tokens)
+    # a generator of its own, so that rows without captions do not change
+    captioned = np.random.default_rng([settings.seed, 1])
+    return with_captions(rows, captions, settings.plan.captioned, captioned)
 
 
 def _grouped(rows: Iterator[Row], settings: Settings) -> Iterator[tuple[int, list[Row]]]:
@@ -114,7 +149,7 @@ def _table(rows: list[Row], settings: Settings, first: int, shard: int) -> pd.Da
     table = pd.DataFrame(rows, columns=Row._fields)
     table.insert(0, "row", np.array(numbers, np.int64))
     table.insert(1, "id", [f"{row:08d}" for row in numbers])
-    table["seed"] = np.array([_seed(settings.seed, row) for row in numbers], np.int64)
+    table["seed"] = np.array([row_seed(settings.seed, row) for row in numbers], np.int64)
     table["shard"] = shard + np.arange(len(rows), dtype=np.int64) // settings.plan.shard_size
     return table
 
@@ -131,11 +166,6 @@ def _weights(budget: dict[str, float] | None, vocabulary: Vocabulary) -> NDArray
     return weights
 
 
-def _seed(run_seed: int, row: int) -> int:
-    """Seed of a row, 63 bits; it depends on the run's seed and the row's number alone."""
-    return int.from_bytes(hashlib.sha256(f"{run_seed}:{row}".encode()).digest()[:8], "big") >> 1
-
-
 def _check_phrases(rows: list[Row], first: int) -> None:
     for number, row in enumerate(rows, first):
         for phrase in row.phrases:
@@ -146,18 +176,13 @@ def _check_phrases(rows: list[Row], first: int) -> None:
                 )
 
 
-def start_run(
-    store: Store,
-    settings: Settings,
-    *,
-    count_tokens: TokenCounter | None = None,
-    max_tokens: int = CLIP_TOKENS,
-) -> Settings:
+def start_run(store: Store, settings: Settings, **inputs: Unpack[Inputs]) -> Settings:
     """Write `runs/<name>/settings.json` and `plan.parquet` unless stored; return the settings.
 
-    The returned settings have weights. A stored run keeps its own weights and plan, even if the
-    champion or the shard size has changed since. Raises `SettingsError` if the run was started with
-    other settings, and the errors of `make_plan`, before anything is written.
+    `inputs` are those of `plan_groups`. The returned settings have weights. A stored run keeps its
+    own weights and plan, even if the champion or the shard size has changed since. Raises
+    `SettingsError` if the run was started with other settings, and the errors of `make_plan`,
+    before anything is written.
     """
     record = _record_path(settings.name)
     table = plan_path(settings.name)
@@ -168,8 +193,7 @@ def start_run(
         if store.exists(table):
             return settings
     vocabulary = settings.load_vocabulary()
-    groups = plan_groups(settings, vocabulary, count_tokens=count_tokens, max_tokens=max_tokens)
-    plan = stored_plan(groups)
+    plan = stored_plan(plan_groups(settings, vocabulary, **inputs))
     if not stored:
         store.write_json(record, settings.record())
     # another run of this name may have started meanwhile

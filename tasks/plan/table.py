@@ -70,6 +70,7 @@ class Plan:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._path = plan_path(settings.name)
         self._names = set(settings.load_vocabulary().names)
+        self._of_maps = settings.generator.flow is not None
         self._table = GroupedTable(store, self._path, COLUMNS)
         self._starts = [0, *accumulate(self._table.rows)]
         self._bounds = self._table.bounds("shard")
@@ -152,9 +153,17 @@ class Plan:
         if column == "classes":
             return _rows_with(values, ~_among(values.flatten(), self._names))
         if column == "sources":
-            sources = values.flatten().to_numpy(zero_copy_only=False)
-            return _rows_with(values, (sources < 0) | (sources >= len(self) - self.scenes))
+            return self._faulty_sources(values, generated)
         return np.zeros(len(values), np.bool_)
+
+    def _faulty_sources(self, values: pa.Array, generated: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which sources are no generated rows; those of generated rows may be label maps."""
+        sources = values.flatten().to_numpy(zero_copy_only=False)
+        drawn = generated & self._of_maps
+        outside = ~drawn[pc.list_parent_indices(values).to_numpy()]
+        outside &= sources >= len(self) - self.scenes
+        without = drawn & (pc.list_value_length(values).to_numpy() == 0)
+        return np.asarray(without | _rows_with(values, (sources < 0) | outside))
 
     def _faulty_shards(
         self, shards: NDArray[np.int64], generated: NDArray[np.bool_]

@@ -37,14 +37,12 @@ class Kept:
 
 def dataset_card(version: str, settings: Settings, kept: Kept, planned: int) -> str:
     """Markdown about the samples kept of `planned` rows."""
-    generator = settings.generator
     parts = ", ".join(f"{count} {kind}" for kind, count in kept.kinds.most_common())
     rows = "\n".join(
         f"| {as_markdown(entry.name)} | {entry.id} | {kept.classes[entry.name]} |"
         for entry in settings.load_vocabulary().classes
     )
-    run = f"run `{settings.name}`, seed {settings.seed}, settings {settings.identity}"
-    sampling = f"{generator.num_inference_steps} steps, guidance {generator.guidance_scale}"
+    made = _from_text(settings) if settings.generator.flow is None else _from_maps(settings)
     return f"""# {version}
 
 {kept.samples} images with pixel labels, of {planned} planned: {parts}.
@@ -56,8 +54,29 @@ below. Images are uint8 RGB.
 |---|---|---|
 {rows}
 
-Made by segmint from text alone: generator {as_markdown(generator.path)},
-{sampling}, {run}.
-Labels were read from the generator's attention. Nobody has checked them. The generator's licence
-governs how the images may be used.
+{made}
 """
+
+
+def _run(settings: Settings) -> str:
+    return f"run `{settings.name}`, seed {settings.seed}, settings {settings.identity}"
+
+
+def _from_text(settings: Settings) -> str:
+    generator = settings.generator
+    sampling = f"{generator.num_inference_steps} steps, guidance {generator.guidance_scale}"
+    return f"""Made by segmint from text alone: generator {as_markdown(generator.path)},
+{sampling}, {_run(settings)}.
+Labels were read from the generator's attention. Nobody has checked them. The generator's licence
+governs how the images may be used."""
+
+
+def _from_maps(settings: Settings) -> str:
+    generator = settings.generator
+    return f"""Made by segmint from label maps: SemFlow {as_markdown(str(generator.flow))}
+with digest {generator.weights}, {generator.num_inference_steps} steps, {_run(settings)}.
+The label maps ({generator.layouts}) are from {as_markdown(str(generator.labels))}
+with digest {generator.labels_digest}.
+An image was kept if the SemFlow read each class of its label map back from it with an IoU of at
+least {settings.select.min_confidence}. Nobody has checked them. The licences of what the SemFlow
+was trained on and of the label maps govern how the images may be used."""

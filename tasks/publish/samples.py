@@ -37,12 +37,14 @@ def kept_samples(
 ) -> tuple[dict[str, NDArray[np.uint8]], pd.DataFrame]:
     """Fields and columns of a shard's kept rows.
 
-    Fields are `image` and `label`, for scenes also `instance`. Columns are those of the plan and of
-    `select`. A label that `select` filtered replaces that of `refine`.
+    Fields are `image` and `label`, and `instance` for scenes and for label maps that have it.
+    Columns are those of the plan and of `select`. A label that `select` filtered replaces that of
+    `refine`.
     """
     filtered, columns = read_shard(store, shard_path(run, "select", shard))
     composed = (rows["kind"] == "composed").all()
-    stages = {"compose": _SCENE} if composed else {"synthesize": ["image"], "refine": ["label"]}
+    made_by = {"synthesize": ["image"], "refine": None}  # None: all fields
+    stages = {"compose": _SCENE} if composed else made_by
     arrays: dict[str, NDArray[np.uint8]] = {}
     for stage, fields in stages.items():
         arrays |= read_shard(store, shard_path(run, stage, shard), fields)[0]

@@ -15,7 +15,7 @@ from prefect import task
 
 from infra.blocks import open_store
 from infra.events import KEEP_RATE_LOW, PARTIAL, PUBLISHED, emit
-from infra.settings import Settings
+from infra.settings import GeneratorSettings, Settings
 from infra.store import (
     Manifest,
     MissingError,
@@ -106,9 +106,22 @@ def _publish(
         "classes": dict(vocabulary.ids),
         "planned": planned,
     }
+    if settings.generator.flow is not None:
+        meta["drawn"] = _drawn(settings.generator)
     if without:
         meta["without"] = without
     return publish_version(store, version, shards=paths, meta=meta, files=files)
+
+
+def _drawn(generator: GeneratorSettings) -> dict[str, Any]:
+    """The SemFlow and the label maps that a version's images were drawn from."""
+    return {
+        "checkpoint": generator.flow,
+        "weights": generator.weights,
+        "labels": generator.labels,
+        "labels_digest": generator.labels_digest,
+        "layouts": generator.layouts,
+    }
 
 
 def _rejections(store: Store, run: str, shards: list[int]) -> str:

@@ -1,4 +1,7 @@
-"""Refine: image and attention → label map, with measures of how far the label can be trusted."""
+"""Refine: image and attention → label map, with measures of how far the label can be trusted.
+
+An image of a label map keeps that one (`tasks.refine.agreement`).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ from models.masks import (
     walk_labels,
 )
 from tasks.refine.affinity import read_affinity
+from tasks.refine.agreement import agreement_rows
 from tasks.run.progress import Report
-from tasks.run.shards import Made, ShardJob, over_shards
+from tasks.run.shards import Arrays, Made, ShardJob, over_shards
 
 __all__ = ["refine", "refine_rows"]
 
@@ -91,6 +95,13 @@ def _shares(label: NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def _refine(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
+    label = _given if job.settings.generator.flow else _from_attention
+    arrays, table = label(job, rows)
+    stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
+    return Made(arrays, table, stats)
+
+
+def _from_attention(job: ShardJob, rows: pd.DataFrame) -> tuple[Arrays, pd.DataFrame]:
     made, _ = job.read("synthesize", ["image", "attention", "cross"])
     settings = job.settings.refine
     net = read_affinity(job.store, job.settings.name) if settings.method == "diffumask" else None
@@ -98,8 +109,15 @@ def _refine(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
     labels, table = refine_rows(
         made["image"], made["attention"], made["cross"], rows, settings, ids, net
     )
-    stats = {"coverage": float(table["coverage"].mean()), "ignored": float(table["ignored"].mean())}
-    return Made({"label": labels}, table, stats)
+    return {"label": labels}, table
+
+
+def _given(job: ShardJob, rows: pd.DataFrame) -> tuple[Arrays, pd.DataFrame]:
+    """The label maps that the images were drawn from, with their instances if they have any."""
+    made, _ = job.read("synthesize")
+    ids = job.settings.load_vocabulary().ids
+    table = agreement_rows(made["label"], made["read"], rows, ids)
+    return {name: made[name] for name in ("label", "instance") if name in made}, table
 
 
 refine = over_shards("refine", _refine)

@@ -45,7 +45,7 @@ def show(store: Store, stored: StoredRun, web: str | None) -> None:
         weighed = f"{about}: what the next run makes more of; 1 is an even part"
         create_table_artifact(weights, key="report-budget", description=weighed)
     if sheet := sample_sheet(store, stored):
-        legend = f"{about}: image, label, attention; green bar: kept, red bar: rejected"
+        legend = f"{about}: image, label, {stored.found}; green bar: kept, red bar: rejected"
         create_image_artifact(data_uri(sheet), key="report-samples", description=legend)
     if sheet := label_sheet(store, stored):
         legend = f"{about}: labels of kept samples"

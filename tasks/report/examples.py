@@ -53,13 +53,15 @@ def draw_cells(
 ) -> Iterator[Cell]:
     """Yield a cell per sample: image, label overlay and, unless composed, attention.
 
+    An image of a label map has the mask that was read back in place of attention.
+
     What does not exist, or is damaged, is hatched. Paths of damaged shards are added to
     `unreadable`.
     """
     read = field_reader(store, set() if unreadable is None else unreadable)
     for sample in samples.to_dict("records"):
         keep = sample["keep"] if isinstance(sample["keep"], bool) else None
-        caption = str(sample["prompt"])
+        caption = str(sample["prompt"]) or ", ".join(sample["classes"])
         if keep is False:
             caption = f"{sample['reason']}: {caption}"
         yield Cell(_tiles(sample, stored, read, height), caption, keep)
@@ -97,7 +99,15 @@ def _tiles(
         return [blank((height, height))] * (2 if composed else 3)
     shown = enlarge(image, height)
     tiles = [shown, labelled(shown, sample, stored, read)]
-    return tiles if composed else [*tiles, _attention(shown, sample, stored, read)]
+    return tiles if composed else [*tiles, _found_in(shown, sample, stored, read)]
+
+
+def _found_in(shown: Image8, sample: Mapping[str, Any], stored: StoredRun, read: Read) -> Image8:
+    """Return what the generator found in its image: its attention, or the mask it read back."""
+    found = read(sample["image_at"], "read", sample["id"])
+    if found is None:
+        return _attention(shown, sample, stored, read)
+    return overlay(shown, enlarge(found, shown.shape[0]), palette_of(stored))
 
 
 def labelled(shown: Image8, sample: Mapping[str, Any], stored: StoredRun, read: Read) -> Image8:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
+from infra.settings import FLOW
 from infra.store import (
     Manifest,
     MissingError,
@@ -69,6 +70,12 @@ class StoredRun:
     def version(self) -> str:
         """Name of the version that the run publishes; empty if its identity is not recorded."""
         return version_name(self.run, self.identity) if self.identity else ""
+
+    @property
+    def found(self) -> str:
+        """What the generator found in its images, in words: attention, or the mask it read back."""
+        of_maps = str(self.settings.get("generator", {}).get("path")).startswith(FLOW)
+        return "the mask that was read back" if of_maps else "attention of the class words"
 
     @property
     def damaged(self) -> tuple[str, ...]:

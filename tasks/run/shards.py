@@ -67,8 +67,10 @@ class ShardJob:
         """Path of this shard as another stage of the run stores it."""
         return shard_path(self.settings.name, stage, self.shard)
 
-    def read(self, stage: str, fields: list[str]) -> tuple[dict[str, NDArray[Any]], pd.DataFrame]:
-        """Fields and all columns of this shard as another stage stored it.
+    def read(
+        self, stage: str, fields: list[str] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], pd.DataFrame]:
+        """Fields (default: all) and all columns of this shard as another stage stored it.
 
         Raises `MissingError` if that stage has not finished the shard.
         """

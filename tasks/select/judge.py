@@ -64,9 +64,10 @@ def judge_rows(
     """Verdicts on images (B, H, W, 3) in 0..255 with labels (B, H, W) uint8, one row each.
 
     `table` has `row`, `id`, `kind` and `classes` as planned (no classes: a negative), `confidence`
-    and `consistency` in [0, 1], and optionally `finite` (False: the model returned NaN) and
-    `contrast` (NaN: not measured). `ids` gives the label value of each class. Pieces of composed
-    rows are not judged, since those of their sources were.
+    and `consistency` in [0, 1], and optionally `finite` (False: the model returned NaN), `contrast`
+    (NaN: not measured), and `measured` (True: the first two are also known of a negative). `ids`
+    gives the label value of each class. Pieces of composed rows are not judged, since those of
+    their sources were.
 
     Columns returned: `row`, `id`, `keep`, `reason` (of `REASONS`; "" if kept), `score` (confidence
     times consistency; 1 for negatives), `confidence`, `consistency`, `coverage` and `ignored`
@@ -172,6 +173,9 @@ def _failed_labels(
     value = {name: measured[name].to_numpy() for name in measured.columns}
     largest_area = np.where(negative, 0.0, settings.max_area)
     composed = (table["kind"] == "composed").to_numpy()
+    trusted = ~negative
+    if "measured" in table:
+        trusted |= table["measured"].to_numpy(bool)
     in_pieces = (value["components"] > settings.max_components) | (
         value["largest"] < settings.min_largest
     )
@@ -180,8 +184,8 @@ def _failed_labels(
         "missing class": value["least"] == 0,
         "area": (value["least"] < settings.min_area) | (value["coverage"] > largest_area),
         "components": ~composed & in_pieces,
-        "confidence": ~negative & ~(value["confidence"] >= settings.min_confidence),
-        "disagreement": ~negative & ~(value["consistency"] >= settings.min_consistency),
+        "confidence": trusted & ~(value["confidence"] >= settings.min_confidence),
+        "disagreement": trusted & ~(value["consistency"] >= settings.min_consistency),
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from models.metrics import IGNORE, mask_iou
+from models.metrics import IGNORE, least_iou
 
 __all__ = ["LOSS_UNIT", "image_scores", "pixel_losses"]
 
@@ -37,18 +37,8 @@ def image_scores(
     """
     predicted = probabilities.argmax(1)
     counted = labels != IGNORE
-    agreement = [
-        _agreement(p[c], label[c], ids)
-        for p, label, c, ids in zip(predicted, labels, counted, classes, strict=True)
-    ]
+    agreement = [least_iou(*each) for each in zip(predicted, labels, classes, strict=True)]
     own = np.exp(-pixel_losses(probabilities, labels)).reshape(len(labels), -1)
     weight = np.exp((1 - own) / _TEMPERATURE) * counted.reshape(len(labels), -1)
     quality = (weight * own).sum(1) / np.maximum(weight.sum(1), 1e-12)
     return pd.DataFrame({"agreement": agreement, "quality": quality})
-
-
-def _agreement(predicted: NDArray[np.int64], label: NDArray[np.uint8], ids: Sequence[int]) -> float:
-    """Least IoU over `ids` of the counted pixels; without ids the share predicted as background."""
-    if not ids:
-        return float((predicted == 0).mean()) if len(predicted) else 0.0
-    return min(mask_iou(predicted == i, label == i) for i in ids)

@@ -26,6 +26,7 @@ from tasks.select.scores import LOSS_UNIT
 __all__ = ["screen", "select"]
 
 Labels = NDArray[np.uint8]
+_MEASURES = ["row", "id", "confidence", "consistency", "contrast"]
 
 
 def _screen(job: ShardJob, rows: pd.DataFrame, report: Report) -> Made:
@@ -72,9 +73,11 @@ def _read(job: ShardJob, rows: pd.DataFrame) -> tuple[NDArray[Any], Labels, pd.D
         "compose" if composed else "synthesize", ["image"] if composed else ["image", "finite"]
     )
     labelled, columns = job.read("compose" if composed else "refine", ["label"])
-    measured = columns.reindex(columns=["row", "id", "confidence", "consistency", "contrast"])
+    measured = columns.reindex(columns=_MEASURES).assign(
+        measured="measured" in columns, finite=made.get("finite", True)
+    )
     table = measured.merge(rows[["row", "kind", "classes"]], on="row")
-    return made["image"], labelled["label"], table.assign(finite=made.get("finite", True))
+    return made["image"], labelled["label"], table
 
 
 def _losses(

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from infra.blocks import open_store
 from infra.explain import fields_of
-from infra.settings import Settings, SettingsError, check_same_run
+from infra.settings import Settings, SettingsError, check_drawn, check_same_run
 from infra.settings.document import document
 from infra.settings.identity import hash_samples, in_identity
 
 SECRET = "correct-horse-battery"
+FLOW = "generator.path=semflow:flow-1"
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +223,9 @@ def test_what_cannot_change_a_sample_leaves_the_identity(flag: str) -> None:
         "generator.guidance_rescale=0",
         "generator.dtype=float16",
         "generator.attention=names",
+        "generator.labels=v1",
+        "generator.labels_digest=ab12",
+        "generator.layouts=composed",
         "refine.pamr_iterations=9",
         "select.min_area=0.1",
         "select.max_ignored=1",
@@ -238,7 +242,8 @@ def test_what_can_change_a_sample_changes_the_identity(flag: str) -> None:
 
 def test_fields_added_since_leave_the_identity_of_older_runs_alone() -> None:
     samples = Settings().sample_settings()
-    assert "attention" not in samples["generator"] and "guidance_scale" in samples["generator"]
+    added = {"attention", "labels", "labels_digest", "layouts"}
+    assert not added & samples["generator"].keys() and "guidance_scale" in samples["generator"]
     assert (
         Settings(generator={"attention": "names"}).sample_settings()["generator"]["attention"]
         == "names"
@@ -280,7 +285,9 @@ def test_settings_marked_as_identity_are_exactly_those_that_are_hashed() -> None
     for name, value in Settings().sample_settings().items():
         inner = value if isinstance(value, dict) and name != "vocabulary" else None
         hashed |= {f"{name}.{field}" for field in inner} if inner is not None else {name}
-    hashed |= {"classes", "generator.attention"}  # by the vocabulary; at its default left out
+    hashed |= {"classes"}  # by the vocabulary
+    # at their defaults left out
+    hashed |= {f"generator.{name}" for name in ("attention", "labels", "labels_digest", "layouts")}
     hashed |= {f"plan.{name}" for name in ("backgrounds", "counts", "sizes", "subclasses")}
     leaves = {name for name in dict(fields_of(Settings)) if name not in Settings.model_fields}
     leaves |= {"name", "seed", "vocabulary", "classes"}
@@ -413,3 +420,35 @@ def test_every_setting_is_explained_in_one_line() -> None:
         for name, field in explained.items()
         if not field.description or "\n" in field.description
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["generator.labels=v1"], r"generator\.labels = 'v1' has no effect on .*'embedded'; leave"),
+        (["generator.layouts=composed"], r"generator\.layouts = 'composed' has no effect"),
+        ([FLOW], r"generator\.labels is not set; give the label maps"),
+        ([FLOW, "generator.labels=v1", "generator.height=64"], r"width None; give both"),
+        ([FLOW, "generator.labels=v1", "plan.multi=0.5"], r"plan\.multi = 0\.5 has no effect on"),
+        ([FLOW, "generator.labels=v1", "plan.captions=x"], r"plan\.captions = 'x' has no effect"),
+        ([FLOW, "generator.labels=v1", "plan.budget.car=2"], r"plan\.budget = .* has no effect"),
+        ([FLOW, "generator.labels=v1", "generator.excitation=0"], r"excitation = 0\.0 has no"),
+        ([FLOW, "generator.labels=v1", "generator.dtype=float16"], r"dtype = 'float16' has no"),
+        ([FLOW, "generator.labels=v1", "refine.method=diffumask"], r"refine\.method = .* has no"),
+        ([FLOW, "generator.labels=v1", "select.min_contrast=0"], r"min_contrast = 0\.0 has no"),
+    ],
+)
+def test_settings_without_effect_on_the_generator_are_refused(
+    flags: list[str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_drawn(Settings(_flags=flags))
+
+
+def test_settings_of_one_generator_go_together() -> None:
+    check_drawn(Settings())
+    check_drawn(Settings(refine={"method": "diffumask"}, plan={"multi": 0.5}))
+    size = ["generator.height=64", "generator.width=96"]
+    chosen = Settings(_flags=[FLOW, "generator.labels=v1", "generator.layouts=composed", *size])
+    check_drawn(chosen)
+    assert (chosen.generator.flow, Settings().generator.flow) == ("flow-1", None)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from models.segmenters import (
     Segmenter,
     TrainingRecipe,
     build_segmenter,
+    draw_images,
     initial_weights,
     load_weights,
     pack_segmenter,
@@ -157,6 +159,34 @@ def test_one_label_map_gives_many_images(config: str) -> None:
     assert images.shape == (2, 3, 32, 40) and not torch.equal(images[0], images[1])
     torch.manual_seed(0)
     assert torch.equal(network.draw(labels, steps=2), images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codes", ["anchors", "learned"])
+def test_an_image_depends_on_its_own_map_and_seed_alone(
+    tmp_path: Path, tiny_directory: Path, codes: str
+) -> None:
+    segmenter = build_segmenter(written(tmp_path, tiny_directory, codes=codes), CLASSES)
+    labels = np.zeros((3, 32, 40), np.uint8)
+    labels[:2, 8:24, 8:24] = 1
+    labels[:, 0] = 255
+    together = draw_images(segmenter, labels, [1, 2, 1], steps=2)
+    assert together.images.shape == (3, 32, 40, 3) and together.read.shape == (3, 32, 40)
+    assert together.finite.all() and set(np.unique(together.read)) <= {0, 1, 2}
+    torch.manual_seed(5)  # the global generator has no part in it
+    for number, seed in enumerate([1, 2, 1]):
+        (image,) = draw_images(segmenter, labels[[number]], [seed], steps=2).images
+        assert np.abs(image.astype(int) - together.images[number]).max() <= 1  # order of sums
+    for other in (together.images[1], together.images[2]):
+        assert not np.array_equal(together.images[0], other)
+
+
+def test_an_image_that_is_not_finite_is_marked(config: str) -> None:
+    segmenter = build_segmenter(config, CLASSES)
+    network: Any = segmenter.network
+    network.unet.conv_out.bias.data[0] = torch.nan
+    drawn = draw_images(segmenter, np.zeros((2, 32, 32), np.uint8), [1, 2], steps=1)
+    assert not drawn.finite.any()
 
 
 @pytest.mark.slow

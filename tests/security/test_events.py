@@ -39,6 +39,7 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "vocabulary": {"vocabulary": "/etc/passwd"},
     "plan.captions": {"plan": {"captions": "/etc/passwd"}},
     "generator.path": {"generator": {"path": "/tmp/pipeline"}},
+    "generator.labels": {"generator": {"labels": "/home"}},
     "train.model": {"train": {"model": "/tmp/config.py"}},
     "train.weights": {"train": {"weights": "/tmp/weights.pth"}},
     "train.real": {"train": {"real": "/home"}},
@@ -126,9 +127,17 @@ def test_the_worker_s_own_places_and_those_of_its_list_are_fine(
         {"store": {"url": "s3://ours/store"}, "evaluate": {"voc": "/photographs"}},
         {"store": {"url": "s3://shared/store", "options": {"endpoint_url": "https://s3.example"}}},
         {"generator": {"path": "/data/sd15"}, "train": {"real": "drawn", "model": "segformer-b0"}},
+        {"generator": {"path": "semflow:night-1", "labels": "night-2"}},
         {"vocabulary": "cityscapes", "compute": {"runner": "dask-local"}, "watch": {"lines": "-"}},
     ):
         given(fine)
+
+
+@pytest.mark.parametrize("path", ["semflow:../flow", "semflow:/flow", "semflow:", "./semflow:a"])
+@pytest.mark.usefixtures("worker")
+def test_a_flow_is_a_checkpoint_of_the_worker_s_own_store(path: str) -> None:
+    with pytest.raises(ParameterTypeError, match=r"generator\.path"):
+        given({"generator": {"path": path}})
 
 
 def test_a_command_may_name_any_place() -> None:
@@ -142,6 +151,7 @@ def test_every_setting_that_may_name_a_place_is_known_to_be_one_or_not() -> None
         "name",
         "classes",
         "generator.weights",
+        "generator.labels_digest",
         "generator.device",
         "compute.limit",
         "compute.kubernetes.memory",

@@ -52,6 +52,7 @@ TEXT_SETTINGS = (
     "compute.kubernetes.image",
     "alarm.notify",
     "generator.path",
+    "generator.labels",
     "plan.captions",
     "evaluate.voc",
     "train.real",

@@ -6,6 +6,7 @@
 | codes.py | label maps ↔ latents: colours through the image autoencoder, or learned codes |
 | solvers.py | the flow's differential equation |
 | segmentor.py | the mmsegmentation model, its losses, and images from masks |
+| drawing.py | images of label maps with a seed each, and their masks read back |
 """
 
 from models.segmenters.semflow.architecture import with_pipeline

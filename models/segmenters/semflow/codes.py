@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["AnchorCodes", "LearnedCodes", "anchors", "encode_images"]
+__all__ = ["AnchorCodes", "Generators", "LearnedCodes", "anchors", "encode_images"]
+
+# one for each label map of a batch; None takes torch's global generator for all
+Generators = Sequence[torch.Generator] | None
 
 _WHITE = 255.0  # the colour of pixels without a label
 _TEMPERATURE = 0.05  # of scores from squared distances in [-1, 1]
@@ -42,6 +46,14 @@ def encode_images(autoencoder: Any, images: Tensor) -> Tensor:
     return latents
 
 
+def _drawn(draw: Callable[..., Tensor], like: Tensor, generators: Generators) -> Tensor:
+    """Return random numbers of a tensor's shape; generators are the CPU's, on every device."""
+    if generators is None:
+        return draw(like.shape, device=like.device)
+    each = [draw(like.shape[1:], generator=generator) for generator in generators]
+    return torch.stack(each).to(like.device)
+
+
 class AnchorCodes(nn.Module):
     """A colour per class, drawn as an image and encoded as one; without weights of its own.
 
@@ -55,11 +67,13 @@ class AnchorCodes(nn.Module):
         self.register_buffer("colours", colours, persistent=False)
         self.noise = noise
 
-    def encode(self, labels: Tensor, autoencoder: Any) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, labels: Tensor, autoencoder: Any, generators: Generators = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the latents of label maps (N, H, W), perturbed, twice: for flow and decoder."""
         colours: Any = self.colours
         images = colours[labels.clamp(max=len(colours) - 1)].permute(0, 3, 1, 2)
-        images = images + self.noise * (2 * torch.rand_like(images) - 1)
+        images = images + self.noise * (2 * _drawn(torch.rand, images, generators) - 1)
         latents = encode_images(autoencoder, images)
         return latents, latents
 
@@ -101,13 +115,15 @@ class LearnedCodes(nn.Module):
             nn.Conv2d(fine, classes, 3, padding=1),
         )
 
-    def encode(self, labels: Tensor, autoencoder: Any = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, labels: Tensor, autoencoder: Any = None, generators: Generators = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the noisy codes of label maps (N, H, W): for the flow, and with gradients."""
         seen = labels.clamp(max=self.classes)  # pixels of 255 have no class at all
         hot = F.one_hot(seen, self.classes + 1)[..., :-1].permute(0, 3, 1, 2).float()
         codes = self.encoder(hot).float()
         codes = codes / (codes.square().mean(1, keepdim=True) + 1e-6).sqrt()
-        noisy = codes + self.noise * torch.randn_like(codes)
+        noisy = codes + self.noise * _drawn(torch.randn, codes, generators)
         noisy = noisy / math.sqrt(1 + self.noise**2)
         return noisy.detach(), noisy
 

@@ -18,7 +18,12 @@ from models.parallel import average
 from models.segmenters.openmmlab import MODELS
 from models.segmenters.segmentor import OwnSegmentor
 from models.segmenters.semflow.architecture import build_autoencoder, build_unet, pipeline_tensors
-from models.segmenters.semflow.codes import AnchorCodes, LearnedCodes, encode_images
+from models.segmenters.semflow.codes import (
+    AnchorCodes,
+    Generators,
+    LearnedCodes,
+    encode_images,
+)
 from models.segmenters.semflow.solvers import euler, rk45
 
 __all__ = ["SemFlow"]
@@ -117,14 +122,14 @@ class SemFlow(OwnSegmentor):
         return encode_images(self.autoencoder, _padded(inputs, self.multiple))
 
     @torch.no_grad()
-    def draw(self, labels: Tensor, steps: int = 25) -> Tensor:
+    def draw(self, labels: Tensor, steps: int = 25, generators: Generators = None) -> Tensor:
         """Return images (N, 3, H, W) in [-1, 1] for label maps (N, H, W) int64.
 
-        The perturbation of the masks is drawn from torch's global generator, so one label map gives
-        many images.
+        One label map gives many images, because the masks are perturbed. The perturbation of each
+        is drawn from its own one of `generators`, else from torch's global generator.
         """
         padded = _padded(labels[:, None].float(), self.multiple, IGNORE)[:, 0].long()
-        mask, _ = self.codes.encode(padded, self.autoencoder)
+        mask, _ = self.codes.encode(padded, self.autoencoder, generators)
         latents = self._integrate(mask, steps, backwards=True)
         scale = self.autoencoder.config.scaling_factor
         images: Tensor = self.autoencoder.decode(latents / scale).sample
