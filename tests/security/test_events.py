@@ -157,8 +157,13 @@ def test_every_setting_that_may_name_a_place_is_known_to_be_one_or_not() -> None
         "compute.kubernetes.memory",
         "alarm.notify",
         "plan.budget",
+        "plan.backgrounds",
+        "plan.sizes",
+        "plan.subclasses",
         "train.unseen",
         "train.versions",
+        "train.version_weights",
+        "train.class_weights",
     }
     assert {field for field, kind in texts(Settings)} == harmless | set(PLACES)
 
