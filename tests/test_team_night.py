@@ -176,7 +176,9 @@ def test_a_scheduled_run_leads_to_a_champion_and_the_next_budget_and_is_shown(
 def see_the_run_form(page: Page, team: Team, deployment: DeploymentResponse) -> None:
     """Every setting has its description and is empty; wrong values are refused."""
     page.goto(f"{team.pages}/deployments/deployment/{deployment.id}/run")
-    expect(page.get_by_text("Denoising steps per image, or Euler steps of a SemFlow.")).to_be_visible()
+    expect(
+        page.get_by_text("Denoising steps per image, or Euler steps of a SemFlow.")
+    ).to_be_visible()
     sections = (deployment.parameter_openapi_schema or {})["definitions"].values()
     fields = [field for section in sections for field in section["properties"].values()]
     described = {field["description"] for field in fields if "description" in field}
