@@ -7,6 +7,7 @@ Segmentation". Their objects are not harmonised or feathered; these are.
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +46,8 @@ class Objects:
         if found is None:
             sample = self._samples[index]
             found = cut_objects(_pixels(sample["image"]), sample["label"].numpy(), [class_id])
-            self._cut[key] = found
+            with suppress(ValueError):  # larger than all that is remembered
+                self._cut[key] = found
         return found
 
 
@@ -76,8 +78,8 @@ def _random_object(objects: Objects, class_id: int, rng: np.random.Generator) ->
 
 
 def _bytes(cutouts: list[Cutout]) -> int:
-    arrays = [array for each in cutouts for array in (each.colour, each.alpha, each.solid)]
-    return _OVERHEAD + sum(array.nbytes for array in arrays)
+    parts = [(each.colour, each.alpha, each.solid, each.uncertain) for each in cutouts]
+    return _OVERHEAD + sum(array.nbytes for arrays in parts for array in arrays)
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:

@@ -402,6 +402,17 @@ def test_an_object_is_cut_once_and_pasted_unchanged_as_often_as_it_is_drawn() ->
     assert len(reads) <= 4 * 2  # a sample and a class each
 
 
+def test_an_object_too_large_to_be_remembered_is_cut_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.segmenters.copies._REMEMBERED", 1000)
+    objects = Objects(Squares(4))
+    first, again = (
+        [cutout for index in range(4) for cutout in objects.of(index, 1)] for _ in range(2)
+    )
+    assert first
+    for one, other in zip(first, again, strict=True):
+        assert one is not other and np.array_equal(one.colour, other.colour)
+
+
 @pytest.mark.parametrize("size", [(20, 90), (64, 64), (100, 30)])
 def test_augmentation_keeps_labels_on_their_pixels(size: tuple[int, int]) -> None:
     label = torch.zeros(size, dtype=torch.uint8)
