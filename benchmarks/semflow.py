@@ -23,9 +23,16 @@ from benchmarks.trainings import HELD_OUT, InMemory, Training, drawn_training, r
 from infra.settings import TrainSettings
 from infra.store import Store
 from models.embedded.oracle import Oracle, load_oracle
-from models.embedded.training import to_bytes, to_unit
+from models.embedded.training import to_unit
 from models.metrics import class_iou, confusion_matrix, kernel_distance, mean_iou
-from models.segmenters import ArraySet, DrawnScenes, Segmenter, predict_probabilities
+from models.segmenters import (
+    ArraySet,
+    Drawn,
+    DrawnScenes,
+    Segmenter,
+    draw_images,
+    predict_probabilities,
+)
 from tasks.evaluate.measure import evaluate_segmenter
 from tasks.evaluate.sets import drawn_truth
 from tasks.train.checkpoints import load_folder
@@ -87,7 +94,7 @@ def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Cla
     scenes = DrawnScenes(HELD_OUT[size])
     images = np.stack([item["image"] for item in map(scenes.__getitem__, range(len(scenes)))])
     labels = np.stack([scenes[index]["label"] for index in range(len(scenes))])
-    drawn = draw(segmenter, labels)
+    drawn = draw(segmenter, labels).images
     read = confusion_matrix(oracle.see(drawn).labels, labels, len(CLASSES))
     made = night(size)
     rows = made.table.head(len(drawn))
@@ -98,7 +105,7 @@ def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Cla
     text = kernel_distance(embed(by_text), embed(images[:half]))
     print(f"kernel distance: {distance:.4f} of masks, {text:.4f} of text")
     predicted = segmented(segmenter, images)
-    again = segmented(segmenter, draw(segmenter, predicted))
+    again = draw(segmenter, predicted).read
     cycle = mean_iou(class_iou(confusion_matrix(again, predicted, len(CLASSES))))
     training = Training(
         "segformer on the flow's images",
@@ -118,16 +125,19 @@ def drawn_back(segmenter: Segmenter, size: Size, on_drawings: float) -> list[Cla
     ]
 
 
-def draw(segmenter: Segmenter, labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.uint8]:
-    """Return an image of each label map (n, H, W) by the flow, (n, H, W, 3) uint8."""
-    network = segmenter.network
-    parts = []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(labels), 25):
-            batch = torch.from_numpy(labels[start : start + 25]).long()
-            parts.append(to_bytes(network.draw(batch)))  # type: ignore[operator]
-    return np.concatenate(parts)
+def draw(segmenter: Segmenter, labels: NDArray[np.uint8], seed: int = 0) -> Drawn:
+    """Return what the flow draws of label maps (n, H, W), and the masks that it reads back."""
+    first = seed * len(labels)
+    parts = [
+        draw_images(segmenter, part, range(first + start, first + start + len(part)), steps=25)
+        for start in range(0, len(labels), 25)
+        for part in [labels[start : start + 25]]
+    ]
+    images, read, finite = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("images", "read", "finite")
+    )
+    return Drawn(images, read, finite)
 
 
 def segmented(segmenter: Segmenter, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -149,7 +159,7 @@ def variety(
 
     Both are mean distances of the oracle's features. 0: a mask has one image only.
     """
-    first, second = embed(drawn), embed(draw(segmenter, labels, seed=1))
+    first, second = embed(drawn), embed(draw(segmenter, labels, seed=1).images)
     same = np.linalg.norm(first - second, axis=1).mean()
     different = np.linalg.norm(first - np.roll(first, 1, axis=0), axis=1).mean()
     return float(same / different)
@@ -171,7 +181,7 @@ class Redrawn:
     def __getitem__(self, index: int) -> dict[str, object]:
         if self._images is None:
             labels = [self._scenes[each]["label"] for each in range(len(self))]
-            self._images = draw(self._segmenter, np.stack(labels))
+            self._images = draw(self._segmenter, np.stack(labels)).images
         return {**self._scenes[index], "image": self._images[index]}
 
 
