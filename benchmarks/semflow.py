@@ -38,7 +38,7 @@ from tasks.evaluate.sets import drawn_truth
 from tasks.train.checkpoints import load_folder
 
 SCENES = {"quick": 40, "default": 4000, "full": 20_000}
-STEPS = {"quick": 4, "default": 6000, "full": 60_000}  # of the flow
+STEPS = {"quick": 4, "default": 1500, "full": 30_000}  # of the flow
 LONGER = {"quick": (1,), "default": (1, 4), "full": (1, 4)}  # SegFormer's steps, times its own
 SOLVER_STEPS = (1, 2, 5, 10, 25)
 FLOWS = {"as published": "semflow-anchors", "learned codes": "semflow"}
@@ -66,7 +66,7 @@ def main(size: Size) -> list[Claim]:
 
 def flow(size: Size, model: str) -> Training:
     """Return the training of a flow on drawn scenes."""
-    chosen = TrainSettings(model=model, steps=STEPS[size], batch_size=32, learning_rate=2e-3)
+    chosen = TrainSettings(model=model, steps=STEPS[size], batch_size=64, learning_rate=2e-3)
     recipe = recipe_for("default", 0, chosen)
     return drawn_training(model, SCENES[size], CLASSES, recipe, HELD_OUT[size])
 

@@ -72,7 +72,7 @@ def _gss(variant: str) -> dict[str, Any]:
     return {"type": "GSS", "variant": variant, "backbone": backbone, "decode_head": head, **_WHOLE}
 
 
-def _semflow(codes: str, **options: float) -> dict[str, Any]:
+def _semflow(codes: str, **options: Any) -> dict[str, Any]:
     """Return the config of SemFlow, from the weights of the embedded generator."""
     to_unit = {"mean": [127.5] * 3, "std": [127.5] * 3}
     given = {"pipeline": "embedded", "num_classes": 2, "codes": codes, **options}
@@ -111,5 +111,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "segformer": _segformer(32, _HEADS, (1, 1, 1, 1), 128),
     "segformer-b0": _segformer(32, _HEADS, (2, 2, 2, 2), 256),
     "semflow": _semflow("learned", noise=0.4, steps=1, start=0.5),
-    "semflow-anchors": _semflow("anchors", noise=0.05, steps=25),
+    "semflow-anchors": _semflow("anchors", palette="reproduced", noise=0.05, steps=25),
 }

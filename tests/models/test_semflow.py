@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,43 @@ def test_each_anchor_decodes_to_its_class() -> None:
     assert torch.equal(scores.argmax(1), ids)
 
 
+class Grey:
+    """In place of an autoencoder that knows no colours: latents are the mean of the channels."""
+
+    config = SimpleNamespace(scaling_factor=1.0)
+    device = "cpu"
+
+    @staticmethod
+    def encode(images: torch.Tensor) -> Any:
+        grey = images.mean(1, keepdim=True)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: grey))
+
+    @staticmethod
+    def decode(latents: torch.Tensor) -> Any:
+        return SimpleNamespace(sample=latents.expand(-1, 3, -1, -1))
+
+
+def test_colours_can_be_chosen_by_what_the_autoencoder_reproduces() -> None:
+    ids = torch.arange(4).repeat_interleave(16).view(1, 8, 8)
+    found = {}
+    for palette in ("anchors", "reproduced"):
+        codes = AnchorCodes(4, 0.0, palette)
+        codes.prepare(Grey)
+        back = codes.decode(codes.encode(ids, Grey), Grey).argmax(1)
+        found[palette] = float((back == ids).float().mean())
+    assert found["reproduced"] == 1 > found["anchors"]
+
+
+def test_a_checkpoint_keeps_the_chosen_colours(tmp_path: Path, tiny_directory: Path) -> None:
+    options = {"codes": "anchors", "palette": "reproduced"}
+    segmenter = build_segmenter(written(tmp_path, tiny_directory, **options), CLASSES)
+    losses(segmenter, torch.zeros(1, 32, 32, dtype=torch.long))
+    back: Any = unpack_segmenter(pack_segmenter(segmenter)).network
+    network: Any = segmenter.network
+    assert network.codes.colours.isfinite().all()
+    assert torch.equal(back.codes.colours, network.codes.colours)
+
+
 @pytest.mark.parametrize("solve", [lambda v, z, **way: euler(v, z, 200, **way), rk45])
 def test_solvers_follow_the_flow_and_come_back(solve: Callable[..., torch.Tensor]) -> None:
     growth: Velocity = lambda z, t: z * (1 + t)[:, None, None, None]  # noqa: E731  # exp(t + t²/2)
@@ -119,6 +157,7 @@ def test_only_a_flow_starts_from_a_pipeline(tiny_directory: Path) -> None:
     ("options", "message"),
     [
         ({"codes": "colours"}, "give codes of anchors, learned"),
+        ({"palette": "bright"}, "palette='bright'; give one of anchors, reproduced"),
         ({"steps": -1}, "steps of at least 0"),
         ({"pipeline": "/nowhere"}, "is not a directory"),
     ],
@@ -192,7 +231,7 @@ def test_an_image_that_is_not_finite_is_marked(config: str) -> None:
 @pytest.mark.slow
 def test_it_learns(config: str) -> None:
     recipe = TrainingRecipe(
-        config, 40, 8, 4e-3, weights=initial_weights(config), precision="fp32", warmup=20
+        config, 60, 8, 4e-3, weights=initial_weights(config), precision="fp32", warmup=20
     )
     trained = train_segmenter(Squares(), CLASSES, recipe)
     assert trained.weights[0]["matched"] > 500 and not trained.weights[0]["unexpected"]

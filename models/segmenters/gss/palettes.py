@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_palette", "farthest", "random_colours", "reproduced"]
+__all__ = ["SHARES", "check_palette", "farthest", "random_colours", "reproduced"]
 
 _GRID = 6  # candidate colours per channel
 _TILE = 16  # pixels of a side of the squares in which candidates are tried: a small object's size
-_SHARE = 0.5  # of the candidates are kept, those that come back best
+SHARES = (0.5,)  # of the candidates are kept, those that come back best
+_MOSAIC = 12  # squares of a side of the mosaic in which palettes are compared
 _LEAST = 4 / 255  # distance below which two colours read back as one: 8-bit rounding and more
 
 RoundTrip = Callable[[Tensor], Tensor]
@@ -80,22 +81,36 @@ def farthest(num_classes: int, candidates: Tensor | None = None, least: float = 
 
 
 @torch.no_grad()
-def reproduced(num_classes: int, round_trip: RoundTrip, seed: int = 0) -> Tensor:
+def reproduced(
+    num_classes: int, round_trip: RoundTrip, seed: int = 0, shares: Sequence[float] = SHARES
+) -> Tensor:
     """Return (K, 3) float32 in [0, 1]: colours that come back from an autoencoder as they were.
 
     Squares of all candidates are sent through `round_trip` (images in [0, 1] → images), in two
-    random arrangements. Among the half that comes back best, the farthest from each other are
-    chosen.
-
-    | palette of 11 classes through the embedded image autoencoder | mIoU of truth that comes back |
-    |---|---|
-    | corners and edges of the colour cube | 0.44 |
-    | chosen by what it reproduces | 0.89 |
+    random arrangements. Among the `shares` that come back best, the colours farthest from each
+    other are chosen. Of several shares' palettes the one is returned whose random mosaic is read
+    back best.
     """
     colours = _grid(num_classes)
     errors = torch.stack([_errors(colours, round_trip, seed + turn) for turn in range(2)]).sum(0)
-    kept = max(num_classes, int(_SHARE * len(colours)))
-    return farthest(num_classes, colours[errors.argsort()[:kept]])
+    best = colours[errors.argsort()]
+    palettes = [
+        farthest(num_classes, best[: max(num_classes, int(share * len(colours)))])
+        for share in shares
+    ]
+    if len(palettes) == 1:
+        return palettes[0]
+    return max(palettes, key=lambda palette: _read_back(palette, round_trip, seed))
+
+
+def _read_back(palette: Tensor, round_trip: RoundTrip, seed: int) -> float:
+    """Return the share of a random mosaic's pixels whose nearest colour is right afterwards."""
+    generator = torch.Generator().manual_seed(seed)
+    squares = torch.randint(0, len(palette), (_MOSAIC, _MOSAIC), generator=generator)
+    label = squares.repeat_interleave(_TILE, 0).repeat_interleave(_TILE, 1)
+    back = round_trip(palette[label].permute(2, 0, 1)[None]).float()
+    found = torch.cdist(back[0].flatten(1).T, palette).argmin(1)
+    return float((found == label.flatten()).float().mean())
 
 
 def _grid(num_classes: int) -> Tensor:

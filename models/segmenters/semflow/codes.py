@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["AnchorCodes", "Generators", "LearnedCodes", "anchors", "encode_images"]
+from models.segmenters.gss.palettes import reproduced
+
+__all__ = ["PALETTES", "AnchorCodes", "Generators", "LearnedCodes", "anchors", "encode_images"]
 
 # one for each label map of a batch; None takes torch's global generator for all
 Generators = Sequence[torch.Generator] | None
 
+PALETTES = ("anchors", "reproduced")
 _WHITE = 255.0  # the colour of pixels without a label
 _TEMPERATURE = 0.05  # of scores from squared distances in [-1, 1]
-_WIDTHS = (16, 32, 64, 96)  # channels of the learned codes' autoencoder, from pixels to latents
+_SHARES = (0.5, 0.25, 0.12)  # of the candidate colours, as `reproduced` tries them
+_WIDTH = 128  # channels of the learned codes' autoencoder
 
 
 def anchors(classes: int) -> Tensor:
@@ -58,24 +62,38 @@ class AnchorCodes(nn.Module):
     """A colour per class, drawn as an image and encoded as one; without weights of its own.
 
     `noise` is the largest change of a pixel's channel in [-1, 1], drawn evenly (§3.3, "finite
-    perturbation"; 0.05 in the released code). White stands for pixels of 255.
+    perturbation"; 0.05 in the released code). White stands for pixels of 255. `palette` "anchors"
+    has the published colours; "reproduced" has those that the image's autoencoder reproduces best,
+    for one that knows few colours.
+
+    | colours of 11 classes through the embedded autoencoder | mIoU of exact masks that come back |
+    |---|---|
+    | published | 0.25 |
+    | reproduced | 0.87 |
     """
 
-    def __init__(self, classes: int, noise: float) -> None:
+    def __init__(self, classes: int, noise: float, palette: str = "anchors") -> None:
         super().__init__()
         colours = torch.cat([anchors(classes), torch.full((1, 3), _WHITE)]) / 127.5 - 1
-        self.register_buffer("colours", colours, persistent=False)
+        if palette == "reproduced":
+            colours[:-1] = torch.nan
+        self.register_buffer("colours", colours)
         self.noise = noise
 
-    def encode(
-        self, labels: Tensor, autoencoder: Any, generators: Generators = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the latents of label maps (N, H, W), perturbed, twice: for flow and decoder."""
+    @torch.no_grad()
+    def prepare(self, autoencoder: Any) -> None:
+        """Choose the colours by what the autoencoder reproduces, once its weights are there."""
+        colours: Any = self.colours
+        if not colours.is_meta and bool(colours.isnan().any()):
+            chosen = reproduced(len(colours) - 1, partial(_round_trip, autoencoder), shares=_SHARES)
+            colours[:-1] = 2 * chosen - 1
+
+    def encode(self, labels: Tensor, autoencoder: Any, generators: Generators = None) -> Tensor:
+        """Return the latents of label maps (N, H, W), perturbed."""
         colours: Any = self.colours
         images = colours[labels.clamp(max=len(colours) - 1)].permute(0, 3, 1, 2)
         images = images + self.noise * (2 * _drawn(torch.rand, images, generators) - 1)
-        latents = encode_images(autoencoder, images)
-        return latents, latents
+        return encode_images(autoencoder, images)
 
     def decode(self, latents: Tensor, autoencoder: Any) -> Tensor:
         """Return log-scores (N, classes, 8h, 8w): the nearer the colour, the higher."""
@@ -88,49 +106,75 @@ class AnchorCodes(nn.Module):
         return found
 
 
+def _round_trip(autoencoder: Any, images: Tensor) -> Tensor:
+    """Return what comes back of images (N, 3, H, W) in [0, 1]."""
+    latents = autoencoder.encode((2 * images - 1).to(autoencoder.device)).latent_dist.mode()
+    back: Tensor = autoencoder.decode(latents).sample
+    return (back.cpu() + 1) / 2
+
+
 class LearnedCodes(nn.Module):
     """An autoencoder of label maps whose codes have unit power and survive noise.
 
     Every position's code has mean square 1, and the decoder reads it through Gaussian noise of
     standard deviation `noise`. So codes of different content are pushed apart as far as the sphere
     allows, and the space between them decodes to the nearer one.
+
+    Both halves compute on the latents' grid; the pixels of a position are channels. With levels in
+    between, as image autoencoders have them, learning is slow:
+
+    | after 100 steps of 32 drawn label maps | mIoU of maps that come back | ms per map |
+    |---|---|---|
+    | this | 0.79; after 300 steps 0.96 | 12 |
+    | four levels, from every pixel | 0.26 | 29 |
     """
 
-    def __init__(self, classes: int, channels: int, noise: float) -> None:
+    def __init__(self, classes: int, channels: int, noise: float, factor: int) -> None:
         super().__init__()
         self.classes = classes
         self.noise = noise
-        fine, *_, coarse = _WIDTHS
-        pairs = list(pairwise(_WIDTHS))
-        downs = [part for a, b in pairs for part in (_down(a, b), _Residual(b))]
-        ups = [part for b, a in reversed(pairs) for part in (_Residual(a), _up(a, b))]
+        pixels = classes * factor**2
         self.encoder = nn.Sequential(
-            nn.Conv2d(classes, fine, 1), *downs, _Residual(coarse), nn.Conv2d(coarse, channels, 1)
+            nn.PixelUnshuffle(factor),
+            nn.Conv2d(pixels, _WIDTH, 1),
+            _Residual(_WIDTH),
+            nn.Conv2d(_WIDTH, channels, 1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(channels, coarse, 3, padding=1),
-            _Residual(coarse),
-            *ups,
+            nn.Conv2d(channels, _WIDTH, 3, padding=1),
+            _Residual(_WIDTH),
+            _Residual(_WIDTH),
             nn.SiLU(),
-            nn.Conv2d(fine, classes, 3, padding=1),
+            nn.Conv2d(_WIDTH, pixels, 1),
+            nn.PixelShuffle(factor),
         )
 
+    def prepare(self, autoencoder: Any) -> None:
+        """All weights are trained."""
+
+    @torch.no_grad()
     def encode(
         self, labels: Tensor, autoencoder: Any = None, generators: Generators = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the noisy codes of label maps (N, H, W): for the flow, and with gradients."""
+    ) -> Tensor:
+        """Return the noisy codes of label maps (N, H, W)."""
+        return self._noisy(labels, generators)
+
+    def decode(self, latents: Tensor, autoencoder: Any = None) -> Tensor:
+        """Return logits (N, classes, H, W)."""
+        logits: Tensor = self.decoder(latents)
+        return logits
+
+    def round_trip(self, labels: Tensor) -> Tensor:
+        """Return the logits (N, classes, H, W) of label maps that come back, with gradients."""
+        return self.decode(self._noisy(labels, None))
+
+    def _noisy(self, labels: Tensor, generators: Generators) -> Tensor:
         seen = labels.clamp(max=self.classes)  # pixels of 255 have no class at all
         hot = F.one_hot(seen, self.classes + 1)[..., :-1].permute(0, 3, 1, 2).float()
         codes = self.encoder(hot).float()
         codes = codes / (codes.square().mean(1, keepdim=True) + 1e-6).sqrt()
-        noisy = codes + self.noise * _drawn(torch.randn, codes, generators)
-        noisy = noisy / math.sqrt(1 + self.noise**2)
-        return noisy.detach(), noisy
-
-    def decode(self, latents: Tensor, autoencoder: Any = None) -> Tensor:
-        """Return logits (N, classes, 8h, 8w)."""
-        logits: Tensor = self.decoder(latents)
-        return logits
+        noisy: Tensor = codes + self.noise * _drawn(torch.randn, codes, generators)
+        return noisy / math.sqrt(1 + self.noise**2)
 
 
 class _Residual(nn.Module):
@@ -143,11 +187,3 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         change: Tensor = self.second(F.silu(self.first(F.silu(self.norm(x)))))
         return x + change
-
-
-def _down(before: int, after: int) -> nn.Module:
-    return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * before, after, 1))
-
-
-def _up(before: int, after: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(before, 4 * after, 1), nn.PixelShuffle(2))

@@ -19,6 +19,7 @@ from models.segmenters.openmmlab import MODELS
 from models.segmenters.segmentor import OwnSegmentor
 from models.segmenters.semflow.architecture import build_autoencoder, build_unet, pipeline_tensors
 from models.segmenters.semflow.codes import (
+    PALETTES,
     AnchorCodes,
     Generators,
     LearnedCodes,
@@ -29,6 +30,7 @@ from models.segmenters.semflow.solvers import euler, rk45
 __all__ = ["SemFlow"]
 
 _CODES = ("anchors", "learned")
+_EVERY = 4  # the autoencoder of label maps learns fast: a quarter of each batch is enough for it
 _TIMESTEPS = 1000  # the U-Net's scale of time: at t = 0 it expects the image, as in diffusion
 
 
@@ -38,9 +40,10 @@ class SemFlow(OwnSegmentor):
 
     `unet`, `autoencoder` and `tokens` describe a Stable Diffusion pipeline (`with_pipeline`).
     `codes` "anchors" is as published: colours through the image's autoencoder, the squared error of
-    the velocity, and t drawn evenly. "learned" has codes of their own, and trains a share `start`
-    of each batch at t = 0 with the cross-entropy of the mask that one step leads to: there the
-    segmentation is decided, and the other times know parts of the mask already.
+    the velocity, and t drawn evenly; for `palette`, see `AnchorCodes`. "learned" has codes of their
+    own, and trains a share `start` of each batch at t = 0 with the cross-entropy of the mask that
+    one step leads to: there the segmentation is decided, and the other times know parts of the mask
+    already.
 
     `noise` is the masks' perturbation (see the codes), `steps` the number of Euler steps of a
     prediction; 0 is the adaptive RK45.
@@ -55,6 +58,7 @@ class SemFlow(OwnSegmentor):
         autoencoder: dict[str, Any],
         tokens: int,
         codes: str = "learned",
+        palette: str = "anchors",
         noise: float = 0.4,
         steps: int = 1,
         start: float = 0.5,
@@ -65,6 +69,8 @@ class SemFlow(OwnSegmentor):
     ) -> None:
         super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
         channels = int(autoencoder["latent_channels"])
+        if palette not in PALETTES:
+            raise ValueError(f"SemFlow has palette={palette!r}; give one of {', '.join(PALETTES)}")
         if codes not in _CODES or steps < 0 or not 0 <= start <= 1:
             raise ValueError(
                 f"SemFlow has codes={codes!r}, steps={steps}, start={start}; give codes of "
@@ -72,11 +78,11 @@ class SemFlow(OwnSegmentor):
             )
         self.unet: Any = build_unet(unet)
         self.autoencoder: Any = build_autoencoder(autoencoder)
-        self.codes: Any = AnchorCodes(num_classes, noise)
-        if codes == "learned":
-            self.codes = LearnedCodes(num_classes, channels, noise)
-        self.register_buffer("text", torch.zeros(1, tokens, int(unet["cross_attention_dim"])))
         self.factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
+        self.codes: Any = AnchorCodes(num_classes, noise, palette)
+        if codes == "learned":
+            self.codes = LearnedCodes(num_classes, channels, noise, self.factor)
+        self.register_buffer("text", torch.zeros(1, tokens, int(unet["cross_attention_dim"])))
         self.multiple = self.factor * 2 ** (len(unet["block_out_channels"]) - 1)
         self.learned = codes == "learned"
         self.steps = steps
@@ -100,7 +106,7 @@ class SemFlow(OwnSegmentor):
         given = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         labels = _padded(given[:, None].float(), self.multiple, IGNORE)[:, 0].long()
         image = encode_images(self.autoencoder, _padded(inputs, self.multiple))
-        mask, trained = self.codes.encode(labels, self.autoencoder)
+        mask = self._encode(labels)
         # in fp32: bfloat16 has steps of 1/256 near 1
         time = torch.rand(len(image), device=image.device)
         first = round(self.start * len(image))
@@ -111,10 +117,11 @@ class SemFlow(OwnSegmentor):
         error = (velocity - (mask - image)).square().mean(1, keepdim=True)
         losses = {"loss_flow": (error * weight).sum() / average(weight.sum()).clamp_min(1e-6)}
         if self.learned:
-            losses["loss_codes"] = self._cross_entropy(trained, labels)
+            some = labels[::_EVERY]
+            losses["loss_codes"] = _cross_entropy(self.codes.round_trip(some), some)
         if first:
-            arrived = here[:first] + velocity[:first]
-            losses["loss_step"] = self._cross_entropy(arrived, labels[:first])
+            arrived = self.codes.decode(here[:first] + velocity[:first])
+            losses["loss_step"] = _cross_entropy(arrived, labels[:first])
         return losses
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
@@ -129,13 +136,14 @@ class SemFlow(OwnSegmentor):
         is drawn from its own one of `generators`, else from torch's global generator.
         """
         padded = _padded(labels[:, None].float(), self.multiple, IGNORE)[:, 0].long()
-        mask, _ = self.codes.encode(padded, self.autoencoder, generators)
+        mask = self._encode(padded, generators)
         latents = self._integrate(mask, steps, backwards=True)
         scale = self.autoencoder.config.scaling_factor
         images: Tensor = self.autoencoder.decode(latents / scale).sample
         return images[..., : labels.shape[1], : labels.shape[2]]
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        self.codes.prepare(self.autoencoder)
         latents = self._integrate(self.extract_feat(inputs), self.steps)
         scores: Tensor = self.codes.decode(latents, self.autoencoder)
         return scores[..., : inputs.shape[2], : inputs.shape[3]].float()
@@ -155,11 +163,16 @@ class SemFlow(OwnSegmentor):
         """Return the share of labelled pixels in each latent's square, (N, 1, h, w)."""
         return F.avg_pool2d((labels != IGNORE)[:, None].float(), self.factor)
 
-    def _cross_entropy(self, latents: Tensor, labels: Tensor) -> Tensor:
-        scores = self.codes.decode(latents, self.autoencoder).float()
-        total = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="sum")
-        # over all processes that share the batch
-        return total / average((labels != IGNORE).sum().float()).clamp_min(1e-6)
+    def _encode(self, labels: Tensor, generators: Generators = None) -> Tensor:
+        self.codes.prepare(self.autoencoder)
+        latents: Tensor = self.codes.encode(labels, self.autoencoder, generators)
+        return latents
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    total = F.cross_entropy(scores.float(), labels, ignore_index=IGNORE, reduction="sum")
+    # over all processes that share the batch
+    return total / average((labels != IGNORE).sum().float()).clamp_min(1e-6)
 
 
 def _padded(values: Tensor, multiple: int, fill: float | None = None) -> Tensor:
