@@ -4,8 +4,10 @@
 |--------------------------|--------------------------------|---------------------------------|
 | versions/<version>       | after `days`                   | it is among the newest, pinned, |
 |                          |                                | one of the champion's, or it is |
-|                          |                                | trained on now                  |
-| checkpoints/<checkpoint> | with its version               | it is or was the champion       |
+|                          |                                | trained on now, or an           |
+|                          |                                | unfinished run draws its labels |
+| checkpoints/<checkpoint> | with its version               | it is or was the champion, or   |
+|                          |                                | an unfinished run draws with it |
 | runs/<run>/<stage>       | `run_days` after publication   |                                 |
 | runs/<run> and versions  | `abandoned_days` after a write | they are published              |
 | comparisons/<comparison> | with one of its checkpoints    | it is unfinished: as a run      |
@@ -20,12 +22,12 @@ reported (`tasks.gc.ownership`), and so is what cannot be read or deleted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prefect import task
 
@@ -34,7 +36,7 @@ from infra.settings import RetentionSettings, Settings
 from infra.store import Published, Store, StoreError, list_versions
 from infra.store.mark import MARK, is_marked
 from tasks.gc.comparisons import bereft
-from tasks.gc.needed import DAY, versions_in_training, versions_of
+from tasks.gc.needed import DAY, drawn_by, versions_in_training, versions_of
 from tasks.gc.ownership import Foreign, delete_own, own_names, sort_out, why_foreign
 from tasks.gc.pins import pins
 from tasks.promote.pointer import read_champion
@@ -79,7 +81,9 @@ def find_garbage(store: Store, retention: RetentionSettings, now: float) -> Foun
     comparisons, unnamed = own_names(store, "comparisons")
     left += unnamed
     with ThreadPoolExecutor(store.place.readers) as pool:
-        due = _due(store, retention, now, versions, checkpoints)
+        unfinished = [name for path in unpublished if (name := _run_of(path))]
+        drawn = set(chain.from_iterable(pool.map(partial(drawn_by, store), unfinished)))
+        due = _due(store, retention, now, versions, checkpoints, drawn)
         judged = [pool.submit(_judged, store, path, partial(str, why)) for path, why in due]
         for path in unpublished:
             abandoned = partial(_abandoned, store, path, retention, now)
@@ -99,18 +103,24 @@ def _due(
     now: float,
     versions: list[Published],
     checkpoints: Collection[str],
+    drawn: Collection[str],
 ) -> Iterator[tuple[str, str]]:
-    """Yield path and reason of what published versions no longer need, and of old versions."""
+    """Yield path and reason of what published versions no longer need, and of old versions.
+
+    `drawn` are the versions and checkpoints that unfinished runs draw.
+    """
     champion = read_champion(store) or {}
     with ThreadPoolExecutor(store.place.readers) as pool:
         trained = pool.map(lambda name: versions_in_training(store, name, now), checkpoints)
-        needed = {*versions_of(store, champion), *pins(store), *chain.from_iterable(trained)}
+        listed = chain.from_iterable(trained)
+        needed = {*versions_of(store, champion), *pins(store), *listed, *drawn}
         expired = [
             v.version
             for v in versions[: -retention.versions]
             if v.version not in needed and _age(v, now) > retention.days * DAY
         ]
-        yield from _with_checkpoints(champion, expired, checkpoints)
+        kept = {champion.get("checkpoint"), *champion.get("before", []), *drawn}
+        yield from _with_checkpoints(kept, expired, checkpoints)
         done = [v for v in versions if _is_whole(v) and _age(v, now) > retention.run_days * DAY]
         for folders in pool.map(lambda v: _working_folders(store, v, checkpoints), done):
             yield from folders
@@ -158,10 +168,9 @@ def _origin(version: Published) -> Origin | None:
 
 
 def _with_checkpoints(
-    champion: Mapping[str, Any], versions: Collection[str], checkpoints: Collection[str]
+    kept: Collection[str | None], versions: Collection[str], checkpoints: Collection[str]
 ) -> list[tuple[str, str]]:
-    """Return path and reason of these versions, and of their checkpoints but for champions."""
-    kept = {champion.get("checkpoint"), *champion.get("before", [])}
+    """Return path and reason of these versions, and of their checkpoints but for those `kept`."""
     found = [(f"versions/{name}", "past its retention") for name in versions]
     return found + [
         (f"checkpoints/{name}", "its version is past its retention")
@@ -201,6 +210,12 @@ def _unpublished(store: Store, versions: Collection[Published]) -> tuple[list[st
         if name not in published and not store.exists(f"versions/{name}/manifest.json")
     ]
     return found, left + others
+
+
+def _run_of(path: str) -> str | None:
+    """Return the name of the run whose folder it is; None for other folders."""
+    folder, _, name = path.partition("/")
+    return name if folder == "runs" else None
 
 
 def _abandoned(store: Store, path: str, retention: RetentionSettings, now: float) -> str | None:

@@ -1,14 +1,16 @@
-"""Needed: the versions that a champion was trained on, and those that are being trained on."""
+"""Needed: what a champion was trained on, what is trained on now, what unfinished runs draw."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from infra.settings import FLOW
 from infra.store import Store, StoreError
+from tasks.plan.rows import stored_record
 from tasks.schemas import Sources
 
-__all__ = ["DAY", "versions_in_training", "versions_of"]
+__all__ = ["DAY", "drawn_by", "versions_in_training", "versions_of"]
 
 DAY = 86_400.0
 TRAINING = DAY  # a training writes its snapshot every minute, so a day without one ends it
@@ -36,6 +38,18 @@ def versions_in_training(store: Store, checkpoint: str, now: float) -> Collectio
     except StoreError:
         store.list()  # raises if the whole store cannot be reached
         return found  # it may be a training
+
+
+def drawn_by(store: Store, run: str) -> Collection[str]:
+    """Return the names of the flow and of the version of label maps that a run draws, if any."""
+    try:
+        record = stored_record(store, run)
+    except StoreError:
+        store.list()  # raises if the whole store cannot be reached
+        return ()  # no run resumes from a damaged record
+    generator = record["settings"]["generator"] if record else {}
+    path, labels = (str(generator.get(name) or "") for name in ("path", "labels"))
+    return {path.removeprefix(FLOW), labels} if path.startswith(FLOW) else ()
 
 
 def _listed(store: Store, path: str) -> set[str]:

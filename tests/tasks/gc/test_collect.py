@@ -155,6 +155,20 @@ def test_an_unpublished_run_is_deleted_only_if_nothing_was_written_for_long(stor
     assert "runs/night" not in paths(store, after=0)
 
 
+def test_what_an_unfinished_run_draws_stays(store: Store) -> None:
+    flow = {"path": "semflow:a-0123abcd-aaaaaaaa", "labels": "b-0123abcd"}
+    settings = Settings(name="night", generator=flow)
+    digests = {"weights": "0" * 64, "labels_digest": "0" * 64}
+    resolved = settings.generator.model_copy(update=digests)
+    record = settings.model_copy(update={"generator": resolved}).record()
+    store.write_json("runs/night/settings.json", record)
+    drawn = {"versions/b-0123abcd", "checkpoints/a-0123abcd-aaaaaaaa"}
+    assert not paths(store) & drawn
+    assert "versions/a-0123abcd" in paths(store)
+    publish_squares(store, "night-0123abcd", run="night", identity="0123abcd" * 8)
+    assert drawn <= paths(store)
+
+
 def test_an_unlisted_version_with_a_damaged_manifest_is_kept(store: Store) -> None:
     store.place.put("versions/a-0123abcd/manifest.json", [b"{}"])
     assert "versions/a-0123abcd" not in paths(store, after=100 * DAY)
