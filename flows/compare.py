@@ -41,10 +41,10 @@ def compare(
     with watching(settings):
         steps = steps_of(settings, plan)
         trained = [
-            train(training_settings(settings, model, steps[model]), version)
+            train(training_settings(settings, model, steps[model]), version, in_report=False)
             for model in plan.models
             if version
         ]
         names = [*plan.checkpoints, *trained]
-        evaluations = [evaluate(settings, name) for name in names]
+        evaluations = [evaluate(settings, name, in_report=False) for name in names]
         return record_comparison(settings, plan, names, evaluations)

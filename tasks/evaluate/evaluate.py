@@ -75,15 +75,17 @@ def inference_of(settings: EvaluateSettings) -> Inference:
 
 
 @task(name="evaluate", task_run_name="evaluate {checkpoint}")
-def evaluate(settings: Settings, checkpoint: str) -> dict[str, Any]:
+def evaluate(settings: Settings, checkpoint: str, *, in_report: bool = True) -> dict[str, Any]:
     """Measure a checkpoint on the settings' set and return the evaluation.
 
-    It is written beside the checkpoint, and to the run that made the checkpoint's version.
+    It is written beside the checkpoint, and with `in_report` also to the run that made the
+    checkpoint's version.
     """
     store = open_store(settings.store)
     result = evaluate_checkpoint(store, settings, checkpoint)
     known = {name: iou for name, iou in result["iou"].items() if iou is not None}
     measured("evaluate", {"miou": {"": result["miou"]}, "iou": known})
-    version = read_meta(store, checkpoint)["version"]
-    write_to_run(store, version, "evaluation", {**result, "checkpoint": checkpoint})
+    if in_report:
+        version = read_meta(store, checkpoint)["version"]
+        write_to_run(store, version, "evaluation", {**result, "checkpoint": checkpoint})
     return result

@@ -184,10 +184,11 @@ def finish_training(
 
 
 @task(name="train", task_run_name="train {version}")
-def train(settings: Settings, version: str) -> str:
+def train(settings: Settings, version: str, *, in_report: bool = True) -> str:
     """Train on a version as the settings say, unless that is done; return the checkpoint's name.
 
-    Raises `SettingsError` for a photograph that would be both trained on and measured on.
+    The report of the version's run shows the last training with `in_report`. Raises `SettingsError`
+    for a photograph that would be both trained on and measured on.
     """
     check_disjoint(settings)
     store = open_store(settings.store)
@@ -208,7 +209,8 @@ def train(settings: Settings, version: str) -> str:
             train_on_version(store, version, recipe, **chosen, progress=follow)
             follow = report_steps(report)
         meta = train_on_version(store, version, recipe, protocol, **chosen, progress=follow)
-    write_to_run(store, version, "training", meta)
+    if in_report:
+        write_to_run(store, version, "training", meta)
     return str(meta["checkpoint"])
 
 
