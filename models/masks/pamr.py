@@ -44,9 +44,19 @@ def pamr(
 def _weights(images: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
     """Return the N neighbours' weights (N, B, H, W), which sum to 1."""
     padded = _extend(images, shifts)
-    colours = torch.stack([_shifted(padded, shift, images.shape) for shift in shifts])
-    unit = _SCALE * colours.std(0) + 1e-6
-    return torch.softmax(-((colours - images).abs() / unit).mean(2), 0)
+    total, squares, change = (torch.zeros_like(images) for _ in range(3))
+    # summed one by one: all neighbours' colours at once take many times as long
+    for shift in shifts:
+        torch.sub(_shifted(padded, shift, images.shape), images, out=change)
+        total += change
+        squares.addcmul_(change, change)
+    variance = (squares - total.square() / len(shifts)) / (len(shifts) - 1)
+    scale = 1 / (_SCALE * variance.clamp_min(0).sqrt() + 1e-6)
+    weights = images.new_empty((len(shifts), *images.shape[:1], *images.shape[2:]))
+    for weight, shift in zip(weights, shifts, strict=True):
+        torch.sub(_shifted(padded, shift, images.shape), images, out=change)
+        torch.mean(change.abs_().mul_(scale), 1, out=weight)
+    return torch.softmax(weights.neg_(), 0)
 
 
 def _extend(maps: Tensor, shifts: list[tuple[int, int]]) -> Tensor:
