@@ -1,0 +1,153 @@
+"""Checks of a labeller's directories before they are loaded: the right model, no pickles, no code.
+
+Only names, JSON files and headers of safetensors are read, so a check takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from models.generators import pipeline_digest
+
+__all__ = [
+    "KINDS",
+    "LabellerError",
+    "check_labeller",
+    "labeller_digest",
+    "read_json",
+    "weight_shapes",
+]
+
+# Kind → its directories, by the setting that names each → the values of model_type that are loaded.
+# The published directories of SAM 2 and SAM 3 describe the model for videos, which holds the one
+# for images.
+KINDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "sam3": {"path": ("sam3", "sam3_video")},
+    "clipseg": {"path": ("clipseg",)},
+    "grounded-sam2": {"path": ("sam2", "sam2_video"), "detector": ("grounding-dino",)},
+}
+_TEXT = {"sam3", "sam3_video", "clipseg", "grounding-dino"}  # those that read phrases
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+_WEIGHTS = "model.safetensors"
+_READ = (".json", ".safetensors", ".txt")  # suffixes of the files that labels depend on
+_LARGEST_JSON = 1 << 24  # bytes; tokenizer.json of CLIP, the largest of these, has 2 MB
+
+
+class LabellerError(Exception):
+    """A labeller's directory or a phrase cannot be used; the message has the remedy."""
+
+
+def check_labeller(kind: str, path: str | Path, detector: str | Path | None = None) -> None:
+    """Raise `LabellerError` unless the directories of a labeller of this kind can be loaded.
+
+    `path` has the model of masks, `detector` that of boxes, for a kind that has both. Checked are
+    config.json and the model it describes, code of its own, tokenizer, and the file of weights.
+    """
+    for field, wanted in _models_of(kind).items():
+        folder = {"path": path, "detector": detector}[field]
+        if folder is None:
+            raise LabellerError(
+                f"a labeller of kind {kind!r} has no {field}; give the directory of a {wanted[0]}"
+            )
+        _check_directory(Path(folder), f"kind {kind!r}, {field}", wanted)
+
+
+def labeller_digest(path: str | Path, detector: str | Path | None = None) -> str:
+    """Return the SHA-256 of names and contents of the weights, configurations and vocabularies."""
+    found = [pipeline_digest(each, _READ) for each in (path, detector) if each is not None]
+    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def weight_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of a directory's weights, read from the header of their file."""
+    with safe_open(folder / _WEIGHTS, framework="pt") as opened:
+        return [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises `LabellerError`."""
+    try:
+        if (size := file.stat().st_size) > _LARGEST_JSON:
+            raise ValueError(f"it has {size} bytes, more than {_LARGEST_JSON}")
+        content = json.loads(file.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabellerError(
+            f"{file} cannot be read as JSON ({error}); copy the whole directory again"
+        ) from None
+    return content
+
+
+def _models_of(kind: str) -> dict[str, tuple[str, ...]]:
+    if kind not in KINDS:
+        raise LabellerError(f"kind of labeller {kind!r} is not one of {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
+def _check_directory(folder: Path, what: str, wanted: tuple[str, ...]) -> None:
+    if not folder.is_dir():
+        raise LabellerError(
+            f"{what}: {folder} is not a directory; give that of a {wanted[0]}, as transformers' "
+            "save_pretrained writes it"
+        )
+    config = read_json(folder / "config.json")
+    found = config.get("model_type")
+    if found not in wanted:
+        raise LabellerError(
+            f"{what}: {folder}/config.json has the model_type {ascii(found)[:60]}; give the "
+            f"directory of a {' or a '.join(wanted)}, or the kind that belongs to this one"
+        )
+    _refuse_code(folder, config)
+    if found in _TEXT and not any(_has(folder, names) for names in _VOCABULARIES):
+        raise LabellerError(
+            f"{what}: {folder} has no tokenizer.json and no vocabulary; copy the whole directory"
+        )
+    _check_weights(folder, what)
+
+
+def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a directory that brings code, which transformers would run if it were allowed to."""
+    files = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+    parts = [folder / name for name in files if (folder / name).is_file()]
+    for file, content in (("config.json", config), *((p.name, read_json(p)) for p in parts)):
+        if "auto_map" in _names(content):
+            raise LabellerError(
+                f"{folder}/{file} names code of its own (auto_map), which is never run; give a "
+                "directory of a model that transformers has, without auto_map"
+            )
+
+
+def _names(content: Any) -> Iterator[str]:
+    """Yield all names inside a JSON value."""
+    if isinstance(content, dict):
+        yield from content
+    if isinstance(content, dict | list):
+        for inner in content.values() if isinstance(content, dict) else content:
+            yield from _names(inner)
+
+
+def _has(folder: Path, names: tuple[str, ...]) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def _check_weights(folder: Path, what: str) -> None:
+    if not (folder / _WEIGHTS).is_file():
+        others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt"))
+        pickles = f", only {', '.join(others)}, which can run code when loaded" if others else ""
+        raise LabellerError(
+            f"{what}: {folder} has no {_WEIGHTS}{pickles}; write the weights with transformers' "
+            "save_pretrained, where you trust them, into one file"
+        )
+    try:
+        weight_shapes(folder)  # compares the header with the file's length
+    except (SafetensorError, OSError) as error:
+        raise LabellerError(
+            f"{folder / _WEIGHTS} is cut short or damaged ({error}); copy it again"
+        ) from None

@@ -1,0 +1,131 @@
+"""Preparation: an image at the size and in the range that a model was trained on.
+
+The directory's preprocessor_config.json says how, read as data. transformers' own processors of
+SAM 2 and SAM 3 need torchvision, which this does without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.labellers.checks import LabellerError, read_json
+
+__all__ = ["HALVES", "IMAGENET", "Preparation", "read_preparation", "squared"]
+
+_SIDES = range(16, 4097)  # pixels; SAM 3, the largest of these models, takes 1008
+_SMALLEST = 1e-6  # of what images are divided by
+_MODES = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes a model's input.
+
+    `size` is its height and width. With `keep` they are the least short and the largest long side,
+    and the proportions stay. `mean` and `std` are of the channels in [0, 1]. `mode` is that of
+    `torch.nn.functional.interpolate`.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    keep: bool = False
+    mode: str = "bilinear"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return an image (H, W, 3) uint8 as (1, 3, h, w) float32."""
+        pixels = image.permute(2, 0, 1)[None].float()
+        size = self._kept(image.shape[0], image.shape[1]) if self.keep else self.size
+        resized = F.interpolate(pixels, size, mode=self.mode, align_corners=False, antialias=True)
+        mean, std = (torch.tensor(each, device=image.device) for each in (self.mean, self.std))
+        shares = resized.round().clamp(0, 255) / 255  # whole levels, as processors of images have
+        return (shares - mean[:, None, None]) / std[:, None, None]
+
+    def _kept(self, height: int, width: int) -> tuple[int, int]:
+        short, long = self.size
+        scale = min(short / min(height, width), long / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+# https://github.com/pytorch/vision: statistics of ImageNet; the other maps [0, 1] to [-1, 1]
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def read_preparation(folder: Path, default: Preparation) -> Preparation:
+    """Return the preparation of a directory; what it does not say is that of `default`.
+
+    Raises `LabellerError` for a field that cannot be used.
+    """
+    file = folder / "preprocessor_config.json"
+    found: Any = read_json(file) if file.is_file() else {}
+    if not found and (folder / "processor_config.json").is_file():
+        file = folder / "processor_config.json"
+        found = read_json(file).get("image_processor")
+    if not isinstance(found, Mapping):
+        found = {}
+    size, keep = _size(file, found["size"]) if found.get("size") else (default.size, default.keep)
+    normalises = found.get("do_normalize", True)
+    mode = found.get("resample", 2)
+    if mode not in _MODES:
+        raise _refusal(file, "resample", mode, "2 (bilinear) or 3 (bicubic)")
+    for name, usual in (("do_resize", True), ("do_rescale", True), ("rescale_factor", 1 / 255)):
+        value = found.get(name, usual)
+        if not isinstance(value, int | float) or not math.isclose(value, usual, rel_tol=1e-6):
+            raise _refusal(file, name, value, f"{usual:g}, which is all that is supported")
+    return Preparation(
+        size=size,
+        mean=_three(file, "image_mean", found, default.mean) if normalises else (0.0,) * 3,
+        std=_three(file, "image_std", found, default.std) if normalises else (1.0,) * 3,
+        keep=keep,
+        mode=_MODES[mode],
+    )
+
+
+def squared(preparation: Preparation, folder: Path, side: Any) -> Preparation:
+    """Return the preparation to squares of the one side that a model's config.json allows.
+
+    `side` is its image_size. Raises `LabellerError` for one that is no usable number.
+    """
+    first = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
+    if type(first) is not int or first not in _SIDES:
+        wanted = f"one number, {_SIDES[0]} to {_SIDES[-1]} pixels"
+        raise _refusal(folder / "config.json", "image_size", side, wanted)
+    return replace(preparation, size=(first, first), keep=False)
+
+
+def _size(file: Path, given: Any) -> tuple[tuple[int, int], bool]:
+    """Return the two sides of the field `size`, and whether proportions are kept."""
+    table = {"height": given, "width": given} if isinstance(given, int) else given
+    for names in (("height", "width"), ("shortest_edge", "longest_edge")):
+        if isinstance(table, Mapping) and set(names) == {k for k, v in table.items() if v}:
+            first, second = (table[name] for name in names)
+            if all(type(side) is int and side in _SIDES for side in (first, second)):
+                return (first, second), names[0] == "shortest_edge"
+    wanted = "height and width, or shortest_edge and longest_edge"
+    raise _refusal(file, "size", given, f"{wanted}, {_SIDES[0]} to {_SIDES[-1]} pixels")
+
+
+def _three(
+    file: Path, field: str, found: Mapping[str, Any], default: tuple[float, ...]
+) -> tuple[float, ...]:
+    value = found.get(field, default)
+    least = _SMALLEST if field == "image_std" else -math.inf
+    fits = isinstance(value, list | tuple) and len(value) == 3
+    if not fits or not all(
+        isinstance(each, int | float) and math.isfinite(each) and each >= least for each in value
+    ):
+        raise _refusal(file, field, value, f"three numbers like {list(default)}")
+    return tuple(map(float, value))
+
+
+def _refusal(file: Path, field: str, value: Any, wanted: str) -> LabellerError:
+    return LabellerError(f"{file}: {field} is {ascii(value)[:60]}; give {wanted}")
