@@ -87,7 +87,8 @@ def make_shards(settings: Settings, shards: Shards, alone: bool = False) -> Fail
     affinity: Futures = {}
     if settings.refine.method == "diffumask":
         affinity = stages.once(learn_affinity, after=made)
-    labelled = stages.each(refine, shards.generated, made, whole=[affinity])
+    looks = bool(settings.refine.labellers)  # a trained model looks at the images
+    labelled = stages.each(refine, shards.generated, made, whole=[affinity], gpu=looks)
     ranked = learn_noise(settings, stages, shards, labelled) if settings.select.folds else {}
     chosen = stages.each(select, shards.generated, labelled, whole=[ranked])
     scenes = stages.each(compose, shards.composed, whole=[chosen])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from infra.hidden import shown_names
 from infra.layers import Layer
 
-__all__ = ["explain", "fields_of", "nearest"]
+__all__ = ["explain", "fields_of", "nearest", "section_of"]
 
 # Texts that an error may quote. Others may be a password, or the text of a wrong file.
 _SHOWN_TEXTS = {"name", "compute.kubernetes.memory", "compute.runner", "generator.device"}
@@ -31,15 +31,16 @@ def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseMo
     field = ".".join(path)
     origin = layer.origin(path) if layer else "the default"
     fields = dict(fields_of(model))
+    known = ".".join(part for part in path if not part.isdecimal())  # without numbers in lists
     if line["type"] == "extra_forbidden":
-        siblings = [name for name in fields if name.rpartition(".")[0] == field.rpartition(".")[0]]
+        siblings = [name for name in fields if name.rpartition(".")[0] == known.rpartition(".")[0]]
         return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"
     from_open_source = layer is None or layer.shown
-    shown = from_open_source and _may_be_shown(field, fields.get(field), line["input"])
+    shown = from_open_source and _may_be_shown(field, fields.get(known), line["input"])
     value = f" = {line['input']!r}" if shown else ""
     remedy = line["msg"].removeprefix("Value error, ")
     if line["type"] == "string_pattern_mismatch":
-        remedy = f"it should be: {fields[field].description}"
+        remedy = f"it should be: {fields[known].description}"
     return f"setting {field}{value} ({origin}): {remedy}"
 
 
@@ -52,11 +53,22 @@ def _may_be_shown(field: str, info: FieldInfo | None, value: Any) -> bool:
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield the dotted name of every section and field, with the field."""
+    """Yield the dotted name of every section and field, with the field.
+
+    A list of tables is a section whose fields are those of each table.
+    """
     for name, field in model.model_fields.items():
         yield prefix + name, field
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from fields_of(field.annotation, f"{prefix}{name}.")
+        if (section := section_of(field)) is not None:
+            yield from fields_of(section, f"{prefix}{name}.")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a field that is a section or a list of tables, else None."""
+    for option in (field.annotation, *get_args(field.annotation)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
 
 
 def nearest(name: str, valid: Iterable[str], elsewhere: Iterable[str] = ()) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-__all__ = ["DELIMITER", "PREFIX", "Layer"]
+__all__ = ["DELIMITER", "PREFIX", "Layer", "variable_of"]
 
 # of variables in the environment
 PREFIX = "SEGMINT_"
@@ -37,6 +38,9 @@ class Layer:
 
     def origin(self, path: Sequence[str]) -> str:
         """Return the name of the field `path` in this source."""
-        return self.spelling.format(
-            path=".".join(path), variable=PREFIX + DELIMITER.join(path).upper()
-        )
+        return self.spelling.format(path=".".join(path), variable=variable_of(path))
+
+
+def variable_of(path: Sequence[str]) -> str:
+    """Return the variable in the environment that holds a field; it holds a list as a whole."""
+    return PREFIX + DELIMITER.join(takewhile(lambda part: not part.isdecimal(), path)).upper()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from infra.settings.section import Count, Section, Share, ShareOrAuto
+from infra.settings.section import Count, Section, Share, ShareOrAuto, tables
 
 __all__ = [
     "FLOW",
     "ComposeSettings",
     "GeneratorSettings",
+    "LabellerSettings",
     "PlanSettings",
     "RefineSettings",
     "SelectSettings",
@@ -102,11 +103,36 @@ class GeneratorSettings(Section):
         return self.path.removeprefix(FLOW) if self.path.startswith(FLOW) else None
 
 
+class LabellerSettings(Section):
+    """Each table of the list: a trained model that finds the prompt's phrases in the image."""
+
+    kind: Literal["sam3", "clipseg", "grounded-sam2"]
+    """sam3 and clipseg: text to masks. grounded-sam2: text to boxes, and these to masks."""
+    path: str = Field(min_length=1)
+    """Directory of Hugging Face in safetensors: a SAM 3, CLIPSeg or SAM 2."""
+    detector: str | None = Field(default=None, min_length=1)
+    """Directory of a Grounding DINO, which finds the boxes. Only for grounded-sam2."""
+    digest: str | None = None
+    """Digest of the files in both. Default: that when the run starts."""
+
+    @model_validator(mode="after")
+    def _boxes_belong_to_grounded_sam2(self) -> LabellerSettings:
+        if (self.kind == "grounded-sam2") != (self.detector is not None):
+            given = "set" if self.detector is not None else "not set"
+            raise ValueError(
+                f"kind is {self.kind!r} and detector is {given}; grounded-sam2, and no other "
+                "kind, needs the directory of a Grounding DINO there"
+            )
+        return self
+
+
 class RefineSettings(Section):
     """Attention maps to label maps."""
 
-    method: Literal["colour", "diffumask"] = "colour"
-    """colour: split by the object's colours. diffumask: affinity network, walk, threshold."""
+    method: Literal["colour", "diffumask", "labeller"] = "colour"
+    """colour: by the object's colours. diffumask: walk, threshold. labeller: by labellers alone."""
+    labellers: Annotated[tuple[LabellerSettings, ...], BeforeValidator(tables)] = ()
+    """Trained models that find the prompt's phrases in the image."""
     affinity_steps: Count = 300
     """Training steps of DiffuMask's affinity network."""
     # label IoU on drawn scenes with 1, 2, 4 steps: 0.756, 0.762, 0.747
@@ -117,6 +143,21 @@ class RefineSettings(Section):
     """Iterations of PAMR, which aligns labels with the image's edges."""
     ignore_band: Share = 0.1
     """Half width of the ignored (255) band around the threshold, as a share of the map's range."""
+
+    @model_validator(mode="after")
+    def _a_labeller_decides_alone(self) -> RefineSettings:
+        count = len(self.labellers)
+        if self.method == "labeller" and count != 1:
+            raise ValueError(
+                f"method is 'labeller', and labellers has {count} tables; give the one labeller "
+                "that decides: its kind and path"
+            )
+        if self.method != "labeller" and count:
+            raise ValueError(
+                f"labellers has {count} tables, but method is {self.method!r}, which uses none; "
+                "set method to 'labeller', or leave labellers out"
+            )
+        return self
 
 
 class ComposeSettings(Section):

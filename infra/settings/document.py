@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from infra.explain import section_of
 from infra.settings.identity import in_identity
 from infra.settings.settings import Settings
 
@@ -49,18 +50,14 @@ def document() -> str:
 def _sections(path: str, model: type[BaseModel]) -> Iterator[str]:
     """Yield a heading and a table for the model's own fields, then its sections."""
     fields = model.model_fields
-    inner = {name: field for name, field in fields.items() if _is_section(field)}
+    found = {name: section_of(field) for name, field in fields.items()}
+    inner = {name: section for name, section in found.items() if section is not None}
     if path:
         yield f"## {path}\n\n{_text(model.__doc__)}\n"
     rows = [_row(path, name, field) for name, field in fields.items() if name not in inner]
     yield _table(rows)
-    for name, field in inner.items():
-        section: Any = field.annotation
+    for name, section in inner.items():
         yield from _sections(f"{path}.{name}".lstrip("."), section)
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _row(path: str, name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -69,7 +66,7 @@ def _row(path: str, name: str, field: FieldInfo) -> tuple[str, ...]:
     return (
         f"`{full}`",
         _type(field),
-        "" if default is None else f"`{_plain(default)}`",
+        "" if default is None or field.is_required() else f"`{_plain(default)}`",
         "yes" if in_identity(full) else "",
         _text(field.description),
     )

@@ -25,6 +25,7 @@ _OF_TEXT = {
     "generator": ("guidance_scale", "guidance_rescale", "excitation", "attention", "dtype"),
     "refine": (
         "method",
+        "labellers",
         "affinity_steps",
         "propagation_steps",
         "pamr_iterations",

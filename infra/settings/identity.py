@@ -34,6 +34,7 @@ _ADDED_SINCE: dict[str, dict[str, Any]] = {
         "layouts": "given",
     },
     "plan": {"backgrounds": None, "counts": None, "sizes": None, "subclasses": None},
+    "refine": {"labellers": []},
 }
 
 

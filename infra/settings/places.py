@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.layers import DELIMITER, PREFIX
+from infra.layers import variable_of
 from infra.settings.section import booleans, names
 from infra.sources import ALLOWED, SettingsError
 from infra.text import UNSEEN
@@ -34,6 +34,8 @@ PLACES: Mapping[str, str] = {
     "plan.captions": NO_VALUE,
     "generator.path": f"embedded|semflow:{_STORED}",
     "generator.labels": _STORED,
+    "refine.labellers.path": NO_VALUE,
+    "refine.labellers.detector": NO_VALUE,
     "train.model": _NAME,
     "train.weights": "random",
     "train.real": "drawn",
@@ -66,13 +68,14 @@ def check_places(
     values = own()
     for path, value in _leaves(given):
         field = ".".join(path)
-        harmless = next((places[p] for p in places if f"{field}.".startswith(f"{p}.")), None)
+        known = ".".join(part for part in path if not part.isdecimal())  # without numbers in lists
+        harmless = next((places[p] for p in places if f"{known}.".startswith(f"{p}.")), None)
         if harmless is None or value is None or _same(value, _at(values, path)):
             continue
         # names of a list may also be one text, with commas between them
         each = names(value) if field in _LISTS else [value]
         if not all(re.fullmatch(harmless, str(one)) or _is_allowed(str(one)) for one in each):
-            variable = f"{PREFIX}{DELIMITER.join(path).upper()}" if places is PLACES else ""
+            variable = variable_of(path) if places is PLACES else ""
             hidden = path[0] == "store" or "://" in str(value)  # it may hold a credential
             shown = "" if hidden else f" = {value!r}"
             raise SettingsError(_refusal(f"{field}{shown}", variable))
@@ -88,15 +91,24 @@ def _refusal(what: str, variable: str) -> str:
 
 def _leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*above, str(name)))
+        if (inner := _numbered(value)) is not None:
+            yield from _leaves(inner, (*above, str(name)))
         else:
             yield (*above, str(name)), value
 
 
+def _numbered(value: Any) -> Mapping[str, Any] | None:
+    """Return a table, or a list of tables by their numbers; None for any other value."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        return {str(number): each for number, each in enumerate(value)}
+    return None
+
+
 def _at(values: Any, path: tuple[str, ...]) -> Any:
     for name in path:
-        values = values.get(name) if isinstance(values, Mapping) else None
+        values = (_numbered(values) or {}).get(name)
     return values
 
 

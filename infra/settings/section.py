@@ -21,6 +21,7 @@ __all__ = [
     "booleans",
     "describe_defaults",
     "names",
+    "tables",
 ]
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -73,6 +74,13 @@ def booleans(value: Any) -> Any:
 def names(value: Any) -> Any:
     """Return `car,tree` as a list, since flags and environment variables hold text."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def tables(value: Any) -> Any:
+    """Refuse what is no list of tables, with an example of one."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("give a list of tables, such as [{kind = 'clipseg', path = '/models/c'}]")
+    return value
 
 
 def _share_or_auto(value: Any) -> Any:

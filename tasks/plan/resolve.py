@@ -1,9 +1,9 @@
 """Resolve: what a configuration means, for every command and flow.
 
 A configuration leaves four things open: `{date}` in the name, the seed that belongs to that date,
-the digests of the generator's files, and the budget. `resolve` fills in all of them, so that a dry
-run shows exactly the plan that a run makes. Commands about a run that exists take the date from the
-name of that run.
+the digests of the generator's and labellers' files, and the budget. `resolve` fills in all of them,
+so that a dry run shows exactly the plan that a run makes. Commands about a run that exists take the
+date from the name of that run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tasks.maps.flow import flow_digest
 from tasks.maps.layouts import open_layouts
 from tasks.plan.budget import resolve_budget
 from tasks.plan.rows import stored_record
+from tasks.refine.labellers import with_labellers
 from tasks.schemas import origin_of
 
 __all__ = [
@@ -32,13 +33,14 @@ __all__ = [
 
 
 def resolve(store: Store, settings: Settings) -> Settings:
-    """Return the settings of one run: name and seed of its date, the digest of the generator's
-    files, and the budget of the stored run of that name, else the champion's.
+    """Return the settings of one run: name and seed of its date, the digests of the files of
+    generator and labellers, and the budget of the stored run of that name, else the champion's.
 
     A SemFlow's label maps have a digest as well, and no budget. Raises `PipelineError` for a
-    generator that cannot be used, and what `flow_digest` and `open_layouts` raise for a SemFlow.
+    generator that cannot be used, `SettingsError` for such a labeller, and what `flow_digest` and
+    `open_layouts` raise for a SemFlow.
     """
-    settings = resolve_date(settings)
+    settings = with_labellers(resolve_date(settings))
     if settings.generator.flow is None:
         settings = with_weights(settings)
     else:

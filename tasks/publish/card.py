@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from infra.settings import Settings
+from infra.settings import RefineSettings, Settings
 from infra.text import as_markdown
 
 __all__ = ["Kept", "dataset_card"]
@@ -67,8 +67,18 @@ def _from_text(settings: Settings) -> str:
     sampling = f"{generator.num_inference_steps} steps, guidance {generator.guidance_scale}"
     return f"""Made by segmint from text alone: generator {as_markdown(generator.path)},
 {sampling}, {_run(settings)}.
-Labels were read from the generator's attention. Nobody has checked them. The generator's licence
+{_labelled(settings.refine)} Nobody has checked them. The generator's licence
 governs how the images may be used."""
+
+
+def _labelled(refine: RefineSettings) -> str:
+    """A sentence that says where labels of images of text come from."""
+    if refine.method != "labeller":
+        return "Labels were read from the generator's attention."
+    (labeller,) = refine.labellers
+    folders = " and ".join(as_markdown(p) for p in (labeller.path, labeller.detector) if p)
+    return f"""Labels were found by the labeller {labeller.kind} in {folders},
+digest {labeller.digest}; its licence governs how they may be used."""
 
 
 def _from_maps(settings: Settings) -> str:

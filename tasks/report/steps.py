@@ -6,6 +6,7 @@
 |                         | self-attention                                                       |
 | labels by colour        | the object found by attention, grown by colour, split by colour      |
 | labels by DiffuMask     | seeds, attention after the random walk, agreement of each threshold  |
+| labels by a labeller    | none: the label is what it found                                     |
 | all                     | label                                                                |
 | with noise learning     | held-out prediction, and its loss under the label                    |
 """
@@ -71,8 +72,8 @@ def draw_steps(
     `unreadable`.
     """
     read = field_reader(store, set() if unreadable is None else unreadable)
-    walks = stored.settings.get("refine", {}).get("method") == "diffumask"
-    net = _affinity(store, stored.run) if walks else None
+    method = stored.settings.get("refine", {}).get("method")
+    net = _affinity(store, stored.run) if method == "diffumask" else None
     for sample in samples.to_dict("records"):
         traced = _traced(sample, stored, read)
         if traced is None:
@@ -81,7 +82,7 @@ def draw_steps(
             attention_heat(each[0].numpy(), traced.size, traced.colours)
             for each in (traced.words, traced.maps)
         ]
-        steps = _walk_steps(traced, net, stored) if walks else _colour_steps(traced)
+        steps = _steps(method, traced, net, stored)
         label = labelled(traced.shown, sample, stored, read)
         held_out = _held_out(store, traced, sample, stored, read)
         yield sample, Cell([traced.shown, *heats, *steps, label, *held_out], str(sample["prompt"]))
@@ -111,6 +112,15 @@ def _affinity(store: Store, run: str) -> AffinityNet | None:
         return read_affinity(store, run)
     except StoreError:
         return None
+
+
+def _steps(
+    method: str | None, traced: _Traced, net: AffinityNet | None, stored: StoredRun
+) -> list[Image8]:
+    """Return what lies between attention and label by this method."""
+    if method == "labeller":
+        return []
+    return _walk_steps(traced, net, stored) if method == "diffumask" else _colour_steps(traced)
 
 
 def _colour_steps(traced: _Traced) -> list[Image8]:

@@ -8,7 +8,13 @@ from pydantic import ValidationError
 
 from infra.blocks import open_store
 from infra.explain import fields_of
-from infra.settings import Settings, SettingsError, check_drawn, check_same_run
+from infra.settings import (
+    LabellerSettings,
+    Settings,
+    SettingsError,
+    check_drawn,
+    check_same_run,
+)
 from infra.settings.document import document
 from infra.settings.identity import hash_samples, in_identity
 
@@ -289,6 +295,8 @@ def test_settings_marked_as_identity_are_exactly_those_that_are_hashed() -> None
     # at their defaults left out
     hashed |= {f"generator.{name}" for name in ("attention", "labels", "labels_digest", "layouts")}
     hashed |= {f"plan.{name}" for name in ("backgrounds", "counts", "sizes", "subclasses")}
+    hashed |= {"refine.labellers"}
+    hashed |= {f"refine.labellers.{name}" for name in LabellerSettings.model_fields}
     leaves = {name for name in dict(fields_of(Settings)) if name not in Settings.model_fields}
     leaves |= {"name", "seed", "vocabulary", "classes"}
     assert {name for name in leaves if in_identity(name)} == hashed
@@ -420,6 +428,54 @@ def test_every_setting_is_explained_in_one_line() -> None:
         for name, field in explained.items()
         if not field.description or "\n" in field.description
     ] == []
+
+
+LABELLER = {"kind": "clipseg", "path": "/models/clipseg"}
+BOXES = {"kind": "grounded-sam2", "path": "/models/sam2", "detector": "/models/dino"}
+
+
+def test_a_labeller_comes_from_any_source_and_changes_the_identity(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = Settings(refine={"method": "labeller", "labellers": [LABELLER]})
+    file = tmp_path / "night.toml"
+    file.write_text(
+        '[refine]\nmethod = "labeller"\n'
+        'labellers = [{kind = "clipseg", path = "/models/clipseg"}]\n'
+    )
+    assert Settings(_file=file) == given
+    method = "refine.method=labeller"
+    assert Settings(_flags=[method, f"refine.labellers={json.dumps([LABELLER])}"]) == given
+    monkeypatch.setenv("SEGMINT_REFINE__LABELLERS", json.dumps([LABELLER]))
+    assert Settings(_flags=[method]) == given
+    digested = Settings(
+        refine={"method": "labeller", "labellers": [{**LABELLER, "digest": "ab12"}]}
+    )
+    assert (
+        len({each.identity for each in (Settings(refine={"labellers": []}), given, digested)}) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("refine", "message"),
+    [
+        ({"method": "labeller"}, r"labellers has 0 tables; give the one labeller that decides"),
+        ({"method": "labeller", "labellers": [LABELLER, BOXES]}, r"labellers has 2 tables; give"),
+        ({"labellers": [LABELLER]}, r"method is 'colour', which uses none; set method to 'label"),
+        ({"labellers": LABELLER}, r"refine\.labellers .*: give a list of tables, such as \[\{kind"),
+        ({"labellers": [{**LABELLER, "kind": "sam"}]}, r"labellers\.0\.kind = 'sam' .*'sam3', "),
+        ({"labellers": [{"kind": "sam3"}]}, r"labellers\.0\.path .*required"),
+        (
+            {"labellers": [{**LABELLER, "pth": "x"}]},
+            r"'refine\.labellers\.0\.pth' .* mean .*\.path'",
+        ),
+        ({"labellers": [{**LABELLER, "detector": "x"}]}, r"'clipseg' and detector is set; ground"),
+        ({"labellers": [{**BOXES, "detector": None}]}, r"'grounded-sam2' and detector is not set"),
+    ],
+)
+def test_labellers_that_cannot_label_are_refused(refine: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Settings(refine=refine)
 
 
 @pytest.mark.parametrize(

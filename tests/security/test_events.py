@@ -4,6 +4,7 @@ writes and sends, nor what it trains.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from pydantic import BaseModel
 
 from flows.pretrain import pretrain
 from flows.retrain import retrain
+from infra.explain import section_of
 from infra.settings import Settings, SettingsError
 from infra.settings.places import PLACES
 from testbed.fleet import Prefect
@@ -40,6 +42,9 @@ OTHER_PLACES: dict[str, dict[str, Any]] = {
     "plan.captions": {"plan": {"captions": "/etc/passwd"}},
     "generator.path": {"generator": {"path": "/tmp/pipeline"}},
     "generator.labels": {"generator": {"labels": "/home"}},
+    "refine.labellers.0.path": {
+        "refine": {"method": "labeller", "labellers": [{"kind": "sam3", "path": "/tmp/sam3"}]}
+    },
     "train.model": {"train": {"model": "/tmp/config.py"}},
     "train.weights": {"train": {"weights": "/tmp/weights.pth"}},
     "train.real": {"train": {"real": "/home"}},
@@ -77,7 +82,7 @@ def given(settings: dict[str, Any]) -> Settings:
 def test_a_parameter_names_no_other_place_than_the_worker_s(field: str) -> None:
     with pytest.raises(ParameterTypeError) as refused:
         given(OTHER_PLACES[field])
-    variable = f"SEGMINT_{field.upper().replace('.', '__')}"
+    variable = f"SEGMINT_{field.partition('.0')[0].upper().replace('.', '__')}"
     assert field in str(refused.value)
     assert f"set {variable} there, or list the place in SEGMINT_ALLOWED" in str(refused.value)
 
@@ -128,9 +133,27 @@ def test_the_worker_s_own_places_and_those_of_its_list_are_fine(
         {"store": {"url": "s3://shared/store", "options": {"endpoint_url": "https://s3.example"}}},
         {"generator": {"path": "/data/sd15"}, "train": {"real": "drawn", "model": "segformer-b0"}},
         {"generator": {"path": "semflow:night-1", "labels": "night-2"}},
+        {
+            "refine": {
+                "method": "labeller",
+                "labellers": [{"kind": "clipseg", "path": "/data/clipseg", "digest": "ab12"}],
+            }
+        },
         {"vocabulary": "cityscapes", "compute": {"runner": "dask-local"}, "watch": {"lines": "-"}},
     ):
         given(fine)
+
+
+def test_a_worker_s_own_labeller_is_fine_and_another_detector_is_not(
+    worker: pytest.MonkeyPatch,
+) -> None:
+    own = {"kind": "grounded-sam2", "path": "/m/sam2", "detector": "/m/dino"}
+    worker.setenv("SEGMINT_REFINE__LABELLERS", json.dumps([own]))
+    given({"refine": {"method": "labeller", "labellers": [own]}})
+    with pytest.raises(
+        ParameterTypeError, match=r"labellers\.0\.detector = '/etc'.*LABELLERS there"
+    ):
+        given({"refine": {"method": "labeller", "labellers": [{**own, "detector": "/etc"}]}})
 
 
 @pytest.mark.parametrize("path", ["semflow:../flow", "semflow:/flow", "semflow:", "./semflow:a"])
@@ -152,6 +175,7 @@ def test_every_setting_that_may_name_a_place_is_known_to_be_one_or_not() -> None
         "classes",
         "generator.weights",
         "generator.labels_digest",
+        "refine.labellers.digest",
         "generator.device",
         "compute.limit",
         "compute.kubernetes.memory",
@@ -172,8 +196,8 @@ def texts(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str]]:
     """Yield the fields that hold free text, or anything, with their types."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from texts(kind, f"{above}{name}.")
+        if (section := section_of(field)) is not None:
+            yield from texts(section, f"{above}{name}.")
         elif kind is str or any(word in str(kind) for word in ("str |", "[str", "Any")):
             yield f"{above}{name}", str(kind)
 
