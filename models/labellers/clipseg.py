@@ -17,7 +17,7 @@ from models.labellers.preparation import IMAGENET, Preparation, read_preparation
 
 __all__ = ["ClipSeg"]
 
-_USUAL = Preparation((352, 352), **IMAGENET)  # the published directories'
+_USUAL = Preparation((352, 352), IMAGENET)  # the published directories'
 
 
 class ClipSeg:

@@ -28,8 +28,8 @@ __all__ = ["GroundedSam2", "attention_box"]
 
 CERTAIN = 0.35  # least score of a box, Grounding DINO's published example
 MOST = 32  # boxes of a phrase, those of the highest scores; each gets a mask
-_DETECTOR = Preparation((800, 1333), keep=True, **IMAGENET)  # the published directories'
-_SEGMENTER = Preparation((1024, 1024), **IMAGENET)
+_DETECTOR = Preparation((800, 1333), IMAGENET, keep=True)  # the published directories'
+_SEGMENTER = Preparation((1024, 1024), IMAGENET)
 
 
 class GroundedSam2:

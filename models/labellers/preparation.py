@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,15 @@ __all__ = ["HALVES", "IMAGENET", "Preparation", "read_preparation", "squared"]
 
 _SIDES = range(16, 4097)  # pixels; SAM 3, the largest of these models, takes 1008
 _SMALLEST = 1e-6  # of what images are divided by
+_MOST = 1e6  # of what is subtracted from them
 _MODES = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of the three channels of images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,12 @@ class Preparation:
     """How an image becomes a model's input.
 
     `size` is its height and width. With `keep` they are the least short and the largest long side,
-    and the proportions stay. `mean` and `std` are of the channels in [0, 1]. `mode` is that of
+    and the proportions stay. The channels are normalised by `statistics`. `mode` is that of
     `torch.nn.functional.interpolate`.
     """
 
     size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    statistics: Statistics
     keep: bool = False
     mode: str = "bilinear"
 
@@ -45,7 +52,7 @@ class Preparation:
         pixels = image.permute(2, 0, 1)[None].float()
         size = self._kept(image.shape[0], image.shape[1]) if self.keep else self.size
         resized = F.interpolate(pixels, size, mode=self.mode, align_corners=False, antialias=True)
-        mean, std = (torch.tensor(each, device=image.device) for each in (self.mean, self.std))
+        mean, std = (torch.tensor(each, device=image.device) for each in self.statistics)
         shares = resized.round().clamp(0, 255) / 255  # whole levels, as processors of images have
         return (shares - mean[:, None, None]) / std[:, None, None]
 
@@ -55,9 +62,8 @@ class Preparation:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-# https://github.com/pytorch/vision: statistics of ImageNet; the other maps [0, 1] to [-1, 1]
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # [0, 1] becomes [-1, 1]
 
 
 def read_preparation(folder: Path, default: Preparation) -> Preparation:
@@ -73,20 +79,25 @@ def read_preparation(folder: Path, default: Preparation) -> Preparation:
     if not isinstance(found, Mapping):
         found = {}
     size, keep = _size(file, found["size"]) if found.get("size") else (default.size, default.keep)
-    normalises = found.get("do_normalize", True)
     mode = found.get("resample", 2)
-    if mode not in _MODES:
+    if not isinstance(mode, int) or mode not in _MODES:
         raise _refusal(file, "resample", mode, "2 (bilinear) or 3 (bicubic)")
     for name, usual in (("do_resize", True), ("do_rescale", True), ("rescale_factor", 1 / 255)):
         value = found.get(name, usual)
         if not isinstance(value, int | float) or not math.isclose(value, usual, rel_tol=1e-6):
             raise _refusal(file, name, value, f"{usual:g}, which is all that is supported")
-    return Preparation(
-        size=size,
-        mean=_three(file, "image_mean", found, default.mean) if normalises else (0.0,) * 3,
-        std=_three(file, "image_std", found, default.std) if normalises else (1.0,) * 3,
-        keep=keep,
-        mode=_MODES[mode],
+    return Preparation(size, _statistics(file, found, default.statistics), keep, _MODES[mode])
+
+
+def _statistics(file: Path, found: Mapping[str, Any], default: Statistics) -> Statistics:
+    normalises = found.get("do_normalize", True)
+    if not isinstance(normalises, bool):
+        raise _refusal(file, "do_normalize", normalises, "true or false")
+    if not normalises:
+        return Statistics((0.0,) * 3, (1.0,) * 3)
+    return Statistics(
+        _three(file, "image_mean", found.get("image_mean", default.mean), -_MOST),
+        _three(file, "image_std", found.get("image_std", default.std), _SMALLEST),
     )
 
 
@@ -105,25 +116,22 @@ def squared(preparation: Preparation, folder: Path, side: Any) -> Preparation:
 def _size(file: Path, given: Any) -> tuple[tuple[int, int], bool]:
     """Return the two sides of the field `size`, and whether proportions are kept."""
     table = {"height": given, "width": given} if isinstance(given, int) else given
-    for names in (("height", "width"), ("shortest_edge", "longest_edge")):
-        if isinstance(table, Mapping) and set(names) == {k for k, v in table.items() if v}:
-            first, second = (table[name] for name in names)
+    sides = {name: side for name, side in table.items() if side} if isinstance(table, dict) else {}
+    for keep, names in enumerate((("height", "width"), ("shortest_edge", "longest_edge"))):
+        if sides.keys() == set(names):
+            first, second = (sides[name] for name in names)
             if all(type(side) is int and side in _SIDES for side in (first, second)):
-                return (first, second), names[0] == "shortest_edge"
+                return (first, second), bool(keep)
     wanted = "height and width, or shortest_edge and longest_edge"
     raise _refusal(file, "size", given, f"{wanted}, {_SIDES[0]} to {_SIDES[-1]} pixels")
 
 
-def _three(
-    file: Path, field: str, found: Mapping[str, Any], default: tuple[float, ...]
-) -> tuple[float, ...]:
-    value = found.get(field, default)
-    least = _SMALLEST if field == "image_std" else -math.inf
+def _three(file: Path, field: str, value: Any, least: float) -> tuple[float, ...]:
     fits = isinstance(value, list | tuple) and len(value) == 3
     if not fits or not all(
-        isinstance(each, int | float) and math.isfinite(each) and each >= least for each in value
+        isinstance(each, int | float) and least <= each <= _MOST for each in value
     ):
-        raise _refusal(file, field, value, f"three numbers like {list(default)}")
+        raise _refusal(file, field, value, f"three numbers from {least:g} to {_MOST:g}")
     return tuple(map(float, value))
 
 

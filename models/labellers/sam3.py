@@ -20,7 +20,7 @@ from models.labellers.preparation import HALVES, Preparation, read_preparation, 
 __all__ = ["Sam3"]
 
 CERTAIN = 0.5  # least score of an instance, as in the released code
-_USUAL = Preparation((1008, 1008), **HALVES)  # the published directory's
+_USUAL = Preparation((1008, 1008), HALVES)  # the published directory's
 
 
 class Sam3:
@@ -50,7 +50,7 @@ class Sam3:
         )
         seen = self._model.vision_encoder(self._prepare(image.to(device)))
         ids, masks = (tokens[name].to(device) for name in ("input_ids", "attention_mask"))
-        parts = zip(ids.split(1), masks.split(1), strict=True)
+        parts = zip(ids[:, None], masks[:, None], strict=True)
         return gather([self._instances(seen, *part, size) for part in parts], size)
 
     def _instances(
