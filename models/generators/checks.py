@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +60,13 @@ def check_pipeline(path: str | Path) -> None:
         _check_component(root, component, index.get(component))
 
 
-def pipeline_digest(path: str | Path, suffixes: Collection[str] = (".json", ".safetensors")) -> str:
+def pipeline_digest(path: str | Path) -> str:
     """Return the SHA-256 of names and contents of the weights and configurations.
 
-    The images depend on these files. `suffixes` are those of their names.
+    The images depend on these files.
     """
     digest = hashlib.sha256()
-    for file in sorted(f for f in Path(path).rglob("*") if f.suffix in suffixes):
+    for file in sorted(f for f in Path(path).rglob("*") if f.suffix in (".json", ".safetensors")):
         with file.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())

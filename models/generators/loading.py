@@ -6,6 +6,8 @@ import copy
 import statistics
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel
+from transformers.utils import logging as transformers_logging
 
 from models.generators.checks import PipelineError, check_pipeline, weight_shapes
 from models.guard import guarded
 from models.limits import limit_of, limited
-from models.opening import no_bars, open_model
 
 __all__ = ["fastest_dtype", "load_pipeline", "pipeline_folder", "resolve_device", "resolve_dtype"]
 
@@ -55,27 +58,61 @@ def load_pipeline(
 
 
 def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
+    local = {"local_files_only": True, "use_safetensors": True}
     kinds: dict[str, Any] = {
         "unet": UNet2DConditionModel,
         "vae": AutoencoderKL,
         "text_encoder": CLIPTextModel,
     }
     try:
-        with no_bars(), guarded(root):
+        with _no_bars(), guarded(root):
             parts = {}
             for name, kind in kinds.items():
                 with limited(limit_of(weight_shapes(root, name))):
-                    parts[name] = open_model(kind, root / name, dtype=dtype)
+                    parts[name] = _open_model(kind, root / name, dtype=dtype, **local)
             unused = dict.fromkeys(_UNUSED) | {"requires_safety_checker": False}
             with limited(limit_of([])):  # a scheduler's table of timesteps
                 pipeline: Any = StableDiffusionPipeline.from_pretrained(
-                    root, **parts, **unused, local_files_only=True, use_safetensors=True
+                    root, **parts, **unused, **local
                 )
+    except PipelineError:
+        raise
     except Exception as error:  # two libraries, with errors of every kind
         raise PipelineError(f"diffusers cannot open {root}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     opened: StableDiffusionPipeline = pipeline.to(device)
     return opened
+
+
+def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """Return the model in `folder`.
+
+    Both libraries fill tensors that are missing in the file with noise and only log it, so missing
+    tensors raise `PipelineError` here.
+    """
+    model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
+    absent = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
+    if absent:
+        raise PipelineError(
+            f"{folder} lacks {len(absent)} tensors of the model that its config.json describes, "
+            f"such as {absent[0]}: configuration and weights are of different models, "
+            "or the weights were not saved completely"
+        )
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = [
+        each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()
+    ]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()
 
 
 def resolve_device(device: str) -> str:

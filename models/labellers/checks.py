@@ -13,8 +13,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from models.generators import pipeline_digest
-
 __all__ = [
     "KINDS",
     "LabellerError",
@@ -60,8 +58,15 @@ def check_labeller(kind: str, path: str | Path, detector: str | Path | None = No
 
 def labeller_digest(path: str | Path, detector: str | Path | None = None) -> str:
     """Return the SHA-256 of names and contents of the weights, configurations and vocabularies."""
-    found = [pipeline_digest(each, _READ) for each in (path, detector) if each is not None]
-    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for folder in (path, detector):
+        files = sorted(Path(folder).iterdir()) if folder is not None else []
+        for file in (each for each in files if each.suffix in _READ):
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.name} {content}\n".encode())
+        digest.update(b"\n")  # between the directories
+    return digest.hexdigest()
 
 
 def weight_shapes(folder: Path) -> list[tuple[int, ...]]:

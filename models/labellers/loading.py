@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from models.guard import guarded
 from models.labellers.checks import LabellerError, check_labeller, weight_shapes
 from models.labellers.found import Labeller
 from models.limits import limit_of, limited
-from models.opening import no_bars, open_model
 
 __all__ = ["encode", "open_directory", "open_labeller", "open_tokenizer"]
 
@@ -61,15 +62,39 @@ def _opened(kind: str, path: Path, detector: str | Path | None, device: str) -> 
 
 
 def open_directory(kind: Any, folder: Path, device: str) -> Any:
-    """Return the model of class `kind` in a checked directory. Raises `LabellerError`."""
+    """Return the model of class `kind` in a checked directory, in evaluation mode.
+
+    transformers fills tensors that are missing in the file with noise and only logs it, so missing
+    tensors raise `LabellerError` here, as all its errors do.
+    """
+    options = {"dtype": "float32", "local_files_only": True, "use_safetensors": True}
     try:
-        with no_bars(), guarded(folder), limited(limit_of(weight_shapes(folder))):
-            return open_model(kind, folder, dtype="float32").to(device)
+        with _no_bars(), guarded(folder), limited(limit_of(weight_shapes(folder))):
+            model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
+        mismatched = [each[0] for each in report["mismatched_keys"]]
+        if absent := sorted([*report["missing_keys"], *mismatched]):
+            raise ValueError(
+                f"it lacks {len(absent)} tensors of the model that config.json describes, such as "
+                f"{absent[0]}"
+            )
+        return model.eval().requires_grad_(False).to(device)
     except Exception as error:  # transformers raises errors of every kind
         raise LabellerError(
             f"transformers cannot open {folder} ({error}); give a directory that its "
             f"{kind.__name__}.save_pretrained wrote"
         ) from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def open_tokenizer(kind: Any, folder: Path, words: int) -> Any:

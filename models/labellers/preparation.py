@@ -76,8 +76,8 @@ def read_preparation(folder: Path, default: Preparation) -> Preparation:
     if not found and (folder / "processor_config.json").is_file():
         file = folder / "processor_config.json"
         found = read_json(file).get("image_processor")
-    if not isinstance(found, Mapping):
-        found = {}
+    given = found.items() if isinstance(found, Mapping) else ()
+    found = {name: value for name, value in given if value is not None}
     size, keep = _size(file, found["size"]) if found.get("size") else (default.size, default.keep)
     mode = found.get("resample", 2)
     if not isinstance(mode, int) or mode not in _MODES:

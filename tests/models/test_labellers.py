@@ -317,7 +317,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (without("tokenizer.json"), r"no tokenizer.json and no vocabulary; copy"),
     "no weights": (without("model.safetensors"), r"has no model.safetensors; write"),
     "cut weights": (cut, r"model.safetensors is cut short or damaged"),
-    "more layers": (text(num_hidden_layers=3), r"lacks 16 tensors of the model"),
+    "more layers": (text(num_hidden_layers=3), r"it lacks 16 tensors of the model"),
     "other widths": (edit("config.json", reduce_dim=12), r"transformers cannot open .*clipseg"),
     "a bomb": (text(max_position_embeddings=1 << 30), r"cannot open .*clipseg"),
     "too few words": (text(vocab_size=3), r"cannot open"),
