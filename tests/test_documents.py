@@ -86,12 +86,13 @@ def test_the_settings_of_the_quick_start_are_settings(tmp_path: Path) -> None:
     for block in blocks("toml"):
         file.write_text(block)
         chosen.append((Settings(_file=file), tomllib.loads(block)))
-    (first, given), (second, _), (third, _), (fourth, _) = chosen
+    (first, given), (second, _), (third, _), (fourth, _), (fifth, _) = chosen
     assert first.generator.path == given["generator"]["path"]
     assert read_schedule(second.train.model).learning_rate == 6e-5  # mmsegmentation ships it
     assert (third.train.versions, third.train.start) == (5, "champion")
     check_drawn(fourth)
     assert fourth.generator.flow
+    assert fifth.refine.labellers[0].kind == "sam3"
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from infra.settings import Settings
 from infra.store import Store, write_shard
-from tasks.publish.card import Kept
+from infra.text import as_markdown
+from tasks.publish.card import Kept, dataset_card
 from tasks.publish.samples import published_paths, version_of
 
 SETTINGS = Settings()
@@ -48,3 +49,18 @@ def test_what_was_kept_is_counted_shard_by_shard_as_if_in_one_table() -> None:
     )
     assert Kept.of(table[:2]) + Kept.of(table[2:]) == Kept.of(table)
     assert (Kept.of(table).samples, Kept.of(table).classes["car"]) == (3, 2)
+
+
+def test_the_card_says_who_made_the_labels() -> None:
+    boxes = {
+        "kind": "grounded-sam2",
+        "path": "/models/sam2",
+        "detector": "/models/<dino>",
+        "digest": "ab12",
+    }
+    labelled = Settings(refine={"method": "labeller", "labellers": [boxes]})
+    card, usual = (dataset_card("v", each, Kept(), 3) for each in (labelled, Settings()))
+    folders = f"{as_markdown('/models/sam2')} and {as_markdown('/models/<dino>')}"
+    assert f"found by the labeller grounded-sam2 in {folders},\ndigest ab12; its licence" in card
+    assert "attention" not in card and "<dino>" not in card
+    assert "read from the generator's attention. Nobody has checked them." in usual

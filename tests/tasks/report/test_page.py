@@ -236,6 +236,23 @@ def test_the_steps_from_attention_to_label_are_shown(night: Night, page: str) ->
     assert len(sample["classes"]) and np.ptp(found) > 100 and np.ptp(grown) > 100
 
 
+def test_a_labeller_s_label_has_no_steps_between_attention_and_itself(night: Night) -> None:
+    labeller = {"kind": "clipseg", "path": "/models/clipseg"}
+    night.settings = Settings(
+        name=RUN,
+        _flags=["plan.images=24", "plan.shard_size=8", "compose.images=4"],
+        refine={"method": "labeller", "labellers": [labeller]},
+    )
+    night.plan()
+    for stage in ("synthesize", "refine", "select"):
+        night.stage(stage, 0)
+    stored = read_stored_run(night.store, RUN)
+    (_, cell), *_ = draw_steps(night.store, stored, stored.counts.picked.head(8))
+    assert len(cell.tiles) == 4  # image, both maps of attention, label
+    page = night.page()
+    assert "label, as the labeller found it" in page and "split by colour" not in page
+
+
 def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
     reader = Reader(page)
     assert reader.urls and all(url.startswith("data:") for url in reader.urls)
