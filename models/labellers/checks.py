@@ -110,6 +110,11 @@ def _check_directory(folder: Path, what: str, wanted: tuple[str, ...]) -> None:
             f"directory of a {' or a '.join(wanted)}, or the kind that belongs to this one"
         )
     _refuse_code(folder, config)
+    if (folder / "adapter_config.json").exists():  # it names a model elsewhere
+        raise LabellerError(
+            f"{what}: {folder} is an adapter for another model (adapter_config.json); write the "
+            "whole model with its save_pretrained"
+        )
     if found in _TEXT and not any(_has(folder, names) for names in _VOCABULARIES):
         raise LabellerError(
             f"{what}: {folder} has no tokenizer.json and no vocabulary; copy the whole directory"
@@ -130,12 +135,15 @@ def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _names(content: Any) -> Iterator[str]:
-    """Yield all names inside a JSON value."""
-    if isinstance(content, dict):
-        yield from content
-    if isinstance(content, dict | list):
-        for inner in content.values() if isinstance(content, dict) else content:
-            yield from _names(inner)
+    """Yield all names inside a JSON value, however deep."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _has(folder: Path, names: tuple[str, ...]) -> bool:

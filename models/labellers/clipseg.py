@@ -36,7 +36,7 @@ class ClipSeg:
                 "squares, so give an equal height and width"
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def find(self, image: Tensor, phrases: Sequence[str], maps: Tensor | None = None) -> Found:
         """See `Labeller.find`. `maps` are not used."""
         size = (image.shape[0], image.shape[1])

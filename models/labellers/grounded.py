@@ -49,7 +49,7 @@ class GroundedSam2:
         self._prepare = squared(read_preparation(folder, _SEGMENTER), folder, self._side)
         self._prepare_detector = read_preparation(detector, _DETECTOR)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def find(self, image: Tensor, phrases: Sequence[str], maps: Tensor | None = None) -> Found:
         """See `Labeller.find`.
 

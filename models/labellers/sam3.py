@@ -37,7 +37,7 @@ class Sam3:
         side = self._model.config.vision_config.image_size
         self._prepare = squared(read_preparation(folder, _USUAL), folder, side)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def find(self, image: Tensor, phrases: Sequence[str], maps: Tensor | None = None) -> Found:
         """See `Labeller.find`. `maps` are not used."""
         size = (image.shape[0], image.shape[1])

@@ -25,7 +25,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3Model
 
 from tests.models.conftest import TOKENS, build_tokenizer
 
-__all__ = ["PHRASES", "write_clipseg", "write_detector", "write_sam2", "write_sam3"]
+__all__ = ["PHRASES", "WORDS", "write_clipseg", "write_detector", "write_sam2", "write_sam3"]
 
 PHRASES = ["a red car", "tree"]
 _SMALL: dict[str, Any] = {
@@ -34,7 +34,7 @@ _SMALL: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
-_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "red", "car", "tree"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "red", "car", "tree"]
 
 
 def _text(words: int) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def write_detector(folder: Path) -> Any:
         },
         text_config={
             "model_type": "bert",
-            "vocab_size": len(_WORDS),
+            "vocab_size": len(WORDS),
             "max_position_embeddings": TOKENS,
             **_SMALL,
         },
@@ -182,7 +182,7 @@ def write_detector(folder: Path) -> Any:
     )
     model = GroundingDinoForObjectDetection(config).eval()
     model.save_pretrained(folder)
-    words = {word: number for number, word in enumerate(_WORDS)}
+    words = {word: number for number, word in enumerate(WORDS)}
     BertTokenizer(vocab=words).save_pretrained(folder)
     size = {"shortest_edge": 96, "longest_edge": 160}
     GroundingDinoImageProcessorPil(size=size).save_pretrained(folder)

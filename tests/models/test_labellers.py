@@ -27,7 +27,14 @@ from models.labellers.found import join
 from models.labellers.grounded import attention_box
 from models.labellers.preparation import HALVES, IMAGENET, Preparation, read_preparation
 from tests.models.conftest import build_tokenizer
-from tests.models.labelling import PHRASES, write_clipseg, write_detector, write_sam2, write_sam3
+from tests.models.labelling import (
+    PHRASES,
+    WORDS,
+    write_clipseg,
+    write_detector,
+    write_sam2,
+    write_sam3,
+)
 
 SIZE = (50, 70)
 # kind and directories of each labeller
@@ -248,6 +255,22 @@ def test_a_phrase_that_is_too_long_is_named_and_not_cut(
         opened("clipseg").find(image(), ["car", "a very " + "long " * 30])
 
 
+def test_a_vocabulary_in_older_files_is_the_same_tokenizer(
+    opened: Callable[[str], Labeller], models: Path, tmp_path: Path
+) -> None:
+    for name in ("clipseg", "dino"):
+        shutil.copytree(models / name, tmp_path / name)
+        (tmp_path / name / "tokenizer.json").unlink()
+    words = build_tokenizer().get_vocab()
+    (tmp_path / "clipseg" / "vocab.json").write_text(json.dumps(words))
+    (tmp_path / "clipseg" / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "dino" / "vocab.txt").write_text("\n".join(WORDS))
+    clipseg = open_labeller("clipseg", tmp_path / "clipseg")
+    assert_equal(clipseg.find(image(), PHRASES), opened("clipseg").find(image(), PHRASES))
+    grounded = open_labeller("grounded-sam2", models / "sam2", tmp_path / "dino")
+    assert_equal(grounded.find(image(), PHRASES), opened("grounded-sam2").find(image(), PHRASES))
+
+
 def test_the_digest_is_of_all_files_that_labels_depend_on(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "dino", tmp_path / "dino")
     first = labeller_digest(models / "sam2", models / "dino")
@@ -305,7 +328,7 @@ def text(**fields: Any) -> Callable[[Path], None]:
 
 
 Code = {"auto_map": {"AutoModel": "code.Model"}}
-REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another model": (edit("config.json", model_type="bert"), r"model_type 'bert'; give the dir"),
     "no model": (edit("config.json", model_type=None), r"clipseg/config.json has .* None"),
     "no configuration": (without("config.json"), r"config.json cannot be read as JSON"),
@@ -314,6 +337,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "code of a part": (text(**Code), r"config.json names code of its own \(auto_map\)"),
     "code of a tokenizer": (edit("tokenizer_config.json", **Code), r"tokenizer_config.json names"),
     "another tokenizer": (more_words, r"tokenizer in .*clipseg has 139 tokens and the model 138"),
+    "an adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        r"adapter for another model",
+    ),
     "no tokenizer": (without("tokenizer.json"), r"no tokenizer.json and no vocabulary; copy"),
     "no weights": (without("model.safetensors"), r"has no model.safetensors; write"),
     "cut weights": (cut, r"model.safetensors is cut short or damaged"),
