@@ -34,7 +34,7 @@ from models.embedded import world
 from models.embedded.architecture import MAX_TOKENS, build_tokenizer
 from models.embedded.loop import Progress, Schedule, fit
 from models.labellers.preparation import HALVES, Preparation
-from tasks.refine.labellers import load_labeller
+from tasks.refine.labellers import load_labellers
 from tasks.refine.labels import refine_rows
 from tasks.select.judge import judge_rows
 
@@ -211,7 +211,7 @@ def measured(methods: dict[str, Settings], count: int, objects: int) -> dict[str
     )
     found = {}
     for name, chosen in methods.items():
-        labeller = load_labeller(chosen)
+        labeller = next(iter(load_labellers(chosen)), None)
         labels, table = refine_rows(
             images, attention, cross, rows, chosen.refine, ids, labeller=labeller
         )

@@ -130,7 +130,7 @@ class RefineSettings(Section):
     """Attention maps to label maps."""
 
     method: Literal["colour", "diffumask", "labeller"] = "colour"
-    """colour: by the object's colours. diffumask: walk, threshold. labeller: by labellers alone."""
+    """colour: by the object's colours. diffumask: walk, threshold. labeller: by it alone."""
     labellers: Annotated[tuple[LabellerSettings, ...], BeforeValidator(tables)] = ()
     """Trained models that find the prompt's phrases in the image."""
     affinity_steps: Count = 300
@@ -192,7 +192,7 @@ class SelectSettings(Section):
     min_contrast: Share = 0.12
     """Smallest contrast of a phrase's attention, (max - min) / max. Low for a missing object."""
     min_consistency: Share = 0.65
-    """Smallest IoU of the label before and after PAMR."""
+    """Smallest IoU of the label before and after PAMR, or of a labeller's and the attention's."""
     folds: int = Field(default=0, ge=0)
     """Networks of noise learning; each judges samples it has not seen. 0: none, else 2 or more."""
     fold_steps: Count = 600

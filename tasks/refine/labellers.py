@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from models.labellers import (
 from models.masks import IGNORE, Refined, label_maps, object_scores, tidy
 from models.masks.refinement import ground_alone
 
-__all__ = ["label_found", "label_image", "load_labeller", "with_labellers"]
+__all__ = ["label_found", "label_image", "load_labellers", "with_labellers"]
 
 _KEPT = 4  # opened labellers that a process keeps
 
@@ -63,23 +62,21 @@ def _digest(number: int, labeller: LabellerSettings) -> str:
     return found
 
 
-def load_labeller(settings: Settings) -> Labeller | None:
-    """Return the labeller that decides alone, opened once per process; None for other methods.
+def load_labellers(settings: Settings) -> list[Labeller]:
+    """Return the labellers of the settings, each opened once per process.
 
-    It computes on the generator's device. Raises `LabellerError` for a directory that cannot be
+    They compute on the generator's device. Raises `LabellerError` for a directory that cannot be
     opened, and `SettingsError` for other files than its `digest` says.
     """
-    if settings.refine.method != "labeller":
-        return None
+    device = resolve_device(settings.generator.device)
     with _opening:
-        return _opened(settings.refine.labellers[0], resolve_device(settings.generator.device))
+        return [_opened(*each, device) for each in enumerate(settings.refine.labellers)]
 
 
 @lru_cache(maxsize=_KEPT)
-def _opened(labeller: LabellerSettings, device: str) -> Labeller:
-    _digest(0, labeller)  # a worker may have another model at this path than the run's start had
-    path = Path(labeller.path)
-    return open_labeller(labeller.kind, path, labeller.detector, device=device)
+def _opened(number: int, labeller: LabellerSettings, device: str) -> Labeller:
+    _digest(number, labeller)  # a worker may have other files at this path than the run's start
+    return open_labeller(labeller.kind, labeller.path, labeller.detector, device=device)
 
 
 def label_image(

@@ -28,7 +28,7 @@ from models.masks import (
 )
 from tasks.refine.affinity import read_affinity
 from tasks.refine.agreement import agreement_rows
-from tasks.refine.labellers import label_image, load_labeller
+from tasks.refine.labellers import label_image, load_labellers
 from tasks.run.progress import Report
 from tasks.run.shards import Arrays, Made, ShardJob, over_shards
 
@@ -125,7 +125,7 @@ def _from_attention(job: ShardJob, rows: pd.DataFrame) -> tuple[Arrays, pd.DataF
     net = read_affinity(job.store, job.settings.name) if settings.method == "diffumask" else None
     ids = job.settings.load_vocabulary().ids
     with gpu_slot(job.settings.compute) if settings.labellers else nullcontext():
-        labeller = load_labeller(job.settings)
+        labeller = next(iter(load_labellers(job.settings)), None)
         labels, table = refine_rows(
             made["image"], made["attention"], made["cross"], rows, settings, ids, net, labeller
         )

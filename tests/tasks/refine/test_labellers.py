@@ -19,7 +19,7 @@ from models.labellers.checks import KINDS
 from models.masks import IGNORE
 from tasks.plan.resolve import resolve
 from tasks.plan.rows import start_run
-from tasks.refine.labellers import label_found, load_labeller, with_labellers
+from tasks.refine.labellers import label_found, load_labellers, with_labellers
 from tasks.refine.labels import refine, refine_rows
 from tasks.select.judge import judge_rows
 from tests.models.labelling import write_clipseg
@@ -154,9 +154,8 @@ def test_a_shard_is_labelled_by_the_labeller_of_its_settings(clipseg: Path, tmp_
     stored, table = read_shard(store, "runs/nightly/refine/00000", ["label"])
     ids = settings.load_vocabulary().ids
     made["rows"] = rows
-    expected, measures = refine_rows(
-        **made, settings=settings.refine, ids=ids, labeller=load_labeller(settings)
-    )
+    (labeller,) = load_labellers(settings)
+    expected, measures = refine_rows(**made, settings=settings.refine, ids=ids, labeller=labeller)
     np.testing.assert_array_equal(stored["label"], expected)
     np.testing.assert_allclose(table["confidence"], measures["confidence"])
 
@@ -179,7 +178,7 @@ def test_other_files_than_the_digest_says_are_refused(clipseg: Path) -> None:
     with pytest.raises(SettingsError, match=r"labellers\.0\.digest is ab12, .* remove refine"):
         with_labellers(settings)
     with pytest.raises(SettingsError, match=r"labellers\.0\.digest is ab12, .* remove refine"):
-        load_labeller(settings)
+        load_labellers(settings)
 
 
 def test_a_directory_of_another_model_is_found_before_the_run(
@@ -194,9 +193,9 @@ def test_a_directory_of_another_model_is_found_before_the_run(
 def test_threads_of_a_process_share_one_labeller(clipseg: Path) -> None:
     settings = with_labellers(Settings(refine=labelled(clipseg)))
     with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(lambda _: load_labeller(settings), range(4)))
-    assert opened[0] is not None and len(set(map(id, opened))) == 1
-    assert load_labeller(Settings()) is None
+        opened = [each for (each,) in pool.map(lambda _: load_labellers(settings), range(4))]
+    assert len(set(map(id, opened))) == 1
+    assert load_labellers(Settings()) == []
 
 
 def test_the_settings_know_the_kinds_that_there_are() -> None:
