@@ -34,6 +34,8 @@ _TEXT = {"sam3", "sam3_video", "clipseg", "grounding-dino"}  # those that read p
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 _WEIGHTS = "model.safetensors"
 _READ = (".json", ".safetensors", ".txt")  # suffixes of the files that labels depend on
+# transformers would import the first and load the second; quantised models need other libraries
+_ELSEWHERE = {"auto_map", "transformers_weights", "quantization_config"}
 _LARGEST_JSON = 1 << 24  # bytes; tokenizer.json of CLIP, the largest of these, has 2 MB
 
 
@@ -109,7 +111,7 @@ def _check_directory(folder: Path, what: str, wanted: tuple[str, ...]) -> None:
             f"{what}: {folder}/config.json has the model_type {ascii(found)[:60]}; give the "
             f"directory of a {' or a '.join(wanted)}, or the kind that belongs to this one"
         )
-    _refuse_code(folder, config)
+    _refuse_elsewhere(folder, config)
     if (folder / "adapter_config.json").exists():  # it names a model elsewhere
         raise LabellerError(
             f"{what}: {folder} is an adapter for another model (adapter_config.json); write the "
@@ -122,25 +124,27 @@ def _check_directory(folder: Path, what: str, wanted: tuple[str, ...]) -> None:
     _check_weights(folder, what)
 
 
-def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a directory that brings code, which transformers would run if it were allowed to."""
+def _refuse_elsewhere(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a directory that leads to code or to other weights than its own."""
     files = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
     parts = [folder / name for name in files if (folder / name).is_file()]
     for file, content in (("config.json", config), *((p.name, read_json(p)) for p in parts)):
-        if "auto_map" in _names(content):
-            raise LabellerError(
-                f"{folder}/{file} names code of its own (auto_map), which is never run; give a "
-                "directory of a model that transformers has, without auto_map"
-            )
+        for name, value in _fields(content):
+            kernel = name.endswith("attn_implementation") and "/" in str(value)
+            if name in _ELSEWHERE or kernel:
+                raise LabellerError(
+                    f"{folder}/{file}: {name} is {ascii(value)[:60]}, which leads to code or "
+                    f"weights elsewhere; take it out, or write the whole model with save_pretrained"
+                )
 
 
-def _names(content: Any) -> Iterator[str]:
-    """Yield all names inside a JSON value, however deep."""
+def _fields(content: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all names inside a JSON value with their values, however deep."""
     waiting = [content]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            yield from value
+            yield from value.items()
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value

@@ -87,14 +87,15 @@ def open_directory(kind: Any, folder: Path, device: str) -> Any:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
+    bars: Any = logging  # has no annotations
+    shown = bars.is_progress_bar_enabled()
     if shown:
-        logging.disable_progress_bar()
+        bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def open_tokenizer(kind: Any, folder: Path, words: int) -> Any:

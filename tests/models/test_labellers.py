@@ -333,9 +333,21 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no model": (edit("config.json", model_type=None), r"clipseg/config.json has .* None"),
     "no configuration": (without("config.json"), r"config.json cannot be read as JSON"),
     "only pickles": (only_pickles, r"only pytorch_model.bin, which can run code .*save_pretrained"),
-    "code": (edit("config.json", **Code), r"config.json names code of its own \(auto_map\)"),
-    "code of a part": (text(**Code), r"config.json names code of its own \(auto_map\)"),
-    "code of a tokenizer": (edit("tokenizer_config.json", **Code), r"tokenizer_config.json names"),
+    "code": (
+        edit("config.json", **Code),
+        r"config.json: auto_map is .* code or weights elsewhere; take",
+    ),
+    "code of a part": (
+        text(**Code),
+        r"config.json: auto_map is .* code or weights elsewhere; take",
+    ),
+    "code of a tokenizer": (edit("tokenizer_config.json", **Code), r"tokenizer_config.json: auto_"),
+    "a kernel": (text(_attn_implementation="org/kernel"), r"_attn_implementation is 'org/kernel'"),
+    "weights elsewhere": (
+        edit("config.json", transformers_weights="../other.safetensors"),
+        r"transformers_weights is '\.\./other",
+    ),
+    "quantised": (edit("config.json", quantization_config={"bits": 4}), r"quantization_config is"),
     "another tokenizer": (more_words, r"tokenizer in .*clipseg has 139 tokens and the model 138"),
     "an adapter": (
         lambda folder: (folder / "adapter_config.json").write_text("{}"),
