@@ -14,6 +14,7 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 
+import models.segmenters.edges
 import models.segmenters.eomt
 import models.segmenters.gss
 import models.segmenters.head

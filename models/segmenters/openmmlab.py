@@ -37,7 +37,9 @@ with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
     from mmengine.structures import PixelData
     from mmengine.visualization import Visualizer
     from mmseg import registry
+    from mmseg.datasets.transforms import GenerateEdge
     from mmseg.models.backbones.swin import SwinBlockSequence
+    from mmseg.models.decode_heads.pid_head import PIDHead
     from mmseg.models.decode_heads.segformer_head import SegformerHead
     from mmseg.models.losses import CrossEntropyLoss
     from mmseg.models.segmentors.base import BaseSegmentor
@@ -65,8 +67,10 @@ __all__ = [
     "ConfigDict",
     "CrossEntropyLoss",
     "EMAHook",
+    "GenerateEdge",
     "Hook",
     "OptimWrapper",
+    "PIDHead",
     "PixelData",
     "QuietRunner",
     "Runner",

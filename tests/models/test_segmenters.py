@@ -150,8 +150,9 @@ def test_a_config_s_class_weights_are_not_those_of_other_classes(
     assert "class_weight of OhemCrossEntropy is left out" in caplog.text
 
 
-def test_ddrnet_trains_with_other_classes() -> None:
-    config = str(SHIPPED / CITYSCAPES[0])
+@pytest.mark.parametrize("config_name", CITYSCAPES)
+def test_networks_with_losses_of_their_own_train_with_other_classes(config_name: str) -> None:
+    config = str(SHIPPED / config_name)
     recipe = TrainingRecipe(config, 1, batch_size=2, learning_rate=1e-3, precision="fp32")
     assert train_segmenter(Squares(), CLASSES, recipe).curve[0]["loss"] > 0
 
