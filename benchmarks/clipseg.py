@@ -118,8 +118,8 @@ def trained_clipseg(size: Size) -> Path:
 def _network() -> CLIPSegForImageSegmentation:
     """Return a network with the embedded generator's text encoder.
 
-    From random weights, the phrase had no influence yet after 900 steps: every object was found for
-    every phrase, and none where there were two.
+    From random weights, label IoU after 900 steps was 0.64 with one object and 0.00 with two: the
+    phrase had no influence yet.
     """
     pipeline: Any = load_pipeline("embedded")
     config = CLIPSegConfig(
