@@ -68,6 +68,8 @@ def load_labellers(settings: Settings) -> list[Labeller]:
     They compute on the generator's device. Raises `LabellerError` for a directory that cannot be
     opened, and `SettingsError` for other files than its `digest` says.
     """
+    if not settings.refine.labellers:
+        return []  # the generator's device may be on other machines only
     device = resolve_device(settings.generator.device)
     with _opening:
         return [_opened(*each, device) for each in enumerate(settings.refine.labellers)]

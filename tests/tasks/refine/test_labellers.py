@@ -198,6 +198,10 @@ def test_threads_of_a_process_share_one_labeller(clipseg: Path) -> None:
     assert load_labellers(Settings()) == []
 
 
+def test_without_a_labeller_the_generator_s_device_is_not_needed() -> None:
+    assert load_labellers(Settings(generator={"device": "cuda:99"})) == []
+
+
 def test_the_settings_know_the_kinds_that_there_are() -> None:
     kinds = get_args(LabellerSettings.model_fields["kind"].annotation)
     assert set(kinds) == KINDS.keys()
