@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from infra.hidden import shown_names
-from infra.layers import Layer
+from infra.layers import Layer, field_of
 
 __all__ = ["explain", "fields_of", "nearest", "section_of"]
 
@@ -31,7 +31,7 @@ def _explain_one(line: ErrorDetails, layers: Sequence[Layer], model: type[BaseMo
     field = ".".join(path)
     origin = layer.origin(path) if layer else "the default"
     fields = dict(fields_of(model))
-    known = ".".join(part for part in path if not part.isdecimal())  # without numbers in lists
+    known = field_of(path)
     if line["type"] == "extra_forbidden":
         siblings = [name for name in fields if name.rpartition(".")[0] == known.rpartition(".")[0]]
         return f"unknown setting {field!r} ({origin}): {nearest(field, siblings, fields)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-__all__ = ["DELIMITER", "PREFIX", "Layer", "variable_of"]
+__all__ = ["DELIMITER", "PREFIX", "Layer", "field_of", "variable_of"]
 
 # of variables in the environment
 PREFIX = "SEGMINT_"
@@ -39,6 +39,11 @@ class Layer:
     def origin(self, path: Sequence[str]) -> str:
         """Return the name of the field `path` in this source."""
         return self.spelling.format(path=".".join(path), variable=variable_of(path))
+
+
+def field_of(path: Sequence[str]) -> str:
+    """Return the dotted name of a field, without the numbers of tables in lists."""
+    return ".".join(part for part in path if not part.isdecimal())
 
 
 def variable_of(path: Sequence[str]) -> str:

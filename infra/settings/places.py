@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.layers import variable_of
+from infra.layers import field_of, variable_of
 from infra.settings.section import booleans, names
 from infra.sources import ALLOWED, SettingsError
 from infra.text import UNSEEN
@@ -68,7 +68,7 @@ def check_places(
     values = own()
     for path, value in _leaves(given):
         field = ".".join(path)
-        known = ".".join(part for part in path if not part.isdecimal())  # without numbers in lists
+        known = field_of(path)
         harmless = next((places[p] for p in places if f"{known}.".startswith(f"{p}.")), None)
         if harmless is None or value is None or _same(value, _at(values, path)):
             continue

@@ -81,7 +81,9 @@ def find_garbage(store: Store, retention: RetentionSettings, now: float) -> Foun
     comparisons, unnamed = own_names(store, "comparisons")
     left += unnamed
     with ThreadPoolExecutor(store.place.readers) as pool:
-        unfinished = [name for path in unpublished if (name := _run_of(path))]
+        unfinished = [
+            path.removeprefix("runs/") for path in unpublished if path.startswith("runs/")
+        ]
         drawn = set(chain.from_iterable(pool.map(partial(drawn_by, store), unfinished)))
         due = _due(store, retention, now, versions, checkpoints, drawn)
         judged = [pool.submit(_judged, store, path, partial(str, why)) for path, why in due]
@@ -210,12 +212,6 @@ def _unpublished(store: Store, versions: Collection[Published]) -> tuple[list[st
         if name not in published and not store.exists(f"versions/{name}/manifest.json")
     ]
     return found, left + others
-
-
-def _run_of(path: str) -> str | None:
-    """Return the name of the run whose folder it is; None for other folders."""
-    folder, _, name = path.partition("/")
-    return name if folder == "runs" else None
 
 
 def _abandoned(store: Store, path: str, retention: RetentionSettings, now: float) -> str | None:

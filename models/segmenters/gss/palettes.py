@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["SHARES", "check_palette", "farthest", "random_colours", "reproduced"]
+__all__ = ["check_palette", "farthest", "random_colours", "reproduced"]
 
 _GRID = 6  # candidate colours per channel
 _TILE = 16  # pixels of a side of the squares in which candidates are tried: a small object's size
-SHARES = (0.5,)  # of the candidates are kept, those that come back best
+_SHARES = (0.5,)  # of the candidates are kept, those that come back best
 _MOSAIC = 12  # squares of a side of the mosaic in which palettes are compared
 _LEAST = 4 / 255  # distance below which two colours read back as one: 8-bit rounding and more
 
@@ -82,7 +82,7 @@ def farthest(num_classes: int, candidates: Tensor | None = None, least: float = 
 
 @torch.no_grad()
 def reproduced(
-    num_classes: int, round_trip: RoundTrip, seed: int = 0, shares: Sequence[float] = SHARES
+    num_classes: int, round_trip: RoundTrip, seed: int = 0, shares: Sequence[float] = _SHARES
 ) -> Tensor:
     """Return (K, 3) float32 in [0, 1]: colours that come back from an autoencoder as they were.
 

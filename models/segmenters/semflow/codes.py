@@ -17,7 +17,15 @@ from torch.nn import functional as F
 
 from models.segmenters.gss.palettes import reproduced
 
-__all__ = ["PALETTES", "AnchorCodes", "Generators", "LearnedCodes", "anchors", "encode_images"]
+__all__ = [
+    "PALETTES",
+    "AnchorCodes",
+    "Generators",
+    "LearnedCodes",
+    "anchors",
+    "decode_images",
+    "encode_images",
+]
 
 # one for each label map of a batch; None takes torch's global generator for all
 Generators = Sequence[torch.Generator] | None
@@ -48,6 +56,12 @@ def encode_images(autoencoder: Any, images: Tensor) -> Tensor:
         mean: Tensor = autoencoder.encode(images).latent_dist.mode()
     latents: Tensor = mean.float() * autoencoder.config.scaling_factor
     return latents
+
+
+def decode_images(autoencoder: Any, latents: Tensor) -> Tensor:
+    """Return the images (N, 3, 8H, 8W) of scaled latents (N, C, H, W)."""
+    images: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+    return images
 
 
 def _drawn(draw: Callable[..., Tensor], like: Tensor, generators: Generators) -> Tensor:
@@ -90,6 +104,7 @@ class AnchorCodes(nn.Module):
 
     def encode(self, labels: Tensor, autoencoder: Any, generators: Generators = None) -> Tensor:
         """Return the latents of label maps (N, H, W), perturbed."""
+        self.prepare(autoencoder)
         colours: Any = self.colours
         images = colours[labels.clamp(max=len(colours) - 1)].permute(0, 3, 1, 2)
         images = images + self.noise * (2 * _drawn(torch.rand, images, generators) - 1)
@@ -97,8 +112,9 @@ class AnchorCodes(nn.Module):
 
     def decode(self, latents: Tensor, autoencoder: Any) -> Tensor:
         """Return log-scores (N, classes, 8h, 8w): the nearer the colour, the higher."""
+        self.prepare(autoencoder)
         colours: Any = self.colours
-        images: Tensor = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+        images = decode_images(autoencoder, latents)
         kernel = colours[:-1, :, None, None].to(images.dtype)
         # −|x − c|² without |x|², which all classes share
         scores = 2 * F.conv2d(images, kernel) - kernel.square().sum((1, 2, 3))[:, None, None]
@@ -108,9 +124,8 @@ class AnchorCodes(nn.Module):
 
 def _round_trip(autoencoder: Any, images: Tensor) -> Tensor:
     """Return what comes back of images (N, 3, H, W) in [0, 1]."""
-    latents = autoencoder.encode((2 * images - 1).to(autoencoder.device)).latent_dist.mode()
-    back: Tensor = autoencoder.decode(latents).sample
-    return (back.cpu() + 1) / 2
+    latents = encode_images(autoencoder, (2 * images - 1).to(autoencoder.device))
+    return (decode_images(autoencoder, latents).cpu() + 1) / 2
 
 
 class LearnedCodes(nn.Module):
@@ -148,9 +163,6 @@ class LearnedCodes(nn.Module):
             nn.Conv2d(_WIDTH, pixels, 1),
             nn.PixelShuffle(factor),
         )
-
-    def prepare(self, autoencoder: Any) -> None:
-        """All weights are trained."""
 
     @torch.no_grad()
     def encode(

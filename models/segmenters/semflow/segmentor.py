@@ -23,6 +23,7 @@ from models.segmenters.semflow.codes import (
     AnchorCodes,
     Generators,
     LearnedCodes,
+    decode_images,
     encode_images,
 )
 from models.segmenters.semflow.solvers import euler, rk45
@@ -106,7 +107,7 @@ class SemFlow(OwnSegmentor):
         given = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples])
         labels = _padded(given[:, None].float(), self.multiple, IGNORE)[:, 0].long()
         image = encode_images(self.autoencoder, _padded(inputs, self.multiple))
-        mask = self._encode(labels)
+        mask = self.codes.encode(labels, self.autoencoder)
         # in fp32: bfloat16 has steps of 1/256 near 1
         time = torch.rand(len(image), device=image.device)
         first = round(self.start * len(image))
@@ -136,14 +137,12 @@ class SemFlow(OwnSegmentor):
         is drawn from its own one of `generators`, else from torch's global generator.
         """
         padded = _padded(labels[:, None].float(), self.multiple, IGNORE)[:, 0].long()
-        mask = self._encode(padded, generators)
+        mask = self.codes.encode(padded, self.autoencoder, generators)
         latents = self._integrate(mask, steps, backwards=True)
-        scale = self.autoencoder.config.scaling_factor
-        images: Tensor = self.autoencoder.decode(latents / scale).sample
+        images = decode_images(self.autoencoder, latents)
         return images[..., : labels.shape[1], : labels.shape[2]]
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        self.codes.prepare(self.autoencoder)
         latents = self._integrate(self.extract_feat(inputs), self.steps)
         scores: Tensor = self.codes.decode(latents, self.autoencoder)
         return scores[..., : inputs.shape[2], : inputs.shape[3]].float()
@@ -162,11 +161,6 @@ class SemFlow(OwnSegmentor):
     def _weights(self, labels: Tensor) -> Tensor:
         """Return the share of labelled pixels in each latent's square, (N, 1, h, w)."""
         return F.avg_pool2d((labels != IGNORE)[:, None].float(), self.factor)
-
-    def _encode(self, labels: Tensor, generators: Generators = None) -> Tensor:
-        self.codes.prepare(self.autoencoder)
-        latents: Tensor = self.codes.encode(labels, self.autoencoder, generators)
-        return latents
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
