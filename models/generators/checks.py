@@ -5,12 +5,12 @@ Only names, JSON files and safetensors headers are read, so a check takes millis
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+
+from models.pretrained import files_digest, read_json, tensor_shapes
 
 __all__ = ["PipelineError", "check_pipeline", "pipeline_digest", "weight_shapes"]
 
@@ -24,7 +24,6 @@ _COMPONENTS: dict[str, tuple[set[str], str, str | None]] = {
     "scheduler": (set(), "scheduler_config.json", None),  # any of diffusers' own
 }
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_LARGEST_JSON = 1 << 24  # bytes; the index of a sharded U-Net, the largest of these, has 150 kB
 _MOST_STEPS = 100_000  # of a scheduler; Stable Diffusion's have 1,000
 _SAVE_AGAIN = "write the directory again with StableDiffusionPipeline.save_pretrained"
 
@@ -50,7 +49,7 @@ def check_pipeline(path: str | Path) -> None:
             f"{root} has no model_index.json, so is no diffusers pipeline: {_SAVE_AGAIN}"
         )
     _refuse_pickles(root)
-    index = _read_json(root / "model_index.json")
+    index = read_json(root / "model_index.json", PipelineError)
     if index.get("_class_name") != _PIPELINE:
         raise PipelineError(
             f"{root}/model_index.json is of a {index.get('_class_name')}; "
@@ -61,27 +60,15 @@ def check_pipeline(path: str | Path) -> None:
 
 
 def pipeline_digest(path: str | Path) -> str:
-    """Return the SHA-256 of names and contents of the weights and configurations.
-
-    The images depend on these files.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(f for f in Path(path).rglob("*") if f.suffix in (".json", ".safetensors")):
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(path).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
+    """Return the SHA-256 of names and contents of weights, configurations and vocabularies."""
+    return files_digest(Path(path), Path(path).rglob("*"))
 
 
 def weight_shapes(root: Path, component: str) -> list[tuple[int, ...]]:
     """Return the shapes of a checked component's weights, read from the files' headers."""
     stem = _COMPONENTS[component][2]
-    shapes: list[tuple[int, ...]] = []
-    for file in _weights(root / component, stem) if stem else ():
-        with safe_open(file, framework="pt") as opened:
-            names = opened.keys()  # a file, which has no iterator
-            shapes += (tuple(opened.get_slice(name).get_shape()) for name in names)
-    return shapes
+    files = _weights(root / component, stem) if stem else []
+    return [shape for file in files for shape in tensor_shapes(file)]
 
 
 def _refuse_pickles(root: Path) -> None:
@@ -110,7 +97,7 @@ def _check_component(root: Path, name: str, entry: Any) -> None:
             f"{root}/model_index.json: {name} is {library}.{kind}; use {wanted} of {home}"
         )
     folder = root / name
-    described = _read_json(folder / config)
+    described = read_json(folder / config, PipelineError)
     if stem is not None and home == "diffusers" and described.get("_class_name") != kind:
         raise PipelineError(
             f"{folder / config} describes a {described.get('_class_name')}, "
@@ -146,7 +133,7 @@ def _weights(folder: Path, stem: str) -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return [folder / f"{stem}.safetensors"]
-    parts = _read_json(index).get("weight_map")
+    parts = read_json(index, PipelineError).get("weight_map")
     names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
     if not names or any(
         "/" in name or "\0" in name or not name.endswith(".safetensors") for name in names
@@ -162,27 +149,6 @@ def _check_weights(file: Path) -> None:
     if not file.is_file():
         raise PipelineError(f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}")
     try:
-        with safe_open(file, framework="pt"):  # compares the header with the file's length
-            pass
+        tensor_shapes(file)  # compares the header with the file's length
     except (SafetensorError, OSError) as error:
         raise PipelineError(f"{file} is cut short or damaged ({error}): copy it again") from None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        if (size := file.stat().st_size) > _LARGEST_JSON:
-            raise ValueError(f"{size} bytes, more than {_LARGEST_JSON}")
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(
-            f"{file} is missing: copy the whole directory, or {_SAVE_AGAIN}"
-        ) from None
-    except OSError as error:
-        raise PipelineError(f"{file} cannot be read ({error.strerror}): copy it again") from None
-    except (ValueError, RecursionError) as error:
-        raise PipelineError(f"{file} is not JSON ({error}): copy it again") from None
-    if not isinstance(content, dict):
-        raise PipelineError(
-            f"{file} holds a {type(content).__name__}, not an object: copy it again"
-        )
-    return content

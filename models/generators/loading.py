@@ -6,8 +6,6 @@ import copy
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel
-from transformers.utils import logging as transformers_logging
 
 from models.generators.checks import PipelineError, check_pipeline, weight_shapes
 from models.guard import guarded
 from models.limits import limit_of, limited
+from models.pretrained import absent_tensors, no_bars
 
 __all__ = ["fastest_dtype", "load_pipeline", "pipeline_folder", "resolve_device", "resolve_dtype"]
 
@@ -65,7 +62,7 @@ def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipelin
         "text_encoder": CLIPTextModel,
     }
     try:
-        with _no_bars(), guarded(root):
+        with no_bars(), guarded(root):
             parts = {}
             for name, kind in kinds.items():
                 with limited(limit_of(weight_shapes(root, name))):
@@ -85,34 +82,11 @@ def _open(root: Path, device: str, dtype: torch.dtype) -> StableDiffusionPipelin
 
 
 def _open_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """Return the model in `folder`.
-
-    Both libraries fill tensors that are missing in the file with noise and only log it, so missing
-    tensors raise `PipelineError` here.
-    """
+    """Return the model in `folder`. Raises `PipelineError` if tensors are missing."""
     model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
-    absent = sorted([*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])])
-    if absent:
-        raise PipelineError(
-            f"{folder} lacks {len(absent)} tensors of the model that its config.json describes, "
-            f"such as {absent[0]}: configuration and weights are of different models, "
-            "or the weights were not saved completely"
-        )
+    if absent := absent_tensors(report):
+        raise PipelineError(f"{folder} {absent}")
     return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    shown = [
-        each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()
-    ]
-    for each in shown:
-        each.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for each in shown:
-            each.enable_progress_bar()
 
 
 def resolve_device(device: str) -> str:

@@ -6,21 +6,15 @@ Only names, JSON files and headers of safetensors are read, so a check takes mil
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-__all__ = [
-    "KINDS",
-    "LabellerError",
-    "check_labeller",
-    "labeller_digest",
-    "read_json",
-    "weight_shapes",
-]
+from models.pretrained import files_digest, read_json, tensor_shapes
+
+__all__ = ["KINDS", "WEIGHTS", "LabellerError", "check_labeller", "labeller_digest"]
 
 # Kind → its directories, by the setting that names each → the values of model_type that are loaded.
 # The published directories of SAM 2 and SAM 3 describe the model for videos, which holds the one
@@ -32,11 +26,9 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _TEXT = {"sam3", "sam3_video", "clipseg", "grounding-dino"}  # those that read phrases
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
-_WEIGHTS = "model.safetensors"
-_READ = (".json", ".safetensors", ".txt")  # suffixes of the files that labels depend on
+WEIGHTS = "model.safetensors"
 # transformers would import the first and load the second; quantised models need other libraries
 _ELSEWHERE = {"auto_map", "transformers_weights", "quantization_config"}
-_LARGEST_JSON = 1 << 24  # bytes; tokenizer.json of CLIP, the largest of these, has 2 MB
 
 
 class LabellerError(Exception):
@@ -59,37 +51,10 @@ def check_labeller(kind: str, path: str | Path, detector: str | Path | None = No
 
 
 def labeller_digest(path: str | Path, detector: str | Path | None = None) -> str:
-    """Return the SHA-256 of names and contents of the weights, configurations and vocabularies."""
-    digest = hashlib.sha256()
-    for folder in (path, detector):
-        files = sorted(Path(folder).iterdir()) if folder is not None else []
-        for file in (each for each in files if each.suffix in _READ):
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-            digest.update(f"{file.name} {content}\n".encode())
-        digest.update(b"\n")  # between the directories
-    return digest.hexdigest()
-
-
-def weight_shapes(folder: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of a directory's weights, read from the header of their file."""
-    with safe_open(folder / _WEIGHTS, framework="pt") as opened:
-        return [tuple(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises `LabellerError`."""
-    try:
-        if (size := file.stat().st_size) > _LARGEST_JSON:
-            raise ValueError(f"it has {size} bytes, more than {_LARGEST_JSON}")
-        content = json.loads(file.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabellerError(
-            f"{file} cannot be read as JSON ({error}); copy the whole directory again"
-        ) from None
-    return content
+    """Return the SHA-256 of names and contents of weights, configurations and vocabularies."""
+    folders = [Path(folder) for folder in (path, detector) if folder is not None]
+    parts = [files_digest(folder, folder.iterdir()) for folder in folders]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _models_of(kind: str) -> dict[str, tuple[str, ...]]:
@@ -104,7 +69,7 @@ def _check_directory(folder: Path, what: str, wanted: tuple[str, ...]) -> None:
             f"{what}: {folder} is not a directory; give that of a {wanted[0]}, as transformers' "
             "save_pretrained writes it"
         )
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", LabellerError)
     found = config.get("model_type")
     if found not in wanted:
         raise LabellerError(
@@ -126,9 +91,10 @@ def _check_directory(folder: Path, what: str, wanted: tuple[str, ...]) -> None:
 
 def _refuse_elsewhere(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a directory that leads to code or to other weights than its own."""
-    files = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-    parts = [folder / name for name in files if (folder / name).is_file()]
-    for file, content in (("config.json", config), *((p.name, read_json(p)) for p in parts)):
+    names = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+    parts = [folder / name for name in names if (folder / name).is_file()]
+    described = {part.name: read_json(part, LabellerError) for part in parts}
+    for file, content in ({"config.json": config} | described).items():
         for name, value in _fields(content):
             kernel = name.endswith("attn_implementation") and "/" in str(value)
             if name in _ELSEWHERE or kernel:
@@ -155,16 +121,16 @@ def _has(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def _check_weights(folder: Path, what: str) -> None:
-    if not (folder / _WEIGHTS).is_file():
+    if not (folder / WEIGHTS).is_file():
         others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt"))
         pickles = f", only {', '.join(others)}, which can run code when loaded" if others else ""
         raise LabellerError(
-            f"{what}: {folder} has no {_WEIGHTS}{pickles}; write the weights with transformers' "
+            f"{what}: {folder} has no {WEIGHTS}{pickles}; write the weights with transformers' "
             "save_pretrained, where you trust them, into one file"
         )
     try:
-        weight_shapes(folder)  # compares the header with the file's length
+        tensor_shapes(folder / WEIGHTS)  # compares the header with the file's length
     except (SafetensorError, OSError) as error:
         raise LabellerError(
-            f"{folder / _WEIGHTS} is cut short or damaged ({error}); copy it again"
+            f"{folder / WEIGHTS} is cut short or damaged ({error}); copy it again"
         ) from None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
 from models.guard import guarded
-from models.labellers.checks import LabellerError, check_labeller, weight_shapes
+from models.labellers.checks import WEIGHTS, LabellerError, check_labeller
 from models.labellers.found import Labeller
 from models.limits import limit_of, limited
+from models.pretrained import absent_tensors, no_bars, tensor_shapes
 
 __all__ = ["encode", "open_directory", "open_labeller", "open_tokenizer"]
 
@@ -64,38 +63,20 @@ def _opened(kind: str, path: Path, detector: str | Path | None, device: str) -> 
 def open_directory(kind: Any, folder: Path, device: str) -> Any:
     """Return the model of class `kind` in a checked directory, in evaluation mode.
 
-    transformers fills tensors that are missing in the file with noise and only logs it, so missing
-    tensors raise `LabellerError` here, as all its errors do.
+    Missing tensors raise `LabellerError`, as all of transformers' errors do.
     """
     options = {"dtype": "float32", "local_files_only": True, "use_safetensors": True}
     try:
-        with _no_bars(), guarded(folder), limited(limit_of(weight_shapes(folder))):
+        with no_bars(), guarded(folder), limited(limit_of(tensor_shapes(folder / WEIGHTS))):
             model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
-        mismatched = [each[0] for each in report["mismatched_keys"]]
-        if absent := sorted([*report["missing_keys"], *mismatched]):
-            raise ValueError(
-                f"it lacks {len(absent)} tensors of the model that config.json describes, such as "
-                f"{absent[0]}"
-            )
+        if absent := absent_tensors(report):
+            raise ValueError(f"it {absent}")
         return model.eval().requires_grad_(False).to(device)
     except Exception as error:  # transformers raises errors of every kind
         raise LabellerError(
             f"transformers cannot open {folder} ({error}); give a directory that its "
             f"{kind.__name__}.save_pretrained wrote"
         ) from error
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    bars: Any = logging  # has no annotations
-    shown = bars.is_progress_bar_enabled()
-    if shown:
-        bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def open_tokenizer(kind: Any, folder: Path, words: int) -> Any:

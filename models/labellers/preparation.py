@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.labellers.checks import LabellerError, read_json
+from models.labellers.checks import LabellerError
+from models.pretrained import read_json
 
 __all__ = ["HALVES", "IMAGENET", "Preparation", "read_preparation", "squared"]
 
@@ -72,10 +73,10 @@ def read_preparation(folder: Path, default: Preparation) -> Preparation:
     Raises `LabellerError` for a field that cannot be used.
     """
     file = folder / "preprocessor_config.json"
-    found: Any = read_json(file) if file.is_file() else {}
+    found: Any = read_json(file, LabellerError) if file.is_file() else {}
     if not found and (folder / "processor_config.json").is_file():
         file = folder / "processor_config.json"
-        found = read_json(file).get("image_processor")
+        found = read_json(file, LabellerError).get("image_processor")
     given = found.items() if isinstance(found, Mapping) else ()
     found = {name: value for name, value in given if value is not None}
     size, keep = _size(file, found["size"]) if found.get("size") else (default.size, default.keep)

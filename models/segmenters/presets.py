@@ -110,6 +110,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "segformer": _segformer(32, _HEADS, (1, 1, 1, 1), 128),
     "segformer-b0": _segformer(32, _HEADS, (2, 2, 2, 2), 256),
-    "semflow": _semflow("learned", noise=0.4, steps=1, start=0.5),
+    "semflow": _semflow("learned", noise=0.4, steps=1),
     "semflow-anchors": _semflow("anchors", palette="reproduced", noise=0.05, steps=25),
 }

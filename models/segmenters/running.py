@@ -77,7 +77,8 @@ def run(job: Job) -> Done:
         notes["precision"] = found.get("precision") or _precision(segmenter, recipe, crop, device)
         views = _views(recipe, crop, len(job.classes), schedule)
         view = TrainingView(job.samples, views, found["step"] * recipe.batch_size)
-        files = [] if job.start else [load_weights(segmenter.network, f) for f in recipe.weights]
+        given = () if job.start else recipe.weights
+        files = [load_weights(segmenter.network, f, segmenter.classes) for f in given]
         average = averaging(recipe.ema) if recipe.ema else None
         resume = Resume(execution.snapshots, notes, curve, saved, average)
         hooks = [curve, Stages(), *_shared(segmenter, recipe), _begin(job.start, files), resume]

@@ -8,7 +8,7 @@ which a .pth file keeps; a .safetensors file is sorted by name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,17 @@ class Loaded:
         }
 
 
-def load_weights(network: nn.Module, file: WeightsFile) -> Loaded:
+def load_weights(network: nn.Module, file: WeightsFile, classes: Sequence[str] = ()) -> Loaded:
     """Read a file and fit it to the network, or to the part that it is for.
+
+    A flow that starts from a pipeline takes the embeddings of the names `classes` from it as well.
 
     Raises `ValueError` if the file changed, holds no tensors, or has less than half of the
     backbone's numbers.
     """
     if digest_of(Path(file.path)) != file.sha256:
         raise ValueError(f"{file.path} changed since the training was planned; start again")
-    tensors = _tensors_for(network, file.path)
+    tensors = _tensors_for(network, file.path, classes)
     part = _path_of(network, file.part)
     target = network.get_submodule(part) if part else network
     by, names = _match(target, tensors, ordered=Path(file.path).suffix != ".safetensors")
@@ -96,7 +98,7 @@ def _backbone_of(network: nn.Module) -> str:
     return str(getattr(network, "backbone_path", "backbone"))
 
 
-def _tensors_for(network: Any, path: str) -> dict[str, Tensor]:
+def _tensors_for(network: Any, path: str, classes: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of a file, or of a pipeline by the network's names."""
     if not pipeline_folder(path).is_dir():
         tensors = read_tensors(Path(path))
@@ -106,7 +108,7 @@ def _tensors_for(network: Any, path: str) -> dict[str, Tensor]:
             f"train.weights={path!r} is a directory, and only a flow (SemFlow) starts from a "
             "pipeline's; give a .safetensors or .pth file"
         )
-    started: dict[str, Tensor] = network.initial_weights(path)
+    started: dict[str, Tensor] = network.initial_weights(path, classes)
     return started
 
 

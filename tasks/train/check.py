@@ -32,7 +32,7 @@ def check_segmenter(settings: Settings) -> None:
         recipe = recipe_of(train, settings.seed)
         segmenter = build_segmenter(recipe.config, class_names(settings.load_vocabulary().ids))
         for file in recipe.weights:
-            load_weights(segmenter.network, file)
+            load_weights(segmenter.network, file, segmenter.classes)
         if recipe.schedule == "config":
             read_schedule(recipe.config).check(segmenter.network)
     except ValueError as error:

@@ -331,7 +331,7 @@ Code = {"auto_map": {"AutoModel": "code.Model"}}
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another model": (edit("config.json", model_type="bert"), r"model_type 'bert'; give the dir"),
     "no model": (edit("config.json", model_type=None), r"clipseg/config.json has .* None"),
-    "no configuration": (without("config.json"), r"config.json cannot be read as JSON"),
+    "no configuration": (without("config.json"), r"config.json is missing: copy the whole"),
     "only pickles": (only_pickles, r"only pytorch_model.bin, which can run code .*save_pretrained"),
     "code": (
         edit("config.json", **Code),

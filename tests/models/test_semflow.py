@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.generators import load_pipeline
 from models.segmenters import (
     Segmenter,
     TrainingRecipe,
@@ -23,7 +24,7 @@ from models.segmenters import (
     unpack_segmenter,
 )
 from models.segmenters.openmmlab import PixelData, SegDataSample
-from models.segmenters.semflow.codes import AnchorCodes, anchors
+from models.segmenters.semflow.codes import AnchorCodes, anchors, one_hot
 from models.segmenters.semflow.solvers import Velocity, euler, rk45
 from tests.models.test_segmenters import CLASSES, Squares
 
@@ -40,6 +41,14 @@ def written(folder: Path, pipeline: Path, **options: Any) -> str:
     to_unit = "data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)"
     path.write_text(f"{to_unit}\nmodel = dict(data_preprocessor=data_preprocessor, **{given!r})")
     return str(path)
+
+
+def started(config: str) -> Any:
+    """Return a network with the pipeline's weights."""
+    network: Any = build_segmenter(config, CLASSES).network.eval()
+    (file,) = initial_weights(config)
+    network.load_state_dict(load_weights(network, file, CLASSES).state, strict=False)
+    return network
 
 
 def losses(segmenter: Segmenter, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -127,10 +136,47 @@ def test_solvers_follow_the_flow_and_come_back(solve: Callable[..., torch.Tensor
 def test_it_starts_from_the_pipeline_and_keeps_no_path(config: str, tiny_directory: Path) -> None:
     segmenter = build_segmenter(config, CLASSES)
     (file,) = initial_weights(config)
-    loaded = load_weights(segmenter.network, file)
+    loaded = load_weights(segmenter.network, file, CLASSES)
     assert not loaded.unexpected and "text" in loaded.state
-    assert {name.partition(".")[0] for name in loaded.missing} == {"codes"}
+    assert {name.partition(".")[0] for name in loaded.missing} == {"codes", "show"}
     assert str(tiny_directory) not in json.dumps(segmenter.config)
+
+
+def test_the_u_net_starts_as_the_pipeline_s(config: str, tiny_directory: Path) -> None:
+    network = started(config)
+    pipeline: Any = load_pipeline(tiny_directory, device="cpu")
+    latents = torch.randn(2, network.unet.config.out_channels, 4, 4)
+    time = torch.tensor([0.25, 0.5])
+    words = network.text.expand(2, -1, -1)
+    with torch.no_grad():
+        expected = pipeline.unet(latents, time * 1000, words).sample
+        assert torch.allclose(network._velocity(latents, time), expected, atol=1e-5)
+
+
+def test_a_mask_is_drawn_with_the_names_of_its_classes(config: str) -> None:
+    network = started(config)
+    assert len(network.words[0].unique(dim=0)) == len(CLASSES)
+    latents = torch.randn(1, network.unet.config.out_channels, 4, 4).expand(4, -1, -1, -1)
+    labels = torch.full((4, 32, 32), 255)
+    labels[1], labels[2], labels[3, :16], labels[3, 16:] = 1, 2, 2, 1
+    with torch.no_grad():
+        found = network._velocity(latents, torch.full((4,), 0.5), one_hot(labels, len(CLASSES)))
+        without = network._velocity(latents[:1], torch.full((1,), 0.5))
+    assert torch.allclose(found[:1], without, atol=1e-5)  # no class has a pixel
+    assert len(found.flatten(1).unique(dim=0)) == 4
+
+
+def test_guidance_leads_away_from_images_of_no_mask(config: str) -> None:
+    network = started(config)
+    labels = torch.ones(1, 32, 32, dtype=torch.long)
+    images = {}
+    for guidance in (0.0, 1.0, 2.0):
+        network.guidance = guidance
+        images[guidance] = network.draw(labels, 1, [torch.Generator().manual_seed(0)])
+    # one step is linear in the velocity; the autoencoder is not, but a small step nearly is
+    assert not torch.allclose(images[1.0], images[0.0]) and torch.isfinite(images[2.0]).all()
+    ahead, more = images[1.0] - images[0.0], images[2.0] - images[0.0]
+    assert torch.cosine_similarity(ahead.flatten(), more.flatten(), 0) > 0.9
 
 
 def test_it_comes_back_from_its_files_without_the_pipeline(config: str) -> None:
@@ -159,6 +205,7 @@ def test_only_a_flow_starts_from_a_pipeline(tiny_directory: Path) -> None:
         ({"codes": "colours"}, "give codes of anchors, learned"),
         ({"palette": "bright"}, "palette='bright'; give one of anchors, reproduced"),
         ({"steps": -1}, "steps of at least 0"),
+        ({"start": 0.75, "shown": 0.5}, "shares that add to at most 1"),
         ({"pipeline": "/nowhere"}, "is not a directory"),
     ],
 )

@@ -6,7 +6,7 @@ A model's config holds them as numbers, so that a checkpoint describes itself wi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +58,36 @@ def _description(path: str) -> dict[str, Any]:
     }
 
 
-def pipeline_tensors(path: str) -> dict[str, Tensor]:
+def pipeline_tensors(path: str, classes: Sequence[str] = ()) -> dict[str, Tensor]:
     """Return a pipeline's weights under the names that `SemFlow` gives them, float32.
 
-    `text` (1, tokens, width) is the embedding of the empty prompt.
+    `text` (1, tokens, width) is the embedding of the empty prompt; `words` (1, classes, width), if
+    there are classes, has that of the last token of each name.
     """
     pipeline: Any = load_pipeline(path, device="cpu", dtype="float32")
-    tokens = pipeline.tokenizer(
-        [""],
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        return_tensors="pt",
-    )
     with torch.no_grad():
-        found = {"text": pipeline.text_encoder(tokens.input_ids)[0]}
+        found = {"text": pipeline.text_encoder(_tokens(pipeline, "").input_ids)[0]}
+        if classes:
+            words = [_word(pipeline, name) for name in classes]
+            found["words"] = torch.stack(words)[None]
     for name, part in (("unet", pipeline.unet), ("autoencoder", pipeline.vae)):
         found |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
     return found
+
+
+def _tokens(pipeline: Any, prompt: str) -> Any:
+    most = pipeline.tokenizer.model_max_length
+    return pipeline.tokenizer(
+        [prompt], padding="max_length", max_length=most, truncation=True, return_tensors="pt"
+    )
+
+
+def _word(pipeline: Any, name: str) -> Tensor:
+    """Return the embedding (width,) of the last token of a name in a prompt."""
+    tokens = _tokens(pipeline, f"a photo of a {name}")
+    last = int(tokens.attention_mask.sum()) - 2  # before the end's own
+    embedding: Tensor = pipeline.text_encoder(tokens.input_ids)[0][0, last]
+    return embedding
 
 
 def build_unet(numbers: Mapping[str, Any]) -> nn.Module:

@@ -25,6 +25,7 @@ __all__ = [
     "anchors",
     "decode_images",
     "encode_images",
+    "one_hot",
 ]
 
 # one for each label map of a batch; None takes torch's global generator for all
@@ -48,6 +49,12 @@ def anchors(classes: int) -> Tensor:
     digits = torch.stack([ids // base**2, ids // base % base, ids % base], 1)
     colours: Tensor = digits.float() * (250 // (base - 1))
     return colours
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Return label maps (N, H, W) as (N, classes, H, W) float32; pixels of 255 have no class."""
+    found = F.one_hot(labels.clamp(max=classes), classes + 1)[..., :-1]
+    return found.permute(0, 3, 1, 2).float()
 
 
 def encode_images(autoencoder: Any, images: Tensor) -> Tensor:
@@ -181,9 +188,7 @@ class LearnedCodes(nn.Module):
         return self.decode(self._noisy(labels, None))
 
     def _noisy(self, labels: Tensor, generators: Generators) -> Tensor:
-        seen = labels.clamp(max=self.classes)  # pixels of 255 have no class at all
-        hot = F.one_hot(seen, self.classes + 1)[..., :-1].permute(0, 3, 1, 2).float()
-        codes = self.encoder(hot).float()
+        codes = self.encoder(one_hot(labels, self.classes)).float()
         codes = codes / (codes.square().mean(1, keepdim=True) + 1e-6).sqrt()
         noisy: Tensor = codes + self.noise * _drawn(torch.randn, codes, generators)
         return noisy / math.sqrt(1 + self.noise**2)

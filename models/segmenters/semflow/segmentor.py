@@ -7,10 +7,11 @@ the velocity between them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.metrics import IGNORE
@@ -25,13 +26,16 @@ from models.segmenters.semflow.codes import (
     LearnedCodes,
     decode_images,
     encode_images,
+    one_hot,
 )
-from models.segmenters.semflow.solvers import euler, rk45
+from models.segmenters.semflow.solvers import Velocity, euler, rk45
 
 __all__ = ["SemFlow"]
 
 _CODES = ("anchors", "learned")
 _EVERY = 4  # the autoencoder of label maps learns fast: a quarter of each batch is enough for it
+_SHOWN_CHANNELS = 32  # beside the latents: a mask, or 0
+_FIRST = "unet.conv_in.weight"
 _TIMESTEPS = 1000  # the U-Net's scale of time: at t = 0 it expects the image, as in diffusion
 
 
@@ -42,15 +46,20 @@ class SemFlow(OwnSegmentor):
     `unet`, `autoencoder` and `tokens` describe a Stable Diffusion pipeline (`with_pipeline`).
     `codes` "anchors" is as published: colours through the image's autoencoder, the squared error of
     the velocity, and t drawn evenly; for `palette`, see `AnchorCodes`. "learned" has codes of their
-    own, and trains a share `start` of each batch at t = 0 with the cross-entropy of the mask that
-    one step leads to: there the segmentation is decided, and the other times know parts of the mask
-    already.
+    own, and trains each batch in three parts:
+
+    - a share `start` at t = 0, with the cross-entropy of the mask that one step leads to: there the
+      segmentation is decided, and the other times know parts of the mask already;
+    - a share `shown` at any t, with the exact mask beside the latents in the U-Net's input, and the
+      names of its classes behind the empty text. On the way to the image the mask fades from the
+      latents; so images are drawn with both, and with classifier-free `guidance`;
+    - the rest at any t without the mask.
 
     `noise` is the masks' perturbation (see the codes), `steps` the number of Euler steps of a
     prediction; 0 is the adaptive RK45.
     """
 
-    pretrained_parts = ("unet.", "autoencoder.", "text")  # what a pipeline has weights for
+    pretrained_parts = ("unet.", "autoencoder.", "text", "words")  # what a pipeline has weights for
 
     def __init__(
         self,
@@ -62,7 +71,9 @@ class SemFlow(OwnSegmentor):
         palette: str = "anchors",
         noise: float = 0.4,
         steps: int = 1,
-        start: float = 0.5,
+        start: float = 0.25,
+        shown: float = 0.5,
+        guidance: float = 2.0,
         data_preprocessor: Any = None,
         train_cfg: Any = None,
         test_cfg: Any = None,
@@ -72,29 +83,47 @@ class SemFlow(OwnSegmentor):
         channels = int(autoencoder["latent_channels"])
         if palette not in PALETTES:
             raise ValueError(f"SemFlow has palette={palette!r}; give one of {', '.join(PALETTES)}")
-        if codes not in _CODES or steps < 0 or not 0 <= start <= 1:
+        if codes not in _CODES or steps < 0 or not 0 <= start <= start + shown <= 1:
             raise ValueError(
-                f"SemFlow has codes={codes!r}, steps={steps}, start={start}; give codes of "
-                f"{', '.join(_CODES)}, steps of at least 0, and start in [0, 1]"
+                f"SemFlow has codes={codes!r}, steps={steps}, start={start}, shown={shown}; give "
+                f"codes of {', '.join(_CODES)}, steps of at least 0, and shares that add to at "
+                "most 1"
             )
-        self.unet: Any = build_unet(unet)
+        self.learned = codes == "learned"
+        self.start = start if self.learned else 0.0
+        self.shown = shown if self.learned else 0.0
+        beside = _SHOWN_CHANNELS if self.shown else 0
+        self.unet: Any = build_unet(unet | {"in_channels": channels + beside})
         self.autoencoder: Any = build_autoencoder(autoencoder)
         self.factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
         self.codes: Any = AnchorCodes(num_classes, noise, palette)
-        if codes == "learned":
+        if self.learned:
             self.codes = LearnedCodes(num_classes, channels, noise, self.factor)
+        if self.shown:
+            # without bias: no mask is 0
+            squares = nn.Conv2d(num_classes * self.factor**2, beside, 1, bias=False)
+            self.show = nn.Sequential(nn.PixelUnshuffle(self.factor), squares)
+            words = torch.zeros(1, num_classes, int(unet["cross_attention_dim"]))
+            self.register_buffer("words", words)
         self.register_buffer("text", torch.zeros(1, tokens, int(unet["cross_attention_dim"])))
         self.multiple = self.factor * 2 ** (len(unet["block_out_channels"]) - 1)
-        self.learned = codes == "learned"
         self.steps = steps
-        self.start = start if self.learned else 0.0
+        self.guidance = guidance
 
     def init_weights(self) -> None:
         """All weights were drawn when built."""
 
-    def initial_weights(self, pipeline: str) -> dict[str, Tensor]:
-        """Return the weights to start from by their names here: those of the pipeline."""
-        return pipeline_tensors(pipeline)
+    def initial_weights(self, pipeline: str, classes: Sequence[str]) -> dict[str, Tensor]:
+        """Return the weights to start from by their names here: those of the pipeline.
+
+        The channels beside the latents have weights of 0, so the U-Net begins as it was.
+        """
+        if not self.shown:
+            return pipeline_tensors(pipeline)
+        found = pipeline_tensors(pipeline, classes)
+        first = found[_FIRST]
+        beside = self.unet.conv_in.in_channels - first.shape[1]
+        return found | {_FIRST: F.pad(first, (0, 0, 0, 0, 0, beside))}
 
     def train(self, mode: bool = True) -> SemFlow:
         """Set the mode; the image autoencoder is frozen and stays in evaluation mode."""
@@ -113,7 +142,9 @@ class SemFlow(OwnSegmentor):
         first = round(self.start * len(image))
         time[:first] = 0
         here = torch.lerp(image, mask, time[:, None, None, None])
-        velocity = self._velocity(here, time)
+        shown = one_hot(labels, self.num_classes)
+        shown[: len(image) - round(self.shown * len(image))] = 0
+        velocity = self._velocity(here, time, shown)
         weight = self._weights(labels)
         error = (velocity - (mask - image)).square().mean(1, keepdim=True)
         losses = {"loss_flow": (error * weight).sum() / average(weight.sum()).clamp_min(1e-6)}
@@ -138,25 +169,50 @@ class SemFlow(OwnSegmentor):
         """
         padded = _padded(labels[:, None].float(), self.multiple, IGNORE)[:, 0].long()
         mask = self.codes.encode(padded, self.autoencoder, generators)
-        latents = self._integrate(mask, steps, backwards=True)
+        velocity = self._guided(one_hot(padded, self.num_classes)) if self.shown else self._velocity
+        latents = self._integrate(velocity, mask, steps, backwards=True)
         images = decode_images(self.autoencoder, latents)
         return images[..., : labels.shape[1], : labels.shape[2]]
 
     def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        latents = self._integrate(self.extract_feat(inputs), self.steps)
+        latents = self._integrate(self._velocity, self.extract_feat(inputs), self.steps)
         scores: Tensor = self.codes.decode(latents, self.autoencoder)
         return scores[..., : inputs.shape[2], : inputs.shape[3]].float()
 
-    def _integrate(self, latents: Tensor, steps: int, *, backwards: bool = False) -> Tensor:
+    def _integrate(
+        self, velocity: Velocity, latents: Tensor, steps: int, *, backwards: bool = False
+    ) -> Tensor:
         if steps:
-            return euler(self._velocity, latents, steps, backwards=backwards)
-        return rk45(self._velocity, latents, backwards=backwards)
+            return euler(velocity, latents, steps, backwards=backwards)
+        return rk45(velocity, latents, backwards=backwards)
 
-    def _velocity(self, latents: Tensor, time: Tensor) -> Tensor:
-        text: Any = self.text
-        words = text.expand(len(latents), -1, -1)
-        found: Tensor = self.unet(latents, time * _TIMESTEPS, words).sample
+    def _velocity(self, latents: Tensor, time: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Return the velocity; `shown` are one-hot masks (N, classes, H, W), 0 to show none."""
+        words: Any = self.text
+        mask = None
+        if self.shown and shown is None:
+            nothing = latents.new_zeros(len(latents), _SHOWN_CHANNELS, *latents.shape[2:])
+            latents = torch.cat([latents, nothing], 1)
+        elif self.shown and shown is not None:
+            latents = torch.cat([latents, self.show(shown)], 1)
+            mask = F.pad(shown.flatten(2).amax(2), (words.shape[1], 0), value=1)
+            words = torch.cat([words, self.words], 1)
+        words = words.expand(len(latents), -1, -1)
+        found: Tensor = self.unet(
+            latents, time * _TIMESTEPS, words, encoder_attention_mask=mask
+        ).sample
         return found.float()
+
+    def _guided(self, shown: Tensor) -> Velocity:
+        """Return the velocity from one-hot masks to images."""
+
+        def velocity(latents: Tensor, time: Tensor) -> Tensor:
+            found = self._velocity(latents, time, shown)
+            if self.guidance == 1:
+                return found
+            return torch.lerp(self._velocity(latents, time), found, self.guidance)
+
+        return velocity
 
     def _weights(self, labels: Tensor) -> Tensor:
         """Return the share of labelled pixels in each latent's square, (N, 1, h, w)."""
