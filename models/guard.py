@@ -58,14 +58,23 @@ class GuardError(RuntimeError):
 def guarded(*folders: Path) -> Iterator[None]:
     """Raise `GuardError` from whatever tries to unpickle, to reach a network or to run a program.
 
-    Files are opened in `folders` only, and where Python and its packages are installed.
+    Files are opened in `folders` only, and where Python and its packages are installed. A folder in
+    a Hugging Face cache (models--*/snapshots/COMMIT) has links to the blobs beside the snapshots.
     """
     _install()
-    token = _readable.set((*_installed(), *(os.path.realpath(folder) for folder in folders)))
+    roots = (root for folder in folders for root in _roots(Path(os.path.realpath(folder))))
+    token = _readable.set((*_installed(), *roots))
     try:
         yield
     finally:
         _readable.reset(token)
+
+
+def _roots(folder: Path) -> Iterator[str]:
+    yield str(folder)
+    for parent in folder.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            yield str(parent.parent / "blobs")
 
 
 @cache

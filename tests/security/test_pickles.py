@@ -270,5 +270,26 @@ def test_the_guard_opens_the_folders_that_it_is_given_and_packages(tmp_path: Pat
             (tmp_path / "inside" / "out.json").read_text()
 
 
+@pytest.mark.parametrize(("cache", "opens"), [("models--org--name", True), ("elsewhere", False)])
+def test_the_guard_opens_the_blobs_of_a_hugging_face_cache(
+    tmp_path: Path, cache: str, opens: bool
+) -> None:
+    snapshot, blobs = tmp_path / cache / "snapshots" / "1a2b", tmp_path / cache / "blobs"
+    (snapshot / "unet").mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "3c4d").write_text("{}")
+    (snapshot / "unet" / "config.json").symlink_to("../../../blobs/3c4d")
+    (blobs / "out").symlink_to("/etc/passwd")
+    (snapshot / "out.json").symlink_to("../../blobs/out")
+    with guarded(snapshot / "unet"):
+        if opens:
+            assert (snapshot / "unet" / "config.json").read_text() == "{}"
+        else:
+            with pytest.raises(GuardError):
+                (snapshot / "unet" / "config.json").read_text()
+        with pytest.raises(GuardError):
+            (snapshot / "out.json").read_text()
+
+
 def test_text_stands_only_under_keys_that_are_known() -> None:
     assert not checks._TEXTS & {"class_weight", "checkpoint", "pretrained", "class_embed_path"}
