@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from infra.store.manifest import Manifest, read_version
+from infra.store.manifest import Manifest, Positions, read_version
 from infra.store.reader import ShardReader, read_samples
 from infra.store.store import Store
 
@@ -53,7 +51,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.manifests = tuple(read_version(self.store, name) for name in names)
         self._paths = [path for each in self.manifests for path in each.paths]
         shards = [shard for each in self.manifests for shard in each.shards.values()]
-        self._ends = list(accumulate(shard.samples for shard in shards))
+        self._positions = Positions(shards)
         self._readers: dict[str, ShardReader] = {}
         # the kernel keeps the files of a folder in memory by itself
         self._memory = memory if "://" in self.store.url else 0
@@ -65,7 +63,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self.manifests[0]
 
     def __len__(self) -> int:
-        return sum(each.samples for each in self.manifests)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
@@ -89,8 +87,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             names = " and ".join(each.version for each in self.manifests)
             raise IndexError(f"sample {index} of version {names}, which has {len(self)} samples")
-        shard = bisect_right(self._ends, index)
-        return self._paths[shard], index - (self._ends[shard - 1] if shard else 0)
+        shard, row = self._positions.find(index)
+        return self._paths[shard], row
 
     def _open(self, paths: Sequence[str]) -> None:
         """Open these shards if they are not open yet, in parallel.

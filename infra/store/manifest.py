@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -15,7 +17,16 @@ from infra.store.marker import Marker
 from infra.store.seal import Count, FileSum, Sha256, seal, seal_record, unseal_record
 from infra.store.store import NAME, Store, check_name
 
-__all__ = ["Date", "Manifest", "Name", "Number", "ShardSum", "manifest_path", "read_version"]
+__all__ = [
+    "Date",
+    "Manifest",
+    "Name",
+    "Number",
+    "Positions",
+    "ShardSum",
+    "manifest_path",
+    "read_version",
+]
 
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Number = Annotated[int, Field(strict=True, ge=1)]
@@ -88,6 +99,21 @@ class Manifest:
         """
         manifest: Manifest = checked(unseal_record(data), cls)
         return manifest
+
+
+class Positions:
+    """The samples of several shards, counted through from the first shard's first on."""
+
+    def __init__(self, shards: Iterable[ShardSum]) -> None:
+        self._ends = list(accumulate(shard.samples for shard in shards))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def find(self, position: int) -> tuple[int, int]:
+        """Return the index of the shard that holds a position, and the index in that shard."""
+        shard = bisect_right(self._ends, position)
+        return shard, position - (self._ends[shard - 1] if shard else 0)
 
 
 def read_version(store: Store, version: str) -> Manifest:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,7 +22,7 @@ from infra.store import (
     read_marker,
     read_version,
 )
-from infra.store.manifest import ShardSum
+from infra.store.manifest import Positions, ShardSum
 from infra.voc import VocLabels
 from tasks.schemas import origin_of
 from tasks.train.train import class_names
@@ -82,11 +80,11 @@ class VersionMaps:
         self.classes = class_names(origin_of(manifest).classes)
         self._store = store
         self._shards = list(zip(manifest.paths, manifest.shards.values(), strict=True))
-        self._ends = list(accumulate(shard.samples for _, shard in self._shards))
+        self._positions = Positions(manifest.shards.values())
         self._reader = cache(self._open)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._positions)
 
     @cached_property
     def has_instances(self) -> bool:
@@ -111,8 +109,8 @@ class VersionMaps:
         return LabelMap(**reader.sample(index, fields))
 
     def _where(self, number: int) -> tuple[ShardReader, int]:
-        shard = bisect_right(self._ends, number)
-        return self._reader(shard), number - (self._ends[shard - 1] if shard else 0)
+        shard, index = self._positions.find(number)
+        return self._reader(shard), index
 
     def _open(self, shard: int) -> ShardReader:
         path, published = self._shards[shard]

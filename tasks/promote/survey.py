@@ -9,9 +9,7 @@ made before the promotion, by the champion of that time: the challenger has lear
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from torch.utils.data import Subset
 from infra.blocks import open_store
 from infra.settings import EvaluateSettings, Settings
 from infra.store import Manifest, MissingError, SegmentationDataset, Store, StoreError, read_version
+from infra.store.manifest import Positions
 from tasks.evaluate.evaluate import inference_of
 from tasks.evaluate.measure import TRUTH, Measured, iou_of_counts, measure
 from tasks.plan.table import plan_path
@@ -109,14 +108,14 @@ def _picked(store: Store, manifest: Manifest) -> tuple[list[int], list[Mapping[s
     """Return positions in a version of generated samples to survey, and their rows."""
     count = manifest.samples
     wanted = np.linspace(0, count - 1, min(SURVEYED, count)).round().astype(int).tolist()
-    ends = list(accumulate(shard.samples for shard in manifest.shards.values()))
+    places = Positions(manifest.shards.values())
     tables: dict[int, pd.DataFrame] = {}
     positions, rows = [], []
     for position in wanted:
-        shard = bisect_right(ends, position)
+        shard, index = places.find(position)
         if shard not in tables:
             tables[shard] = _table(store, manifest, shard)
-        row = tables[shard].iloc[position - (ends[shard - 1] if shard else 0)]
+        row = tables[shard].iloc[index]
         if row["kind"] != "composed":
             positions.append(position)
             rows.append(row)
