@@ -21,6 +21,7 @@ from models.masks.refinement import (
     Refined,
     attention_contrast,
     colour_scores,
+    expected_iou,
     object_scores,
     refine_labels,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "binary_crf",
     "class_seeds",
     "colour_scores",
+    "expected_iou",
     "grow_by_colour",
     "label_maps",
     "merge_resolutions",
