@@ -80,15 +80,8 @@ class SemFlow(OwnSegmentor):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(num_classes, data_preprocessor, train_cfg, test_cfg, init_cfg)
-        channels = int(autoencoder["latent_channels"])
-        if palette not in PALETTES:
-            raise ValueError(f"SemFlow has palette={palette!r}; give one of {', '.join(PALETTES)}")
-        if codes not in _CODES or steps < 0 or not 0 <= start <= start + shown <= 1:
-            raise ValueError(
-                f"SemFlow has codes={codes!r}, steps={steps}, start={start}, shown={shown}; give "
-                f"codes of {', '.join(_CODES)}, steps of at least 0, and shares that add to at "
-                "most 1"
-            )
+        channels, width = int(autoencoder["latent_channels"]), int(unet["cross_attention_dim"])
+        _check(codes, palette, steps, start, shown)
         self.learned = codes == "learned"
         self.start = start if self.learned else 0.0
         self.shown = shown if self.learned else 0.0
@@ -103,9 +96,8 @@ class SemFlow(OwnSegmentor):
             # without bias: no mask is 0
             squares = nn.Conv2d(num_classes * self.factor**2, beside, 1, bias=False)
             self.show = nn.Sequential(nn.PixelUnshuffle(self.factor), squares)
-            words = torch.zeros(1, num_classes, int(unet["cross_attention_dim"]))
-            self.register_buffer("words", words)
-        self.register_buffer("text", torch.zeros(1, tokens, int(unet["cross_attention_dim"])))
+            self.register_buffer("words", torch.zeros(1, num_classes, width))
+        self.register_buffer("text", torch.zeros(1, tokens, width))
         self.multiple = self.factor * 2 ** (len(unet["block_out_channels"]) - 1)
         self.steps = steps
         self.guidance = guidance
@@ -217,6 +209,17 @@ class SemFlow(OwnSegmentor):
     def _weights(self, labels: Tensor) -> Tensor:
         """Return the share of labelled pixels in each latent's square, (N, 1, h, w)."""
         return F.avg_pool2d((labels != IGNORE)[:, None].float(), self.factor)
+
+
+def _check(codes: str, palette: str, steps: int, start: float, shown: float) -> None:
+    if palette not in PALETTES:
+        raise ValueError(f"SemFlow has palette={palette!r}; give one of {', '.join(PALETTES)}")
+    if codes not in _CODES or steps < 0 or not 0 <= start <= start + shown <= 1:
+        raise ValueError(
+            f"SemFlow has codes={codes!r}, steps={steps}, start={start}, shown={shown}; give "
+            f"codes of {', '.join(_CODES)}, steps of at least 0, and shares that add to at "
+            "most 1"
+        )
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
