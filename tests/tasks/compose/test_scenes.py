@@ -52,7 +52,7 @@ def draw_run(
         write_shard(
             store, f"{run}/synthesize/{shard:05d}", {"image": image, "finite": finite}, table
         )
-        confidence = [0.0 if row in spoilt else 0.7 + row / 1000 for row in rows["row"]]
+        confidence = [0.0 if row in spoilt else 0.8 + row / 1000 for row in rows["row"]]
         scores = table.assign(confidence=confidence, consistency=0.8)
         write_shard(store, f"{run}/refine/{shard:05d}", {"label": label}, scores)
         select.shard(settings, int(shard))
@@ -125,7 +125,7 @@ def test_confidence_is_that_of_the_worst_source_with_objects(composed_run: Compo
     single = set(plan.loc[plan["kind"] == "single", "row"])
     for row in table.to_dict("records"):
         assert row["confidence"] == min(
-            0.7 + source / 1000 for source in row["sources"] if source in single
+            0.8 + source / 1000 for source in row["sources"] if source in single
         )
 
 
