@@ -25,7 +25,7 @@ from benchmarks.claims import Claim, Size, run
 from infra.settings import Settings
 from infra.voc import VocFolder
 from models.masks import IGNORE, object_scores, refine_labels
-from models.metrics import mask_iou
+from models.metrics import expected_calibration_error, mask_iou
 
 PHOTOGRAPHS = {"quick": 4, "default": None, "full": None}  # None: all
 NETWORK = ("cam", "spread")
@@ -95,16 +95,15 @@ def gain(rows: list[Found]) -> float:
 def calibration(expected: NDArray[np.float64], true: NDArray[np.float64]) -> float:
     """Return the mean difference of expected and true IoU over bins, weighted by their labels."""
     index = np.minimum((expected * BINS).astype(int), BINS - 1)
-    sums = np.bincount(index, expected - true, BINS)
-    return float(np.abs(sums).sum() / len(true))
+    weights = (np.ones_like(true), expected, true)
+    return expected_calibration_error(np.stack([np.bincount(index, w, BINS) for w in weights]))
 
 
 def photographs(
     root: Path, most: int | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, Tensor], int]]:
     """Yield image, label (1 object, 0 other, 255 unlabelled), the network's maps, and a seed."""
-    maps = np.load(root / "maps.npz")  # refuses pickles
-    arrays = {kind: maps[kind] for kind in NETWORK}
+    maps = dict(np.load(root / "maps.npz"))  # refuses pickles; reads each array once
     count = 0
     for split in ("train", "val"):
         folder = VocFolder(root, split, ())
@@ -118,7 +117,7 @@ def photographs(
             truth = np.where(label == IGNORE, IGNORE, label == maps["cls"][row]).astype(np.uint8)
             if AREAS[0] < (truth == 1).mean() < AREAS[1]:
                 count += 1
-                given = {kind: torch.from_numpy(arrays[kind][row]).float() for kind in NETWORK}
+                given = {kind: torch.from_numpy(maps[kind][row]).float() for kind in NETWORK}
                 yield item["image"], truth, given, row
 
 

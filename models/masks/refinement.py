@@ -153,7 +153,7 @@ def expected_iou(scores: Tensor, label: Tensor, ids: Sequence[int]) -> Tensor:
     (B, H, W). If the scores were probabilities, a class's IoU would be `inside / (pixels +
     outside)`. `CALIBRATED` turns this into what was measured.
     """
-    shares = scores / scores.sum(1, keepdim=True).clamp_min(1e-12)
+    shares = _shares(scores)
     found = []
     for index, class_id in enumerate(ids):
         pixels = label == class_id
@@ -212,4 +212,5 @@ def _resized(values: Tensor, size: tuple[int, int], mode: str = "area") -> Tenso
 
 
 def _shares(scores: Tensor) -> Tensor:
-    return scores / scores.sum(0).clamp_min(1e-12)
+    """Return scores (…, C, H, W) that sum to 1 at each pixel."""
+    return scores / scores.sum(-3, keepdim=True).clamp_min(1e-12)

@@ -110,9 +110,7 @@ class SemFlow(OwnSegmentor):
 
         The channels beside the latents have weights of 0, so the U-Net begins as it was.
         """
-        if not self.shown:
-            return pipeline_tensors(pipeline)
-        found = pipeline_tensors(pipeline, classes)
+        found = pipeline_tensors(pipeline, classes if self.shown else ())
         first = found[_FIRST]
         beside = self.unet.conv_in.in_channels - first.shape[1]
         return found | {_FIRST: F.pad(first, (0, 0, 0, 0, 0, beside))}
@@ -134,8 +132,10 @@ class SemFlow(OwnSegmentor):
         first = round(self.start * len(image))
         time[:first] = 0
         here = torch.lerp(image, mask, time[:, None, None, None])
-        shown = one_hot(labels, self.num_classes)
-        shown[: len(image) - round(self.shown * len(image))] = 0
+        shown = None
+        if self.shown:
+            shown = one_hot(labels, self.num_classes)
+            shown[: len(image) - round(self.shown * len(image))] = 0
         velocity = self._velocity(here, time, shown)
         weight = self._weights(labels)
         error = (velocity - (mask - image)).square().mean(1, keepdim=True)
@@ -182,10 +182,11 @@ class SemFlow(OwnSegmentor):
         """Return the velocity; `shown` are one-hot masks (N, classes, H, W), 0 to show none."""
         words: Any = self.text
         mask = None
-        if self.shown and shown is None:
-            nothing = latents.new_zeros(len(latents), _SHOWN_CHANNELS, *latents.shape[2:])
-            latents = torch.cat([latents, nothing], 1)
-        elif self.shown and shown is not None:
+        if shown is None:
+            # no mask: zeros in the channels that the U-Net has for one, if it has them
+            beside = self.unet.conv_in.in_channels - latents.shape[1]
+            latents = F.pad(latents, (0, 0, 0, 0, 0, beside))
+        else:
             latents = torch.cat([latents, self.show(shown)], 1)
             mask = F.pad(shown.flatten(2).amax(2), (words.shape[1], 0), value=1)
             words = torch.cat([words, self.words], 1)
